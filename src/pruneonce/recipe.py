@@ -1,0 +1,300 @@
+"""The recipe: what to run, as frozen validated objects. A recipe is data; nothing here starts work.
+
+Lengths of time (`warmup`, `start`, `end`, `until`, `every`) follow one rule, that of transformers' `warmup_steps`:
+below 1 they are a fraction of the stage's steps, from 1 on they are steps.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pruneonce.errors import UserError
+
+Objective = Literal["mlm", "hidden", "both"]
+
+
+def as_steps(length: float, total: int) -> int:
+    """`length` in steps: a fraction of `total` when below 1, steps otherwise."""
+    return round(length * total) if length < 1 else round(length)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Corpus(Section):
+    """Unlabelled text. `source` is a file, a folder of files, or a hub id."""
+
+    source: str = Field(description="text, JSONL or Parquet file (may be .gz, .bz2, .xz), a folder of them, or a hub id")
+    subset: str | None = Field(None, description="configuration of a hub data set, such as 20220301.en")
+    split: str = Field("train", description="split of a hub data set")
+    column: str = Field("text", description="the column that holds the text in JSONL, Parquet and hub data")
+    block_length: int = Field(128, ge=8, description="tokens in a training block, special tokens included")
+    max_tokens: int | None = Field(None, ge=1, description="stop reading after this many tokens")
+    validation: float = Field(0.01, gt=0, lt=0.5, description="share of the blocks held out to measure the loss")
+
+
+class Training(Section):
+    """How a stage trains: either `steps` or `epochs`."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(32, ge=1, description="sequences a step on each device")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are summed into one step")
+    learning_rate: float = Field(gt=0)
+    warmup: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the model's own dropout while training")
+    checkpoint_every: float | None = Field(None, gt=0, description="save a checkpoint to resume from this often")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `steps` and `epochs`")
+        return self
+
+
+class Distillation(Section):
+    """Loss = task_weight * task loss + kd_weight * T^2 KL(teacher || student)."""
+
+    temperature: float = Field(2.0, gt=0)
+    task_weight: float = Field(0.5, ge=0)
+    kd_weight: float = Field(0.5, ge=0)
+
+
+class Sparsification(Section):
+    """Gradual magnitude pruning: cubic from `initial_sparsity` to `sparsity` between `start` and `end`."""
+
+    sparsity: float = Field(0.9, ge=0, lt=1)
+    initial_sparsity: float = Field(0.0, ge=0, lt=1)
+    allocation: Literal["uniform", "global"] = Field(
+        "uniform", description="the same sparsity in every layer, or one threshold over all of them"
+    )
+    nested: bool = Field(True, description="a pruned weight stays pruned; false: it may re-enter until `until`")
+    start: float = Field(0.0, ge=0)
+    end: float = Field(0.5, gt=0)
+    until: float = Field(0.8, gt=0, description="masks are frozen from here on (matters when nested is false)")
+    every: float = Field(0.01, gt=0, description="time between mask updates")
+    rewind: bool = Field(True, description="rewind the learning rate at each mask update between start and end")
+
+
+class Prepare(Training):
+    """Teacher preparation: masked language modelling of the dense model on the corpus."""
+
+    mlm_probability: float = Field(0.15, gt=0, lt=1)
+    head_steps: float = Field(0.1, ge=0, description="train a new MLM head alone first, for this long")
+
+
+class Prune(Training, Distillation, Sparsification):
+    """Sparse pre-training, the step that is done once."""
+
+    objective: Objective = Field(
+        "mlm", description="mlm: masked language modelling and distillation of its logits (needs an MLM head); "
+        "hidden: distillation of hidden states (any encoder, far cheaper); both: their sum"
+    )
+    hidden_weight: float = Field(1.0, ge=0)
+    mlm_probability: float = Field(0.15, gt=0, lt=1)
+
+
+class Transfer(Training, Distillation):
+    """Fine-tuning of the sparse model on a task with its zeros locked."""
+
+    task_weight: float = Field(0.0, ge=0)
+    kd_weight: float = Field(1.0, ge=0)
+
+
+class Gradual(Transfer, Sparsification):
+    """The rival: prune the dense model gradually during fine-tuning, task by task."""
+
+
+class Baselines(Section):
+    """Rivals of prune-once, run for contrast."""
+
+    one_shot: bool = Field(False, description="magnitude pruning in one step, then the same transfer")
+    gradual: Gradual | None = None
+
+
+class Task(Section):
+    """A labelled task, from files (`train`, `dev`, `test` are paths) or the hub (`source`, and they are splits)."""
+
+    kind: Literal["classification"] = "classification"
+    source: str | None = Field(None, description="hub id; leave out for local files")
+    subset: str | None = None
+    train: str
+    dev: str
+    test: str | None = None
+    text: str = Field("text", description="column with the text")
+    text_pair: str | None = Field(None, description="column with the second text of a pair")
+    label: str = Field("label", description="column with the label: a name, or a number from 0")
+    labels: list[str] | None = Field(None, description="label names in order; read from the training data if left out")
+    metric: str = Field("accuracy", description="the metric that summaries quote")
+    max_length: int = Field(128, ge=8)
+    teacher_model: str | None = Field(None, description="dense task teacher; trained by the pipeline if left out")
+    teacher: dict[str, Any] = Field({}, description="this task's changes to the recipe's `teacher`")
+    transfer: dict[str, Any] = Field({}, description="this task's changes to the recipe's `transfer`")
+
+
+class Recipe(Section):
+    """A whole run: one dense model, one corpus, any number of tasks."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$")
+    description: str = ""
+    model: str = Field(description="folder or hub id of the dense pre-trained encoder")
+    seed: int = Field(42, ge=0)
+    report_to: list[str] = Field(["tensorboard"], description="transformers' logging integrations")
+    corpus: Corpus
+    prepare: Prepare | None = None
+    prune: Prune
+    teacher: Training | None = None
+    transfer: Transfer | None = None
+    tasks: dict[str, Task] = {}
+    baselines: Baselines = Baselines()
+
+    @model_validator(mode="after")
+    def _tasks_have_settings(self) -> Recipe:
+        for name, task in self.tasks.items():
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"task name {name!r}: use letters, digits, - and _")
+            if self.transfer is None:
+                raise ValueError("a recipe with tasks needs `transfer`")
+            if self.teacher is None and task.teacher_model is None:
+                raise ValueError(f"task {name!r} needs `teacher` settings or a `teacher_model`")
+            self.transfer_for(name), self.teacher_for(name)
+        return self
+
+    def transfer_for(self, task: str) -> Transfer:
+        assert self.transfer is not None
+        return changed(self.transfer, self.tasks[task].transfer)
+
+    def teacher_for(self, task: str) -> Training | None:
+        return self.teacher and changed(self.teacher, self.tasks[task].teacher)
+
+
+def changed(section: Any, changes: dict[str, Any]) -> Any:
+    """A copy of `section` with `changes`; giving one of steps and epochs drops the other."""
+    values = section.model_dump()
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in changes and other not in changes:
+            values[other] = None
+    return type(section)(**{**values, **changes})
+
+
+# -- loading ----------------------------------------------------------------------------------------------------
+
+
+def shipped() -> dict[str, Path]:
+    """Names and paths of the recipes that come with the package. Those that begin with _ are only bases."""
+    folder = Path(str(resources.files("pruneonce") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("_")}
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a shipped recipe or of a path."""
+    if name_or_path in shipped():
+        return shipped()[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        raise UserError(f"no recipe file at {path}")
+    near = difflib.get_close_matches(name_or_path, shipped(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "see `pruneonce recipes list`"
+    raise UserError(f"no recipe named {name_or_path!r}; {hint}")
+
+
+def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read and validate a recipe. `overrides` are `a.b=value` strings, the value read as YAML.
+
+    Raises:
+        UserError: no such recipe, not YAML, an unknown key (the nearest right one is named), or a value out of range.
+    """
+    values = _read(find(name_or_path), ())
+    for override in overrides or []:
+        _set(values, override)
+    return validate(Recipe, values)
+
+
+def validate(section: type[Any], values: dict[str, Any]) -> Any:
+    """`section(**values)`, with its mistakes as one `UserError`."""
+    try:
+        return section(**values)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(section, item) for item in error.errors())) from None
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's mapping, laid over that of the recipe it `extends`."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: recipes extend one another in a circle")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    sibling = path.with_name(f"{base}.yaml")
+    base_path = sibling if sibling.is_file() else find(str(base))
+    return _merge(_read(base_path, (*seen, path.resolve())), values)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set takes key.key=value, not {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {path}: {text!r} is not a YAML value") from None
+    for key in keys[:-1]:
+        if not isinstance(values.get(key), dict):
+            values[key] = {}
+        values = values[key]
+    values[keys[-1]] = value
+
+
+def _explain(section: type[BaseModel], item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "recipe"
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][-1]), _keys_beside(section, item["loc"]), n=1, cutoff=0.5)
+        return f"unknown key `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    if item["type"] == "missing":
+        return f"`{where}` is missing"
+    given = item.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    return f"`{where}`: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _keys_beside(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that are right at the place of the last part of `loc`."""
+    for part in loc[:-1]:
+        field = section.model_fields.get(str(part))
+        inner = next(_models_in(field.annotation), None) if field else None
+        section = inner or section  # a name in a mapping, such as a task's: its section came with the field
+    return list(section.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)

@@ -1,0 +1,221 @@
+"""Model folders: plain Hugging Face folders, with provenance beside the weights.
+
+Loading goes through transformers' Auto classes, from safetensors only and never with remote code. Saving is atomic: a folder
+is written as `NAME.partial` and renamed, so that one that exists is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from pruneonce.errors import UserError
+
+PROVENANCE = "pruneonce.json"
+METRICS = "metrics.json"
+# What makes a folder a sentence-transformers model, beside the encoder itself.
+SENTENCE_TRANSFORMER = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+LIBRARIES = ("pruneonce", "torch", "transformers")
+
+CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ text }}
+
+`pruneonce.json` holds the settings and the versions that made this model. Load it with plain `transformers`:
+
+```python
+from transformers import {{ auto_class }}
+
+model = {{ auto_class }}.from_pretrained("path/to/this/folder")
+```
+"""
+
+
+def load(auto_class: Any, source: str | Path, **config: Any) -> Any:
+    """`auto_class.from_pretrained(source)` in fp32; `config` entries override the model's configuration.
+
+    Raises:
+        UserError: no model there, no safetensors weights, or remote code would be needed.
+    """
+    return load_reporting(auto_class, source, **config)[0]
+
+
+def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[Any, set[str]]:
+    """As `load`, and the names of the parameters that were not in the file and so are newly initialised."""
+    _must_exist(source)
+    try:
+        model, info = auto_class.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **config
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"cannot load a model from {source}: {_first_line(error)}") from error
+    return model, set(info["missing_keys"])
+
+
+def load_encoder(source: str | Path, **config: Any) -> Any:
+    """The bare encoder, whatever the head it was saved with; without a pooler if the file has none."""
+    model, missing = load_reporting(AutoModel, source, **config)
+    if any(name.startswith("pooler.") for name in missing):
+        model.pooler = None  # transformers would leave a random one
+    return model
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    _must_exist(source)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
+
+
+def load_config(source: str | Path) -> Any:
+    _must_exist(source)
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read a model configuration from {source}: {_first_line(error)}") from error
+
+
+def without_dropout(config: Any, dropout: float | None) -> dict[str, float]:
+    """Overrides that set every dropout probability of this architecture to `dropout` (none if it is None)."""
+    if dropout is None:
+        return {}
+    return {
+        key: dropout
+        for key, value in config.to_dict().items()
+        if "dropout" in key and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def content_key(source: str | Path) -> str:
+    """What identifies a model as an input: its provenance key, a hash of its weights' bytes, or the hub id."""
+    path = Path(source)
+    if not path.is_dir():
+        return f"hub:{source}"
+    made = read_provenance(path)
+    if made and "key" in made:
+        return str(made["key"])
+    digest = hashlib.sha256()
+    for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest") else stream.read())
+    return digest.hexdigest()
+
+
+def key_of(*parts: Any) -> str:
+    """A hash of JSON-able parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_provenance(folder: str | Path) -> dict[str, Any] | None:
+    return read_json(Path(folder) / PROVENANCE)
+
+
+def read_json(file: Path) -> Any:
+    """The parsed file, or None where there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+
+
+def write_json(value: Any, file: Path) -> None:
+    """Written aside and renamed, so that a reader never sees half of it."""
+    aside = file.with_name(file.name + ".partial")
+    aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+def partial(output: Path) -> Path:
+    """The folder in which `output` is being made."""
+    return output.with_name(output.name + ".partial")
+
+
+def save(
+    model: nn.Module,
+    tokenizer: Any,
+    output: Path,
+    *,
+    source: str | Path,
+    provenance: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> Path:
+    """Write a model folder. `source` is where the model came from: sentence-transformers' files are taken along from there
+    when the model is a bare encoder or has a vocabulary head, not when it has a task head."""
+    folder = partial(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
+    if "ForSequenceClassification" not in type(model).__name__ and Path(source).is_dir():
+        _copy_sentence_transformer(Path(source), folder)
+    versions = {name: version(name) for name in LIBRARIES}
+    write_json({**provenance, "versions": versions}, folder / PROVENANCE)
+    write_json(dict(metrics), folder / METRICS)
+    _write_card(type(model).__name__, folder, provenance)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    os.replace(folder, output)
+    return output
+
+
+def _copy_sentence_transformer(source: Path, folder: Path) -> None:
+    modules = read_json(source / "modules.json")
+    if modules is None:
+        return
+    for name in SENTENCE_TRANSFORMER:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    for module in modules:
+        inside = source / module["path"]
+        if module["path"] and inside.is_dir() and inside.resolve().is_relative_to(source.resolve()):
+            shutil.copytree(inside, folder / module["path"], dirs_exist_ok=True)
+
+
+def _write_card(model_class: str, folder: Path, provenance: Mapping[str, Any]) -> None:
+    auto = "AutoModel"
+    for head in ("SequenceClassification", "MaskedLM", "PreTraining"):
+        if model_class.endswith(f"For{head}"):
+            auto = "AutoModelForMaskedLM" if head == "PreTraining" else f"AutoModelFor{head}"
+    zeros = provenance["sparsity"]["encoder"]
+    text = f"Made by the stage `{provenance['stage']}` of pruneonce; {zeros:.1%} of the encoder's Linear weights are zero."
+    card = ModelCard.from_template(
+        ModelCardData(library_name="transformers", tags=["pruneonce"]),
+        template_str=CARD,
+        title=folder.name.removesuffix(".partial"),
+        text=text,
+        auto_class=auto,
+    )
+    (folder / "README.md").write_text(card.content, encoding="utf-8")
+
+
+def _must_exist(source: str | Path) -> None:
+    """A path that is not there would be taken for a hub id, with a puzzling message."""
+    text = str(source)
+    looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or isinstance(source, Path)
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{text} is not a model folder: it has no config.json")
+    if looks_local and not path.is_dir():
+        raise UserError(f"no model folder at {text}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

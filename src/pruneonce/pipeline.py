@@ -1,0 +1,224 @@
+"""Run a recipe: its stages in order, every task from the one sparse model, then the summary and the report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+import yaml
+from rich.rule import Rule
+
+from pruneonce import modelfolder, stages
+from pruneonce.console import console
+from pruneonce.data.tasks import load_task
+from pruneonce.errors import UserError
+from pruneonce.recipe import Recipe
+from pruneonce.report import write_report
+from pruneonce.sparsity import verify
+from pruneonce.sparsity.prunable import roles_of
+from pruneonce.stages.evaluate import EVALUATION
+
+SUMMARY = "summary.json"
+ARMS = ("dense", "one-shot", "gradual", "sparse")
+
+
+def run(recipe: Recipe, output: Path) -> dict[str, Any]:
+    """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
+
+    Raises:
+        UserError: a mistake in the recipe or what it points to. Nothing is left behind if no stage had finished.
+    """
+    began = monotonic()
+    is_new = not output.exists()
+    _claim(recipe, output)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")
+    try:
+        _check(recipe, output)
+        _run_stages(recipe, output)
+    except UserError:
+        if is_new and not list(output.rglob(modelfolder.PROVENANCE)):
+            shutil.rmtree(output)
+        raise
+    summary = summarize(recipe, output, monotonic() - began)
+    modelfolder.write_json(summary, output / SUMMARY)
+    write_report(output)
+    return summary
+
+
+def _claim(recipe: Recipe, output: Path) -> None:
+    """Make `output` this recipe's, or find that it is another's."""
+    resolved = recipe.model_dump(mode="json")
+    theirs = output / "recipe.yaml"
+    if theirs.is_file():
+        before = yaml.safe_load(theirs.read_text(encoding="utf-8"))
+        different = _differences(before, resolved)
+        if different:
+            raise UserError(
+                f"{output} holds a run of another recipe (different: {', '.join(different)}); choose another --output"
+            )
+        return
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is not empty and not a run of a recipe; choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        theirs.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror}") from None
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Dotted names of the entries that differ."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [path or "recipe"]
+    found = []
+    for key in sorted({*before, *now}):
+        found += _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    return found
+
+
+def _check(recipe: Recipe, output: Path) -> None:
+    """Find what is wrong before hours are spent: the architecture, every task's data and metric, every given teacher."""
+    roles_of(modelfolder.load_config(recipe.model).model_type)
+    for task in recipe.tasks.values():
+        load_task(task, output / "cache")
+        if task.teacher_model:
+            modelfolder.load_config(task.teacher_model)
+
+
+def _run_stages(recipe: Recipe, output: Path) -> None:
+    common: dict[str, Any] = {"seed": recipe.seed, "cache": output / "cache", "report_to": recipe.report_to}
+    dense: str | Path = recipe.model
+    if recipe.prepare:
+        _heading("prepare: the dense model learns the corpus")
+        dense = stages.prepare(recipe.model, recipe.corpus, recipe.prepare, output / "teacher", **common)
+    _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
+    sparse = stages.prune(dense, recipe.corpus, recipe.prune, output / "sparse", **common)
+    one_shot = None
+    if recipe.baselines.one_shot:
+        one_shot = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
+    for name, task in recipe.tasks.items():
+        _heading(f"task {name}")
+        folder = output / "tasks" / name
+        settings = recipe.transfer_for(name)
+        teacher: str | Path | None = task.teacher_model
+        if teacher is None:
+            teacher_settings = recipe.teacher_for(name)
+            assert teacher_settings is not None
+            teacher = stages.finetune(dense, task, teacher_settings, folder / "dense", **common)
+        stages.transfer(sparse, task, settings, folder / "sparse", teacher=teacher, **common)
+        if one_shot:
+            stages.transfer(one_shot, task, settings, folder / "one-shot", teacher=teacher, **common)
+        if recipe.baselines.gradual:
+            rival = recipe.baselines.gradual
+            stages.transfer_gradual(dense, task, rival, folder / "gradual", teacher=teacher, **common)
+        for arm, model in _arms(recipe, output, name):
+            if modelfolder.read_json(_evaluation(output, name, arm)) is None:
+                _evaluate(model, recipe, name, _evaluation(output, name, arm), output / "cache")
+        _verify(folder / "sparse", sparse)
+
+
+def _arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path]]:
+    """The arms of a task and their models. The dense one may be a teacher that was given."""
+    folder = output / "tasks" / task
+    found: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
+    given = recipe.tasks[task].teacher_model
+    return [("dense", given), *found] if given else found
+
+
+def _evaluation(output: Path, task: str, arm: str) -> Path:
+    return output / "tasks" / task / (f"{arm}/{EVALUATION}" if arm != "dense" else f"dense-{EVALUATION}")
+
+
+def _evaluate(model: str | Path, recipe: Recipe, task: str, file: Path, cache: Path) -> None:
+    modelfolder.write_json(stages.evaluate(model, recipe.tasks[task], cache=cache), file)
+
+
+def _verify(child: Path, parent: Path) -> None:
+    checked = verify(child, parent)
+    if not checked.ok:
+        raise RuntimeError(f"{child} lost zeros of {parent}")
+    console.print(f"  all {checked.zeros:,} zeros of the sparse model are zeros in {child}")
+
+
+def _heading(text: str) -> None:
+    console.print(Rule(text, align="left", style="cyan"))
+
+
+def summarize(recipe: Recipe, output: Path, seconds: float) -> dict[str, Any]:
+    """What docs/design.md calls summary.json, read off the run folder."""
+    sparse = modelfolder.read_provenance(output / "sparse") or {}
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "model": recipe.model,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "machine": {
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            **{library: version(library) for library in ("pruneonce", "torch", "transformers")},
+        },
+        "sparsity": {
+            "encoder": sparse["sparsity"]["encoder"],
+            "model": sparse["sparsity"]["model"],
+            "target": recipe.prune.sparsity,
+        },
+        "pattern": sparse["pattern"],
+        "layers": sparse["sparsity"]["layers"],
+        "stages": _stages(output),
+        "results": [result for name in recipe.tasks for result in _results(recipe, output, name)],
+    }
+
+
+def _stages(output: Path) -> list[dict[str, Any]]:
+    folders = [output / "teacher", output / "sparse", *sorted((output / "tasks").glob("*/*"))]
+    found = []
+    for folder in folders:
+        made = modelfolder.read_provenance(folder)
+        if made is None:
+            continue
+        measured = modelfolder.read_json(folder / modelfolder.METRICS) or {"history": [], "final": {}}
+        name = str(folder.relative_to(output))
+        found.append({"name": name, "stage": made["stage"], "folder": name, **made["training"], **measured})
+    return found
+
+
+def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
+    metric = recipe.tasks[task].metric
+    found: list[dict[str, Any]] = []
+    for arm, model in _arms(recipe, output, task):
+        everything = modelfolder.read_json(_evaluation(output, task, arm))
+        split = "test" if "test" in everything else "dev"
+        made = modelfolder.read_provenance(model) or {"sparsity": {"encoder": 0.0}}
+        value = everything[split][metric]
+        found.append(
+            {
+                "task": task,
+                "arm": arm,
+                "folder": str(Path(model).relative_to(output)) if isinstance(model, Path) else str(model),
+                "sparsity": made["sparsity"]["encoder"],
+                "metric": metric,
+                "split": split,
+                "value": value,
+                "recovery": value / found[0]["value"] if found and found[0]["value"] else 1.0,
+                "all": everything,
+            }
+        )
+    return found
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,37 @@
+"""Masks, schedules, and the account of a model's zeros."""
+
+from pruneonce.sparsity.inspection import Inspection, Verification, inspect_model, inspect_module, verify
+from pruneonce.sparsity.masks import (
+    Masks,
+    apply_masks,
+    exact_k_mask,
+    locked_masks,
+    magnitude_masks,
+    pattern_hash,
+    sparsity_of,
+)
+from pruneonce.sparsity.prunable import ARCHITECTURES, base_of, describe, prunable_weights
+from pruneonce.sparsity.schedule import PruningSchedule, cubic_sparsity, linear_multiplier, rewound_multiplier
+
+__all__ = [
+    "ARCHITECTURES",
+    "Inspection",
+    "Masks",
+    "PruningSchedule",
+    "Verification",
+    "apply_masks",
+    "base_of",
+    "cubic_sparsity",
+    "describe",
+    "exact_k_mask",
+    "inspect_model",
+    "inspect_module",
+    "linear_multiplier",
+    "locked_masks",
+    "magnitude_masks",
+    "pattern_hash",
+    "prunable_weights",
+    "rewound_multiplier",
+    "sparsity_of",
+    "verify",
+]

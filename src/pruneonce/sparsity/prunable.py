@@ -1,0 +1,83 @@
+"""The one place that decides which parameters are pruned: the Linear weights of the encoder's layers, and its pooler.
+
+By module role: an architecture says where its stack of layers and its pooler are. Everything else stays dense: embeddings
+(and whatever shares their storage), LayerNorm, biases, vocabulary and task heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pruneonce.errors import UserError
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Paths inside the base model."""
+
+    layers: str
+    pooler: str | None = None
+
+
+ARCHITECTURES = {
+    "bert": Roles("encoder.layer", "pooler.dense"),
+    "distilbert": Roles("transformer.layer"),
+    "electra": Roles("encoder.layer"),
+    "modernbert": Roles("layers"),
+    "mpnet": Roles("encoder.layer", "pooler.dense"),
+    "roberta": Roles("encoder.layer", "pooler.dense"),
+}
+
+
+def roles_of(model_type: str) -> Roles:
+    if model_type not in ARCHITECTURES:
+        raise UserError(f"architecture {model_type!r} is not supported; these are: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model_type]
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The encoder under any head (`model` itself if it has none)."""
+    return getattr(model, model.base_model_prefix, model)  # type: ignore[arg-type]
+
+
+def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights to prune, by their name in the base model.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    base = base_of(model)
+    roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    found = {
+        f"{roles.layers}.{name}.weight": module.weight
+        for name, module in base.get_submodule(roles.layers).named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if roles.pooler and getattr(base, roles.pooler.split(".")[0], None) is not None:
+        found[f"{roles.pooler}.weight"] = base.get_submodule(roles.pooler).weight  # type: ignore[assignment]
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {name: weight for name, weight in found.items() if id(weight) not in embeddings}
+
+
+def describe(model: nn.Module) -> str:
+    """What is pruned and what stays dense, in two lines."""
+    weights = prunable_weights(model)
+    pruned = sum(weight.numel() for weight in weights.values())
+    ids = {id(weight) for weight in weights.values()}
+    kept: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in ids:
+            kind = _kind(name)
+            kept[kind] = kept.get(kind, 0) + parameter.numel()
+    dense = ", ".join(f"{kind} {size / 1e6:.2f} M" for kind, size in kept.items())
+    return f"pruned: {len(weights)} Linear weights of the encoder, {pruned / 1e6:.2f} M\nkept dense: {dense}"
+
+
+def _kind(name: str) -> str:
+    if "embeddings" in name:
+        return "embeddings"
+    if name.endswith(".bias") or "norm" in name.lower():
+        return "biases and norms"
+    return "heads and others"

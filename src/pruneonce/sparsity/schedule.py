@@ -1,0 +1,85 @@
+"""When to prune, how much, and at what learning rate: pure functions of the step.
+
+Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3; the cubic schedule is that of Zhu and Gupta,
+https://arxiv.org/abs/1710.01878, equation 1. Nothing here counts: every value is a function of `global_step`, so a
+resumed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pruneonce.errors import UserError
+from pruneonce.recipe import Sparsification, as_steps
+
+
+def cubic_sparsity(step: int, start: int, end: int, initial: float, final: float) -> float:
+    """`s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3`, clamped to the interval: `s_i` until t0, `s_f` from t1 on."""
+    if step <= start:
+        return initial
+    if step >= end:
+        return final
+    progress = (step - start) / (end - start)
+    return final + (initial - final) * (1 - progress) ** 3
+
+
+def linear_multiplier(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up over `warmup` steps, then linear decay to 0 at `total`."""
+    if step < warmup:
+        return step / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def rewound_multiplier(step: int, total: int, warmup: int, start: int, end: int, every: int) -> float:
+    """Linear warm-up and decay, rewound at each mask update between `start` and `end`.
+
+    The decay runs over N' = N - P steps, P = end - start. Between the two each mask update takes it back to where it stood at
+    `start`, so the multiplier can exceed 1 when `start` lies inside the warm-up.
+    """
+    if step < warmup:
+        return step / warmup
+    pruning = end - start
+    decay = max(1, total - pruning - warmup)
+    if start <= step < end:
+        left = total - pruning - step + (step - start) // every * every
+    else:
+        left = total - step - (pruning if step < start else 0)
+    return max(0.0, left / decay)
+
+
+@dataclass(frozen=True)
+class PruningSchedule:
+    """`Sparsification` settings in steps of a run of `total` steps."""
+
+    start: int
+    end: int
+    until: int
+    every: int
+    initial: float
+    final: float
+    rewind: bool
+
+    @classmethod
+    def of(cls, settings: Sparsification, total: int) -> PruningSchedule:
+        start, end, until = (as_steps(x, total) for x in (settings.start, settings.end, settings.until))
+        if not start < end < total:
+            raise UserError(
+                f"pruning from step {start} to step {end} does not fit a run of {total} steps: "
+                "start < end < steps is needed"
+            )
+        every = max(1, as_steps(settings.every, total))
+        return cls(start, end, max(until, end), every, settings.initial_sparsity, settings.sparsity, settings.rewind)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the masks are updated before the forward pass of `step`; always at `end`, when the target is reached."""
+        on_grid = (step - self.start) % self.every == 0
+        return self.start <= step <= self.until and (on_grid or step == self.end)
+
+    def sparsity(self, step: int) -> float:
+        return cubic_sparsity(step, self.start, self.end, self.initial, self.final)
+
+    def learning_rate(self, step: int, total: int, warmup: int) -> float:
+        """The multiplier of the base learning rate."""
+        if not self.rewind:
+            return linear_multiplier(step, total, warmup)
+        return rewound_multiplier(step, total, warmup, self.start, self.end, self.every)

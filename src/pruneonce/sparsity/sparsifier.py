@@ -1,0 +1,97 @@
+"""A model's masks during training: updated on schedule, applied after each optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pruneonce.recipe import Sparsification
+from pruneonce.sparsity.masks import (
+    Masks,
+    apply_masks,
+    load_masks,
+    locked_masks,
+    magnitude_masks,
+    save_masks,
+    sparsity_of,
+)
+from pruneonce.sparsity.schedule import PruningSchedule
+
+
+class Locked:
+    """Zeros stay zero: `mask = weight != 0`, taken once.
+
+    Args:
+        weights: prunable parameters by name; the masks are applied to them in place.
+    """
+
+    schedule: PruningSchedule | None = None
+
+    def __init__(self, weights: Mapping[str, Tensor]):
+        self.weights = weights
+        self.masks: Masks = locked_masks(weights)
+
+    def before_step(self, step: int) -> None:
+        """Called before the forward pass of `step`."""
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """What a pruned weight would like to become is nothing to clip or to remember by."""
+        for name, mask in self.masks.items():
+            grad = self.weights[name].grad
+            if grad is not None:
+                grad.masked_fill_(~mask, 0.0)
+
+    def apply(self) -> None:
+        apply_masks(self.weights, self.masks)
+
+    def sparsity(self) -> float:
+        return sparsity_of(self.masks)
+
+    def save(self, folder: Path) -> None:
+        save_masks(self.masks, folder / "masks.safetensors")
+
+    def load(self, folder: Path) -> None:
+        masks = load_masks(folder / "masks.safetensors")
+        self.masks = {name: mask.to(self.weights[name].device) for name, mask in masks.items()}
+
+
+class Gradual(Locked):
+    """Gradual magnitude pruning, Prune Once for All (https://arxiv.org/abs/2111.05754), section 3.
+
+    With nested masks a pruned weight stays pruned. Otherwise, as in the paper, pruned weights keep the value they had and
+    compete again at each update until `until`; these values are parked here, so that the model itself only ever holds zeros.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], settings: Sparsification, schedule: PruningSchedule):
+        super().__init__(weights)
+        self.settings = settings
+        self.schedule = schedule
+        self.parked = {} if settings.nested else {name: torch.zeros_like(w) for name, w in weights.items()}
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        assert self.schedule is not None
+        if not self.schedule.is_due(step):
+            return
+        for name, parked in self.parked.items():
+            self.weights[name].add_(parked)
+        within = self.masks if self.settings.nested else None
+        self.masks = magnitude_masks(self.weights, self.schedule.sparsity(step), self.settings.allocation, within)
+        for name, parked in self.parked.items():
+            parked.copy_(self.weights[name].masked_fill(self.masks[name], 0.0))
+        self.apply()
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        if self.parked:
+            save_file(self.parked, folder / "parked.safetensors")
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        if self.parked:
+            self.parked = {k: v.to(self.weights[k].device) for k, v in load_file(folder / "parked.safetensors").items()}

@@ -1,0 +1,88 @@
+"""What every stage does the same way: recognise finished work, start from a seed, record provenance."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from pruneonce import modelfolder
+from pruneonce.console import console
+from pruneonce.errors import UserError
+from pruneonce.recipe import Section
+from pruneonce.sparsity import inspect_module
+from pruneonce.training import Trained
+
+
+def is_made(output: Path, key: str) -> bool:
+    """Whether `output` already holds the result of this very stage; anything else there is never overwritten.
+
+    Raises:
+        UserError: the folder holds something else, or unfinished work of other settings.
+    """
+    made = modelfolder.read_provenance(output)
+    if made and made.get("key") == key:
+        console.print(f"[dim]{output}: already made[/dim]")
+        return True
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} already holds something else; choose another output or remove it")
+    begun = modelfolder.partial(output)
+    unfinished = modelfolder.read_json(begun / "begun.json")
+    if unfinished is not None and unfinished["key"] != key:
+        raise UserError(f"{begun} is unfinished work of other settings; remove it to start again")
+    begun.mkdir(parents=True, exist_ok=True)
+    modelfolder.write_json({"key": key}, begun / "begun.json")
+    return False
+
+
+def begin(seed: int) -> torch.device:
+    """Seed everything that is random, and choose the device."""
+    set_seed(seed)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def freeze(model: nn.Module, device: torch.device) -> nn.Module:
+    """A teacher: on the device, without dropout and without gradients."""
+    return model.to(device).eval().requires_grad_(False)
+
+
+def finish(
+    model: nn.Module,
+    tokenizer: Any,
+    output: Path,
+    *,
+    stage: str,
+    source: str | Path,
+    key: str,
+    settings: Section,
+    seed: int,
+    trained: Trained | None = None,
+    final: dict[str, float] | None = None,
+) -> Path:
+    """Save the model folder with its provenance and metrics."""
+    found = inspect_module(model)
+    begun = modelfolder.partial(output)
+    (begun / "begun.json").unlink()
+    shutil.rmtree(begun / "cache", ignore_errors=True)
+    provenance = {
+        "stage": stage,
+        "key": key,
+        "source": str(source),
+        "parents": [modelfolder.content_key(source)],
+        "settings": settings.model_dump(),
+        "seed": seed,
+        "training": trained.spent() if trained else {"steps": 0, "tokens": 0, "seconds": 0.0},
+        "pattern": found.pattern,
+        "sparsity": {
+            "encoder": found.encoder,
+            "model": found.model,
+            "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in found.layers],
+        },
+    }
+    metrics = {"history": trained.history if trained else [], "final": final or {}}
+    return modelfolder.save(model.cpu(), tokenizer, output, source=source, provenance=provenance, metrics=metrics)

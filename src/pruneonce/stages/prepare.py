@@ -1,0 +1,74 @@
+"""Teacher preparation: masked language modelling of the dense model on the corpus that it will be pruned on.
+
+Prune Once for All (https://arxiv.org/abs/2111.05754), section 4. Needed only when the starting model was not trained on
+just that text, or has no MLM head: it then gets one, tied to its embeddings, which is trained alone first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruneonce import modelfolder
+from pruneonce.console import console
+from pruneonce.data.corpus import corpus_key, token_blocks
+from pruneonce.recipe import Corpus, Prepare, as_steps, changed
+from pruneonce.sparsity import base_of
+from pruneonce.stages.common import begin, finish, is_made
+from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, masked_collator, mlm_objective
+from pruneonce.training import total_steps, train
+
+
+def prepare(
+    model: str | Path,
+    corpus: Corpus,
+    settings: Prepare,
+    output: Path,
+    *,
+    seed: int = 42,
+    cache: Path | None = None,
+    report_to: list[str] | None = None,
+) -> Path:
+    """Train `model` on `corpus` with the MLM loss and write it to `output`.
+
+    Args:
+        cache: where token blocks are kept; inside the unfinished output, and so not kept, if None.
+
+    Raises:
+        UserError: a mistake in the model, the corpus or the settings.
+    """
+    tokenizer = modelfolder.load_tokenizer(model)
+    key = modelfolder.key_of(
+        "prepare", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed
+    )
+    if is_made(output, key):
+        return output
+    device = begin(seed)
+    begun = modelfolder.partial(output)
+    train_blocks, held_out = token_blocks(corpus, tokenizer, cache or begun / "cache")
+    config = modelfolder.load_config(model)
+    teacher, new_head = load_vocabulary_model(model, **modelfolder.without_dropout(config, settings.dropout))
+    teacher.to(device)
+    collate = masked_collator(tokenizer, settings.mlm_probability)
+
+    if new_head:
+        steps = as_steps(settings.head_steps, total_steps(settings, len(train_blocks)))
+        console.print(f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps")
+        alone = changed(settings, {"steps": max(1, steps), "warmup": 0.0, "checkpoint_every": None})
+        base_of(teacher).requires_grad_(False)
+        train(teacher, mlm_objective, train_blocks, collate, alone, folder=begun / "head", title="MLM head", seed=seed)
+        teacher.requires_grad_(True)
+    trained = train(
+        teacher,
+        mlm_objective,
+        train_blocks,
+        collate,
+        settings,
+        folder=begun,
+        title="prepare",
+        seed=seed,
+        report_to=report_to,
+    )
+    final = held_out_loss(teacher, mlm_objective, held_out, collate, seed)
+    return finish(
+        teacher, tokenizer, output, stage="prepare", source=model, key=key, settings=settings, seed=seed, trained=trained, final=final
+    )

@@ -1,0 +1,114 @@
+"""Sparse pre-training, the step that is done once: gradual magnitude pruning, distillation from the dense model that it starts
+from, and learning-rate rewinding, acting together.
+
+Prune Once for All, https://arxiv.org/abs/2111.05754, section 3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruneonce import modelfolder
+from pruneonce.console import console
+from pruneonce.data.corpus import corpus_key, token_blocks
+from pruneonce.errors import UserError
+from pruneonce.recipe import Corpus, Prune
+from pruneonce.sparsity import PruningSchedule, apply_masks, base_of, describe, magnitude_masks, prunable_weights
+from pruneonce.sparsity.sparsifier import Gradual
+from pruneonce.stages.common import begin, finish, freeze, is_made
+from pruneonce.stages.objectives import (
+    held_out_loss,
+    load_vocabulary_model,
+    masked_collator,
+    plain_collator,
+    pruning_objective,
+)
+from pruneonce.training import total_steps, train
+
+
+def prune(
+    model: str | Path,
+    corpus: Corpus,
+    settings: Prune,
+    output: Path,
+    *,
+    seed: int = 42,
+    cache: Path | None = None,
+    report_to: list[str] | None = None,
+) -> Path:
+    """Make a sparse pre-trained model of the dense `model`, which is also the teacher.
+
+    Args:
+        cache: where token blocks are kept; inside the unfinished output, and so not kept, if None.
+
+    Raises:
+        UserError: a mistake in the model, the corpus or the settings.
+    """
+    tokenizer = modelfolder.load_tokenizer(model)
+    key = modelfolder.key_of(
+        "prune", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed
+    )
+    if is_made(output, key):
+        return output
+    device = begin(seed)
+    begun = modelfolder.partial(output)
+    student = _load(model, settings, settings.dropout)
+    console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
+    train_blocks, held_out = token_blocks(corpus, tokenizer, cache or begun / "cache")
+    teacher = freeze(_load(model, settings, None), device)
+    student.to(device)
+    if settings.objective == "hidden":
+        # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
+        base_of(student).embeddings.requires_grad_(False)
+    weights = prunable_weights(student)
+    schedule = PruningSchedule.of(settings, total_steps(settings, len(train_blocks)))
+    objective = pruning_objective(teacher, settings)
+    masked = settings.objective != "hidden"
+    collate = masked_collator(tokenizer, settings.mlm_probability) if masked else plain_collator
+    sparsifier = Gradual(weights, settings, schedule)
+    trained = train(
+        student,
+        objective,
+        train_blocks,
+        collate,
+        settings,
+        folder=begun,
+        title="prune",
+        seed=seed,
+        report_to=report_to,
+        sparsifier=sparsifier,
+    )
+    final = held_out_loss(student, objective, held_out, collate, seed)
+    student.requires_grad_(True)
+    return finish(
+        student, tokenizer, output, stage="prune", source=model, key=key, settings=settings, seed=seed, trained=trained, final=final
+    )
+
+
+def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: int = 42) -> Path:
+    """The contrast: magnitude pruning to the same sparsity in one step, without any training."""
+    key = modelfolder.key_of(
+        "prune-one-shot", modelfolder.content_key(model), settings.sparsity, settings.allocation, seed
+    )
+    if is_made(output, key):
+        return output
+    student = modelfolder.load_encoder(model)
+    weights = prunable_weights(student)
+    apply_masks(weights, magnitude_masks(weights, settings.sparsity, settings.allocation))
+    tokenizer = modelfolder.load_tokenizer(model)
+    return finish(
+        student, tokenizer, output, stage="prune-one-shot", source=model, key=key, settings=settings, seed=seed
+    )
+
+
+def _load(model: str | Path, settings: Prune, dropout: float | None):  # type: ignore[no-untyped-def]
+    overrides = modelfolder.without_dropout(modelfolder.load_config(model), dropout)
+    if settings.objective == "hidden":
+        return modelfolder.load_encoder(model, **overrides)
+    loaded, new_head = load_vocabulary_model(model, **overrides)
+    if new_head:
+        raise UserError(
+            f"{model} has no MLM head, which `objective: {settings.objective}` needs; "
+            "run the stage `prepare` first, or use `objective: hidden`"
+        )
+    return loaded

@@ -1,0 +1,296 @@
+"""transformers' Trainer with the hooks that masks, schedules and distillation need. There is no second training loop.
+
+Order of a step: update the masks if due -> forward, backward -> mask the gradients -> clip -> optimizer -> apply the masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from pruneonce.console import console
+from pruneonce.errors import UserError
+from pruneonce.recipe import Training, as_steps
+from pruneonce.sparsity.schedule import linear_multiplier
+from pruneonce.sparsity.sparsifier import Locked
+
+Batch = dict[str, Tensor]
+# What is minimised: named parts of the loss, already weighted; their sum is the loss.
+Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run spent and logged."""
+
+    history: list[dict[str, float]]
+    steps: int
+    tokens: int
+    seconds: float
+
+    def spent(self) -> dict[str, float]:
+        return {"steps": self.steps, "tokens": self.tokens, "seconds": self.seconds}
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    data: Any,
+    collate: Callable[[list[Any]], Batch],
+    settings: Training,
+    *,
+    folder: Path,
+    title: str,
+    seed: int = 42,
+    report_to: list[str] | None = None,
+    sparsifier: Locked | None = None,
+    group_by_length: bool = False,
+) -> Trained:
+    """Train `model` in place.
+
+    Args:
+        objective: maps (model, batch) to the parts of the loss.
+        data: a sized data set of examples that `collate` turns into a batch.
+        folder: where checkpoints go (`folder/checkpoints`); training goes on from the last whole one there.
+        title: the name that the progress bar shows.
+        sparsifier: holds the masks; None trains densely.
+    """
+    torch.set_flush_denormal(True)  # Adam's moments of pruned weights decay to denormals, which slow the step
+    steps = total_steps(settings, len(data))
+    arguments = _arguments(settings, steps, folder, seed, report_to or [], group_by_length)
+    trainer = SparseTrainer(objective, settings, sparsifier, model=model, args=arguments, train_dataset=data, data_collator=collate)
+    for builtin in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(builtin)
+    trainer.add_callback(Bar(title, sparsifier))
+    if sparsifier:
+        trainer.add_callback(MaskHooks(sparsifier))
+    began = monotonic()
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
+    seconds = monotonic() - began
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return Trained(history, trainer.state.global_step, int(trainer.state.num_input_tokens_seen), seconds)
+
+
+def total_steps(settings: Training, examples: int) -> int:
+    """Optimizer steps of a run over `examples` examples."""
+    if settings.steps is not None:
+        return settings.steps
+    assert settings.epochs is not None
+    batches = math.ceil(examples / settings.batch_size)
+    return max(1, math.ceil(math.ceil(batches / settings.accumulate) * settings.epochs))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint. `trainer_state.json` is written last, so one without it is not whole."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
+
+
+def has_bf16() -> bool:
+    """Whether bf16 products are faster than fp32 here: a GPU that has them, or a CPU with AMX or AVX-512 BF16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def _arguments(
+    settings: Training, steps: int, folder: Path, seed: int, report_to: list[str], group_by_length: bool
+) -> TrainingArguments:
+    every = as_steps(settings.checkpoint_every, steps) if settings.checkpoint_every else 0
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=has_bf16(),
+        seed=seed,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if every else "no",
+        save_steps=max(1, every),
+        save_total_limit=2,
+        report_to=report_to,
+        train_sampling_strategy="group_by_length" if group_by_length else "random",
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class SparseTrainer(Trainer):
+    """Trainer with our loss, our learning-rate schedule, masked gradients, and checkpoints without pickle."""
+
+    def __init__(self, objective: Objective, settings: Training, sparsifier: Locked | None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.objective = objective
+        self.settings = settings
+        self.sparsifier = sparsifier
+        self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
+        self.parts: dict[str, list[Tensor]] = {}
+
+    def compute_loss(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
+        parts = self.objective(model, inputs)
+        for name, part in parts.items():
+            self.parts.setdefault(name, []).append(part.detach())
+        return torch.stack(list(parts.values())).sum()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.sparsifier:
+            self.sparsifier.mask_gradients()
+        return loss
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        total, warmup = num_training_steps, as_steps(self.settings.warmup, num_training_steps)
+        schedule = self.sparsifier.schedule if self.sparsifier else None
+
+        def multiplier(step: int) -> float:
+            if schedule:
+                return schedule.learning_rate(step, total, warmup)
+            return linear_multiplier(step, total, warmup)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, multiplier)
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise UserError(f"the loss became {logs['loss']} at step {self.state.global_step}; lower `learning_rate`")
+        if "loss" in logs:
+            if self.sparsifier:
+                logs["sparsity"] = self.sparsifier.sparsity()
+            if len(self.parts) > 1:
+                logs.update({f"loss_{name}": torch.stack(values).mean().item() for name, values in self.parts.items()})
+            self.parts.clear()
+        super().log(logs, start_time)
+
+    # Checkpoints: transformers pickles the optimizer, the random state and its arguments; these write safetensors.
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        assert self.model is not None
+        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        assert self.optimizer is not None
+        moments = self.optimizer.state_dict()["state"]
+        flat = {f"{index}.{key}": value for index, state in moments.items() for key, value in state.items()}
+        save_file(flat, Path(output_dir) / "optimizer.safetensors")
+        if self.sparsifier:
+            self.sparsifier.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in load_file(Path(checkpoint) / "optimizer.safetensors").items():
+            index, key = name.split(".", 1)
+            states.setdefault(int(index), {})[key] = value
+        # The learning rate is a function of the step, so only the moments need restoring.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        step = int(Path(checkpoint).name.split("-")[1])
+        self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), "last_epoch": step})
+        for group, base, multiplier in zip(
+            self.optimizer.param_groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * multiplier(step)
+        if self.sparsifier:
+            self.sparsifier.load(Path(checkpoint))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        states = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state()
+        save_file(states, Path(output_dir) / f"random-{self.args.process_index}.safetensors")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        states = load_file(Path(checkpoint) / f"random-{self.args.process_index}.safetensors")
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
+
+
+class MaskHooks(TrainerCallback):
+    """Calls the sparsifier at its places in a step."""
+
+    def __init__(self, sparsifier: Locked):
+        self.sparsifier = sparsifier
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sparsifier.before_step(state.global_step)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sparsifier.apply()
+
+
+class Bar(TrainerCallback):
+    """One progress line: step, loss, sparsity, time left."""
+
+    def __init__(self, title: str, sparsifier: Locked | None):
+        self.sparsifier = sparsifier
+        self.progress = Progress(
+            TextColumn(f"  {title:<22}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:>6}/{task.total}"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.progress.add_task(title, total=None, note="")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.start()
+        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            note = f"loss {logs['loss']:.4f}"
+            if "sparsity" in logs:
+                note += f"  sparsity {logs['sparsity']:.1%}"
+            self.progress.update(self.task, note=note)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.stop()
+
+
+
+
+@torch.no_grad()
+def predict(model: nn.Module, examples: Any, collate: Callable[[list[Any]], Batch], batch_size: int = 32) -> Tensor:
+    """Logits [n, classes] in the order of `examples`. Batches are formed by length, so that little is padding."""
+    device = next(model.parameters()).device
+    lengths = [len(ids) for ids in examples["input_ids"]]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    was_training = model.training
+    model.eval()
+    found: list[Tensor] = []
+    for first in range(0, len(order), batch_size):
+        batch = collate([examples[i] for i in order[first : first + batch_size]])
+        batch.pop("labels", None)
+        found.append(model(**{name: value.to(device) for name, value in batch.items()}).logits.float().cpu())
+    model.train(was_training)
+    logits = torch.cat(found)
+    return logits[torch.tensor(order).argsort()]

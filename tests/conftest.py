@@ -1,0 +1,125 @@
+"""Tiny real models of every architecture, a tiny tokenizer, and tiny data, all made here."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+WORDS = (
+    "the a of and in to was is on for with as by at from it his her they were which this that be had not but one good bad "
+    "fine poor great awful river stone city train winter summer people number music paper light water house garden"
+).split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+COMMON = {"vocab_size": len(SPECIAL) + len(WORDS), "pad_token_id": 0}
+CONFIGS = {
+    "bert": BertConfig(**SIZE, **COMMON, max_position_embeddings=40),
+    "distilbert": DistilBertConfig(
+        dim=32, n_layers=2, n_heads=2, hidden_dim=64, **COMMON, max_position_embeddings=40
+    ),
+    "electra": ElectraConfig(**SIZE, **COMMON, embedding_size=16, max_position_embeddings=40),
+    "modernbert": ModernBertConfig(
+        **SIZE, **COMMON, max_position_embeddings=40, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3
+    ),
+    "mpnet": MPNetConfig(**SIZE, **COMMON, max_position_embeddings=42),
+    "roberta": RobertaConfig(**SIZE, **COMMON, max_position_embeddings=42),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)  # tiny models: a second thread only waits
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=32,
+    )
+
+
+def make_model(folder: Path, tokenizer: PreTrainedTokenizerFast, architecture: str = "bert", head: bool = False) -> Path:
+    """A small random model folder; `head` gives it an MLM head."""
+    torch.manual_seed(0)
+    auto = AutoModelForMaskedLM if head else AutoModel
+    auto.from_config(CONFIGS[architecture]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A bare BERT encoder."""
+    return make_model(tmp_path_factory.mktemp("models") / "encoder", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    chosen = random.Random(0)
+    file = tmp_path_factory.mktemp("corpus") / "text.txt"
+    pairs = [chosen.sample(WORDS, k=2) for _ in range(200)]  # a line repeats two words, so that a masked one can be guessed
+    file.write_text("".join(" ".join(pair * 10) + "\n" for pair in pairs))
+    return file
+
+
+@pytest.fixture(scope="session")
+def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, dev and test.jsonl of a learnable task: the label is whether a good word occurs."""
+    chosen = random.Random(1)
+    folder = tmp_path_factory.mktemp("task")
+    for split, size in (("train", 96), ("dev", 32), ("test", 40)):
+        rows = []
+        for index in range(size):
+            words = chosen.choices(WORDS[:24], k=8) + ["great" if index % 2 else "awful"]
+            chosen.shuffle(words)
+            rows.append(json.dumps({"text": " ".join(words), "label": "positive" if index % 2 else "negative"}))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def recipe_values(encoder: Path, corpus_file: Path, task_files: Path) -> dict:
+    """A recipe that runs in seconds."""
+    training = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
+    return {
+        "name": "tiny",
+        "model": str(encoder),
+        "report_to": [],
+        "corpus": {"source": str(corpus_file), "block_length": 16, "validation": 0.1},
+        "prune": {"objective": "hidden", "steps": 20, "batch_size": 8, "learning_rate": 1e-3, "every": 2, "rewind": False},
+        "teacher": training,
+        "transfer": training,
+        "tasks": {
+            "mood": {f: str(task_files / f"{f}.jsonl") for f in ("train", "dev", "test")},
+        },
+        "baselines": {"one_shot": True, "gradual": {**training, "every": 2, "rewind": False}},
+    }

@@ -1,0 +1,322 @@
+"""The report page: what it says, that it stands alone, and that nothing of the data's is taken for markup."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruneonce.errors import UserError
+from pruneonce.report import verdict, write_report
+from pruneonce.report.plots import bars, curves, layer_grid
+
+BERT = [
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+]
+DISTILBERT = [
+    "attention.q_lin",
+    "attention.k_lin",
+    "attention.v_lin",
+    "attention.out_lin",
+    "ffn.lin1",
+    "ffn.lin2",
+]
+MODERNBERT = ["attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"]
+SIX_ROLES = ["query", "key", "value", "attention output", "intermediate", "output"]
+VALUES = {
+    "sentiment": {"dense": 0.871, "sparse": 0.846, "one-shot": 0.781, "gradual": 0.829},
+    "entailment": {"dense": 0.8432, "sparse": 0.8214, "one-shot": 0.7105, "gradual": 0.8011},
+}
+
+
+def names(stack: str, layers: int, modules: list[str]) -> list[str]:
+    return [f"{stack}.{layer}.{module}.weight" for layer in range(layers) for module in modules]
+
+
+def result(task: str, arm: str, value: float) -> dict[str, Any]:
+    return {
+        "task": task,
+        "arm": arm,
+        "folder": f"tasks/{task}/{arm}",
+        "sparsity": 0.0 if arm == "dense" else 0.9,
+        "metric": "accuracy",
+        "split": "test",
+        "value": value,
+        "recovery": value / VALUES[task]["dense"],
+        "all": {"dev": {"accuracy": value + 0.01, "f1": 0.1234}, "test": {"accuracy": value}},
+    }
+
+
+def stage(name: str, kind: str, folder: str) -> dict[str, Any]:
+    history = [
+        {"step": step, "loss": 2 / step, "learning_rate": 1e-4 / step, "sparsity": min(0.9, step / 60)}
+        for step in range(10, 101, 10)
+    ]
+    spent = {"seconds": 120.0, "steps": 100, "tokens": 60000}
+    return {
+        "name": name,
+        "stage": kind,
+        "folder": folder,
+        **spent,
+        "history": history,
+        "final": {"loss": 0.02},
+    }
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    layers = [*names("encoder.layer", 6, BERT), "pooler.dense.weight"]
+    return {
+        "name": "quickstart",
+        "description": "one model, two tasks",
+        "model": "some/MiniLM",
+        "created": "2026-01-01T12:00:00+00:00",
+        "seconds": 512.3,
+        "machine": {"processor": "a processor", "threads": 2, "torch": "2.13.0", "transformers": "5.23.0"},
+        "sparsity": {"encoder": 0.9, "model": 0.42, "target": 0.9},
+        "pattern": "0123456789abcdef" * 4,
+        "layers": [{"name": name, "shape": [384, 384], "sparsity": 0.9} for name in layers],
+        "stages": [
+            stage("sparse", "prune", "sparse"),
+            *(stage(f"{t}, {a}", "transfer", f"tasks/{t}/{a}") for t in VALUES for a in VALUES[t]),
+        ],
+        "results": [result(task, arm, value) for task, arms in VALUES.items() for arm, value in arms.items()],
+    }
+
+
+def build(folder: Path, summary: dict[str, Any]) -> str:
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """The tags, attributes and visible text of a page; fails where tags do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.cells: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+        if tag in {"td", "th"}:
+            self.cells.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.cells[-1] += " " + data.strip()
+
+    def attributes(self, *wanted: str) -> list[str]:
+        return [value or "" for _, attrs in self.tags for name, value in attrs.items() if name in wanted]
+
+
+def test_page_shows_every_arm_and_value(tmp_path: Path, summary: dict[str, Any]) -> None:
+    html = build(tmp_path, summary)
+    page = Page(html)
+    cells = [cell.split() for cell in page.cells]
+    for arm in ("dense", "sparse", "one-shot", "gradual"):
+        assert [arm] in cells
+    assert ["87.1"] in cells
+    assert ["84.6", "97.1", "%"] in cells
+    assert ["71.0", "84.3", "%"] in cells
+    assert ["0.1234"] in cells, "the other metrics"
+    assert ["1,000", "540,000", "18.0", "500"] not in cells
+    assert [["100"], ["60,000"], ["2.0"], ["500"]] == cells[cells.index(["100"]) :][:4], "what a stage spent"
+    assert [["total"], ["900"], ["540,000"], ["18.0"], ["500"]] == cells[-5:]
+    for text in (
+        "some/MiniLM",
+        "one model, two tasks",
+        "0123456789ab",
+        "2026-01-01 12:00 UTC",
+        "a processor",
+    ):
+        assert text in html
+    assert "0123456789abc" not in html
+    assert 'from_pretrained("tasks/sentiment/sparse")' in html
+    assert "pruneonce verify tasks/sentiment/sparse --against sparse" in html
+    assert len(html.encode()) < 1_000_000
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".partial"] == []
+
+
+def test_best_marks_the_best_pruned_model(tmp_path: Path, summary: dict[str, Any]) -> None:
+    html = build(tmp_path, summary)
+    assert re.findall(r'<td class="best">([\d.]+)', html) == ["84.6", "82.1"]
+    next(r for r in summary["results"] if r["folder"] == "tasks/sentiment/gradual")["value"] = 0.86
+    assert re.findall(r'<td class="best">([\d.]+)', build(tmp_path, summary)) == ["86.0", "82.1"]
+
+
+def test_page_stands_alone(tmp_path: Path, summary: dict[str, Any]) -> None:
+    html = build(tmp_path, summary)
+    page = Page(html)
+    assert "http:" not in html
+    assert "https:" not in html
+    assert {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "image", "object"} == set()
+    links = page.attributes("src", "href", "xlink:href") + re.findall(r"url\(([^)]*)\)", html)
+    ids = page.attributes("id")
+    assert links
+    assert {link.strip("'\"")[1:] for link in links} <= set(ids), "each reference is to something in the page"
+    assert all(link.strip("'\"").startswith("#") for link in links)
+    assert len(ids) == len(set(ids))
+
+
+def test_pictures_are_labelled_and_take_the_page_colours(tmp_path: Path, summary: dict[str, Any]) -> None:
+    html = build(tmp_path, summary)
+    pictures = [attrs for tag, attrs in Page(html).tags if tag == "svg"]
+    assert len(pictures) == 2 + 1 + 9, "bars of two tasks, the layers, the curves of nine stages"
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in pictures)
+    assert "Bars from 0: dense 87.1 %, sparse 84.6 %" in html
+    assert "#01020" not in html, "a stand-in for a colour was left"
+    assert all(f"fill: var(--{arm})" in html for arm in VALUES["sentiment"])
+    assert all(attrs.get("scope") for tag, attrs in Page(html).tags if tag == "th")
+
+
+def test_hostile_text_is_only_text(tmp_path: Path, summary: dict[str, Any]) -> None:
+    evil = "</code><script>alert(1)</script>\"' $\\frac{ $ 字"
+    tagged = copy.deepcopy(summary)
+    for key in ("name", "description", "model", "pattern"):
+        tagged[key] = evil
+    tagged["machine"] = {evil: evil}
+    tagged["layers"][0]["name"] = f"encoder.layer.0.{evil}.weight"
+    tagged["layers"][-1]["name"] = "<script>.weight $\\x$"
+    for item in tagged["results"]:
+        item.update(
+            task=f"{item['task']}{evil}", folder=evil, metric=evil, split=evil, all={evil: {evil: 0.5}}
+        )
+    for item in tagged["stages"]:
+        item.update(name=evil, folder=evil)
+    tagged["layers"][0]["name"] = tagged["layers"][0]["name"].replace("字", "")  # fonts for it may be missing
+    html = build(tmp_path, tagged)
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert len(Page(html).tags) > 100
+
+
+def test_verdict_when_prune_once_wins(summary: dict[str, Any]) -> None:
+    assert verdict(summary) == [
+        "90.0 % of the encoder's weights are zero; the sparse models keep 97.3 % of the dense accuracy on average "
+        "over 2 tasks.",
+        "Prune-once beats one-shot pruning on every task, by 8.8 percentage points on average.",
+        "Prune-once beats gradual pruning during fine-tuning on every task, by 1.8 percentage points on average.",
+    ]
+
+
+def test_verdict_says_first_where_a_baseline_wins(summary: dict[str, Any]) -> None:
+    next(r for r in summary["results"] if r["folder"] == "tasks/sentiment/gradual")["value"] = 0.86
+    assert verdict(summary)[1:] == [
+        "Gradual pruning during fine-tuning does better on sentiment (86.0 against 84.6 %) and does worse on "
+        "entailment (80.1 against 82.1 %).",
+        "Prune-once beats one-shot pruning on every task, by 8.8 percentage points on average.",
+    ]
+
+
+def test_verdict_on_one_task_and_a_tie(summary: dict[str, Any]) -> None:
+    arms = ("dense", "sparse", "one-shot")
+    summary["results"] = [r for r in summary["results"] if r["task"] == "sentiment" and r["arm"] in arms]
+    assert verdict(summary) == [
+        "90.0 % of the encoder's weights are zero; the sparse model keeps 97.1 % of the dense accuracy on sentiment.",
+        "Prune-once beats one-shot pruning on sentiment, by 6.5 percentage points.",
+    ]
+    summary["results"][2]["value"] = 0.8461
+    assert verdict(summary)[1] == "One-shot pruning equals prune-once on sentiment (84.6 against 84.6 %)."
+
+
+def test_different_metrics_are_not_called_by_one_name(summary: dict[str, Any]) -> None:
+    for item in summary["results"][:4]:
+        item["metric"] = "matthews_correlation"
+    assert "of the dense score on average over 2 tasks" in verdict(summary)[0]
+
+
+def test_a_run_that_only_pruned(tmp_path: Path, summary: dict[str, Any]) -> None:
+    summary.update(results=[], stages=summary["stages"][:1])
+    html = build(tmp_path, summary)
+    assert "No task was measured in this run." in html
+    assert 'AutoModel.from_pretrained("sparse")' in html
+    assert "How good the models are" not in html
+    assert sum(tag == "svg" for tag, _ in Page(html).tags) == 2
+
+
+def test_missing_fields_leave_their_part_out(tmp_path: Path, summary: dict[str, Any]) -> None:
+    dense, sparse = summary["results"][:2]
+    dense.update(recovery=None)
+    del sparse["all"], sparse["recovery"]
+    bare_stage = {"name": "sparse", "stage": "prune", "folder": "sparse", "history": []}
+    html = build(tmp_path, {"name": "bare", "results": [dense, sparse], "stages": [bare_stage]})
+    assert "84.6" in html
+    for heading in ("Where the zeros are", "How training went"):
+        assert heading not in html
+    assert "How to use the models" in build(tmp_path, {"name": "barest"})
+
+
+def test_no_summary_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no summary\.json in .*pruneonce run"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stack", "modules", "layers", "roles"),
+    [
+        ("encoder.layer", BERT, 12, SIX_ROLES),
+        ("transformer.layer", DISTILBERT, 6, SIX_ROLES),
+        ("layers", MODERNBERT, 22, ["query, key, value", "attention output", "intermediate", "output"]),
+    ],
+)
+def test_layers_are_grouped_by_number_and_role(
+    stack: str, modules: list[str], layers: int, roles: list[str]
+) -> None:
+    grid = layer_grid(reversed(names(stack, layers, modules)))
+    assert grid.layers == list(range(layers))
+    assert grid.roles == roles
+    assert len(grid.cells) == layers * len(roles)
+    for module, role in zip(modules, roles, strict=True):
+        assert grid.cells[3, role] == f"{stack}.3.{module}.weight"
+    assert grid.others == {}
+
+
+def test_weights_in_no_layer_and_unknown_roles_keep_their_names() -> None:
+    grid = layer_grid(["pooler.dense.weight", "layers.10.new.part.weight", "layers.10.mlp.Wi.weight"])
+    assert grid.others == {"pooler": "pooler.dense.weight"}
+    assert grid.layers == [10]
+    assert grid.roles == ["intermediate", "new.part"]
+
+
+@pytest.mark.parametrize("layers", [6, 12, 22, 24])
+def test_the_map_prints_each_weight(tmp_path: Path, layers: int) -> None:
+    weights = [*names("encoder.layer", layers, BERT), "pooler.dense.weight"]
+    values = [{"name": name, "sparsity": 0.5 + i / 1000} for i, name in enumerate(weights)]
+    html = build(tmp_path, {"name": "map", "layers": values})
+    printed = re.findall(r"<text[^>]*>([\d.]+)</text>", html)
+    assert printed == [f"{100 * value['sparsity']:.1f}" for value in values]
+    assert f">layer {layers - 1}</text>" in html
+    assert ">pooler</text>" in html
+
+
+def test_curves_draw_what_there_is() -> None:
+    both = [{"step": 1, "loss": 1.0, "learning_rate": 0.1}, {"step": 2, "loss": 0.5, "learning_rate": 0.0}]
+    assert 'aria-label="loss, learning rate over 2 steps"' in curves(both, "sparse", "a")
+    assert 'aria-label="loss over 7 steps"' in curves([{"step": 7, "loss": 1.0}], "dense", "a")
+    assert curves([{"step": 1}], "dense", "a") == ""
+
+
+def test_bars_below_zero() -> None:
+    assert ">-5.0</text>" in bars({"dense": 0.5, "sparse": -0.05}, "a").replace("−", "-")

@@ -20,21 +20,22 @@ from transformers import (
     RobertaConfig,
 )
 
-WORDS = (
-    "the a of and in to was is on for with as by at from it his her they were which this that be had not but one good bad "
-    "fine poor great awful river stone city train winter summer people number music paper light water house garden"
-).split()
+WORDS = ["the", "a", "of", "and", "in", "to", "was", "is", "on", "for", "with", "as", "by", "at", "from", "it", "his", "her", "they", "were", "which", "this", "that", "be", "had", "not", "but", "one", "good", "bad", "fine", "poor", "great", "awful", "river", "stone", "city", "train", "winter", "summer", "people", "number", "music", "paper", "light", "water", "house", "garden"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 COMMON = {"vocab_size": len(SPECIAL) + len(WORDS), "pad_token_id": 0}
 CONFIGS = {
     "bert": BertConfig(**SIZE, **COMMON, max_position_embeddings=40),
-    "distilbert": DistilBertConfig(
-        dim=32, n_layers=2, n_heads=2, hidden_dim=64, **COMMON, max_position_embeddings=40
-    ),
+    "distilbert": DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, **COMMON, max_position_embeddings=40),
     "electra": ElectraConfig(**SIZE, **COMMON, embedding_size=16, max_position_embeddings=40),
     "modernbert": ModernBertConfig(
-        **SIZE, **COMMON, max_position_embeddings=40, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3
+        **SIZE,
+        **COMMON,
+        max_position_embeddings=40,
+        cls_token_id=2,
+        sep_token_id=3,
+        bos_token_id=2,
+        eos_token_id=3,
     ),
     "mpnet": MPNetConfig(**SIZE, **COMMON, max_position_embeddings=42),
     "roberta": RobertaConfig(**SIZE, **COMMON, max_position_embeddings=42),
@@ -67,7 +68,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(folder: Path, tokenizer: PreTrainedTokenizerFast, architecture: str = "bert", head: bool = False) -> Path:
+def make_model(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, architecture: str = "bert", head: bool = False
+) -> Path:
     """A small random model folder; `head` gives it an MLM head."""
     torch.manual_seed(0)
     auto = AutoModelForMaskedLM if head else AutoModel
@@ -86,8 +89,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = random.Random(0)
     file = tmp_path_factory.mktemp("corpus") / "text.txt"
-    pairs = [chosen.sample(WORDS, k=2) for _ in range(200)]  # a line repeats two words, so that a masked one can be guessed
-    file.write_text("".join(" ".join(pair * 10) + "\n" for pair in pairs))
+    weights = [1 / (rank + 1) ** 2 for rank in range(len(WORDS))]  # some words are far likelier: that can be learned
+    file.write_text("".join(" ".join(chosen.choices(WORDS, weights, k=20)) + "\n" for _ in range(200)))
     return file
 
 
@@ -115,7 +118,14 @@ def recipe_values(encoder: Path, corpus_file: Path, task_files: Path) -> dict:
         "model": str(encoder),
         "report_to": [],
         "corpus": {"source": str(corpus_file), "block_length": 16, "validation": 0.1},
-        "prune": {"objective": "hidden", "steps": 20, "batch_size": 8, "learning_rate": 1e-3, "every": 2, "rewind": False},
+        "prune": {
+            "objective": "hidden",
+            "steps": 20,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "every": 2,
+            "rewind": False,
+        },
         "teacher": training,
         "transfer": training,
         "tasks": {

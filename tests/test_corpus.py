@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pruneonce.data import corpus as corpus_module
@@ -57,10 +57,9 @@ def roberta():
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = Tokenizer(models.BPE({token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}, []))
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
     words.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>", model_max_length=16
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", model_max_length=16)
 
 
 def test_blocks_hold_the_documents_in_order(tmp_path, tokenizer):
@@ -69,7 +68,7 @@ def test_blocks_hold_the_documents_in_order(tmp_path, tokenizer):
     assert all(len(b) == 8 and b[0] == CLS and b[-1] == SEP for b in blocks)
     bodies = [b[1:-1] for b in blocks]
     assert not any(body[0] == SEP for body in bodies)
-    # A document's end that falls on a block's end needs no separator, so the streams differ in separators alone.
+    # Where a document ends with its block no separator follows: the streams differ in separators alone.
     expected = [i for i in stream(TEXTS, tokenizer, SEP) if i != SEP]
     tokens = [i for body in bodies for i in body if i != SEP]
     assert tokens == expected[: len(tokens)]
@@ -80,9 +79,7 @@ def test_blocks_hold_the_documents_in_order(tmp_path, tokenizer):
 
 def test_one_long_document_is_cut_into_blocks_without_a_warning(tmp_path, roberta, monkeypatch):
     warned = []
-    monkeypatch.setattr(
-        "transformers.tokenization_utils_base.logger.warning", lambda *args: warned.append(args)
-    )
+    monkeypatch.setattr("transformers.tokenization_utils_base.logger.warning", lambda *args: warned.append(args))
     text = " ".join(TEXTS)
     train, _ = token_blocks(make(write_text(tmp_path / "a.txt", [text])), roberta, tmp_path / "cache")
     assert not warned
@@ -136,9 +133,7 @@ def test_split_does_not_depend_on_the_cache(tmp_path, tokenizer):
 def test_key_follows_everything_that_makes_the_blocks(tmp_path, tokenizer, roberta):
     file = write_text(tmp_path / "a.txt")
     key = corpus_key(make(file), tokenizer)
-    tokenizer(
-        ["a", "the river"], truncation=True, max_length=4, padding=True
-    )  # leaves state in the tokenizer
+    tokenizer(["a", "the river"], truncation=True, max_length=4, padding=True)  # leaves state in the tokenizer
     assert corpus_key(make(file), tokenizer) == key
     assert corpus_key(make(tmp_path), tokenizer) == key, "the same one file"
     others = {corpus_key(make(file, block_length=9), tokenizer), corpus_key(make(file), roberta)}
@@ -220,9 +215,7 @@ def test_hub_data_is_streamed(tmp_path, tokenizer, monkeypatch):
     plain, _ = token_blocks(make(write_text(tmp_path / "plain.txt")), tokenizer, tmp_path / "cache")
     assert in_order(hub) == in_order(plain)
     assert asked == [(("some/text", "en"), {"split": "validation", "streaming": True})]
-    with pytest.raises(
-        UserError, match=r"'some/text', split 'train': no column 'bdy', only 'body'; did you mean"
-    ):
+    with pytest.raises(UserError, match=r"'some/text', split 'train': no column 'bdy', only 'body'; did you mean"):
         token_blocks(make("some/text", column="bdy"), tokenizer, tmp_path / "cache")
 
 
@@ -286,9 +279,7 @@ def test_parquet_without_the_column(tmp_path, tokenizer):
     check(make(tmp_path / "a.parquet"), tokenizer, tmp_path, r"a\.parquet: no column 'text', only 'body'")
 
 
-@pytest.mark.parametrize(
-    "source", ["./nothing", "/nothing/here", "nothing.txt", "a/b/c", "~/nothing", "two words"]
-)
+@pytest.mark.parametrize("source", ["./nothing", "/nothing/here", "nothing.txt", "a/b/c", "~/nothing", "two words"])
 def test_missing_source(tmp_path, tokenizer, source):
     check(make(source), tokenizer, tmp_path, f"no such file or folder: {source}")
 

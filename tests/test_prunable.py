@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from conftest import CONFIGS
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, GPT2Config
 
-from conftest import CONFIGS
 from pruneonce.errors import UserError
 from pruneonce.sparsity import ARCHITECTURES, describe, magnitude_masks, prunable_weights
 

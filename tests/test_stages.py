@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from conftest import CONFIGS, make_model
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from conftest import CONFIGS, make_model
 from pruneonce import stages
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Prepare, Prune, Task, Training, Transfer

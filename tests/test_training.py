@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
+from conftest import make_model
 from transformers import AutoModel
 
-from conftest import make_model
 from pruneonce import modelfolder
 from pruneonce.data.corpus import token_blocks
 from pruneonce.errors import UserError
@@ -43,7 +43,14 @@ def sparse_training(encoder, blocks, folder, **changes):
     sparsifier = Gradual(prunable_weights(student), settings, PruningSchedule.of(settings, settings.steps))
     objective = pruning_objective(teacher, settings)
     trained = train(
-        student, objective, blocks, plain_collator, settings, folder=folder, title="test", sparsifier=sparsifier
+        student,
+        objective,
+        blocks,
+        plain_collator,
+        settings,
+        folder=folder,
+        title="test",
+        sparsifier=sparsifier,
     )
     return student, trained
 

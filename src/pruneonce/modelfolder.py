@@ -1,14 +1,13 @@
 """Model folders: plain Hugging Face folders, with provenance beside the weights.
 
-Loading goes through transformers' Auto classes, from safetensors only and never with remote code. Saving is atomic: a folder
-is written as `NAME.partial` and renamed, so that one that exists is whole.
+Loading goes through transformers' Auto classes, from safetensors only and never with remote code. Saving is atomic: a
+folder is written as `NAME.partial` and renamed, so that one that exists is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -115,7 +114,9 @@ def content_key(source: str | Path) -> str:
     for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
         digest.update(file.name.encode())
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest") else stream.read())
+            digest.update(
+                hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest") else stream.read()
+            )
     return digest.hexdigest()
 
 
@@ -142,7 +143,7 @@ def write_json(value: Any, file: Path) -> None:
     """Written aside and renamed, so that a reader never sees half of it."""
     aside = file.with_name(file.name + ".partial")
     aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    aside.replace(file)
 
 
 def partial(output: Path) -> Path:
@@ -159,8 +160,12 @@ def save(
     provenance: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> Path:
-    """Write a model folder. `source` is where the model came from: sentence-transformers' files are taken along from there
-    when the model is a bare encoder or has a vocabulary head, not when it has a task head."""
+    """Write a model folder.
+
+    Args:
+        source: where the model came from: sentence-transformers' files are taken along from there, unless this model
+            has a task head, with which it is no longer one.
+    """
     folder = partial(output)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)  # type: ignore[operator]
@@ -172,7 +177,7 @@ def save(
     write_json(dict(metrics), folder / METRICS)
     _write_card(type(model).__name__, folder, provenance)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    os.replace(folder, output)
+    folder.replace(output)
     return output
 
 
@@ -195,7 +200,7 @@ def _write_card(model_class: str, folder: Path, provenance: Mapping[str, Any]) -
         if model_class.endswith(f"For{head}"):
             auto = "AutoModelForMaskedLM" if head == "PreTraining" else f"AutoModelFor{head}"
     zeros = provenance["sparsity"]["encoder"]
-    text = f"Made by the stage `{provenance['stage']}` of pruneonce; {zeros:.1%} of the encoder's Linear weights are zero."
+    text = f"Made by pruneonce's stage `{provenance['stage']}`; {zeros:.1%} of the encoder's Linear weights are zero."
     card = ModelCard.from_template(
         ModelCardData(library_name="transformers", tags=["pruneonce"]),
         template_str=CARD,

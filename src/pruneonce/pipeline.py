@@ -144,7 +144,7 @@ def _verify(child: Path, parent: Path) -> None:
     checked = verify(child, parent)
     if not checked.ok:
         raise RuntimeError(f"{child} lost zeros of {parent}")
-    console.print(f"  all {checked.zeros:,} zeros of the sparse model are zeros in {child}")
+    console.print(f"  all {checked.zeros:,} zeros of the sparse model are zeros in {child}", soft_wrap=True)
 
 
 def _heading(text: str) -> None:

@@ -32,7 +32,9 @@ class Section(BaseModel):
 class Corpus(Section):
     """Unlabelled text. `source` is a file, a folder of files, or a hub id."""
 
-    source: str = Field(description="text, JSONL or Parquet file (may be .gz, .bz2, .xz), a folder of them, or a hub id")
+    source: str = Field(
+        description="text, JSONL or Parquet file (may be .gz, .bz2, .xz), a folder of them, or a hub id"
+    )
     subset: str | None = Field(None, description="configuration of a hub data set, such as 20220301.en")
     split: str = Field("train", description="split of a hub data set")
     column: str = Field("text", description="the column that holds the text in JSONL, Parquet and hub data")
@@ -97,8 +99,9 @@ class Prune(Training, Distillation, Sparsification):
     """Sparse pre-training, the step that is done once."""
 
     objective: Objective = Field(
-        "mlm", description="mlm: masked language modelling and distillation of its logits (needs an MLM head); "
-        "hidden: distillation of hidden states (any encoder, far cheaper); both: their sum"
+        "mlm",
+        description="mlm: masked language modelling and distillation of its logits (needs an MLM head); "
+        "hidden: distillation of hidden states (any encoder, far cheaper); both: their sum",
     )
     hidden_weight: float = Field(1.0, ge=0)
     mlm_probability: float = Field(0.15, gt=0, lt=1)

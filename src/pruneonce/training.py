@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -69,7 +69,15 @@ def train(
     torch.set_flush_denormal(True)  # Adam's moments of pruned weights decay to denormals, which slow the step
     steps = total_steps(settings, len(data))
     arguments = _arguments(settings, steps, folder, seed, report_to or [], group_by_length)
-    trainer = SparseTrainer(objective, settings, sparsifier, model=model, args=arguments, train_dataset=data, data_collator=collate)
+    trainer = SparseTrainer(
+        objective,
+        settings,
+        sparsifier,
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=collate,
+    )
     for builtin in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(builtin)
     trainer.add_callback(Bar(title, sparsifier))
@@ -138,7 +146,7 @@ class SparseTrainer(Trainer):
 
     def __init__(self, objective: Objective, settings: Training, sparsifier: Locked | None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.objective = objective
+        self.objective: Objective = objective
         self.settings = settings
         self.sparsifier = sparsifier
         self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
@@ -165,7 +173,7 @@ class SparseTrainer(Trainer):
                 return schedule.learning_rate(step, total, warmup)
             return linear_multiplier(step, total, warmup)
 
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, multiplier)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, multiplier)  # type: ignore[arg-type]
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -183,7 +191,7 @@ class SparseTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert self.model is not None
-        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)  # type: ignore[operator]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         assert self.optimizer is not None
@@ -247,13 +255,11 @@ class Bar(TrainerCallback):
     def __init__(self, title: str, sparsifier: Locked | None):
         self.sparsifier = sparsifier
         self.progress = Progress(
-            TextColumn(f"  {title:<22}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:>6}/{task.total}"),
+            TextColumn(f"  {title:<20}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
         )
         self.task = self.progress.add_task(title, total=None, note="")
@@ -265,7 +271,9 @@ class Bar(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.update(self.task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
         if logs and "loss" in logs:
             note = f"loss {logs['loss']:.4f}"
             if "sparsity" in logs:
@@ -274,8 +282,6 @@ class Bar(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.stop()
-
-
 
 
 @torch.no_grad()

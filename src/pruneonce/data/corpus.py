@@ -77,9 +77,7 @@ def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
     A hub data set counts by its name alone: looking up its revision would need the network.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise UserError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with a tokenizer.json"
-        )
+        raise UserError(f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with a tokenizer.json")
     settings = corpus.model_dump()
     files = _files(corpus.source)
     if files is not None:
@@ -194,9 +192,7 @@ def _file_documents(file: Path, column: str) -> Iterator[str]:
     return _texts(readers.records(file, [column]), column, lambda number: readers.place(file, number))
 
 
-def _texts(
-    numbered: Iterable[tuple[int, readers.Record]], column: str, place: Callable[[int], str]
-) -> Iterator[str]:
+def _texts(numbered: Iterable[tuple[int, readers.Record]], column: str, place: Callable[[int], str]) -> Iterator[str]:
     for number, record in numbered:
         text = record[column]
         if not isinstance(text, str | None):
@@ -225,9 +221,7 @@ def _files(source: str) -> list[Path] | None:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and readers.kind(file) in KINDS)
         if not files:
-            raise UserError(
-                f"nothing to read in the folder {path}: no file ends in {readers.suffixes(KINDS)}"
-            )
+            raise UserError(f"nothing to read in the folder {path}: no file ends in {readers.suffixes(KINDS)}")
         return files
     if path.exists():
         readers.check_file(path, KINDS)

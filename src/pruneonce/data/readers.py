@@ -119,7 +119,8 @@ def _csv_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]
                 raise UserError(f"{place(path, reader.line_num)}: not as many fields as the header has")
             yield reader.line_num, record
     except csv.Error as error:
-        raise UserError(f"{place(path, reader.line_num)}: broken CSV, {error}") from None
+        broken = reader.reader.line_num  # DictReader's own counts only the lines that were read well
+        raise UserError(f"{place(path, broken)}: broken CSV, {error}") from None
 
 
 def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]:

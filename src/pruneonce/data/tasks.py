@@ -65,9 +65,7 @@ def load_task(task: Task, cache: Path) -> TaskData:
         )
     splits = {split: _checked(task, table, labels) for split, table in tables.items()}
     if len(set(splits["train"]["label"][:])) < 2:
-        raise UserError(
-            f"{tables['train'].name}: all labels are the same; a classifier needs at least two classes"
-        )
+        raise UserError(f"{tables['train'].name}: all labels are the same; a classifier needs at least two classes")
     return TaskData(labels, splits)
 
 
@@ -97,9 +95,7 @@ def metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     chosen = predictions.argmax(axis=1)
     binary = predictions.shape[1] == 2
     f1 = f1_score(labels, chosen, average="binary" if binary else "macro", zero_division=0)
-    with (
-        warnings.catch_warnings()
-    ):  # one class alone, in few or poorly predicted rows, has a correlation of 0
+    with warnings.catch_warnings():  # one class alone, in few or poorly predicted rows, has a correlation of 0
         warnings.filterwarnings("ignore", message="A single label was found")
         correlation = matthews_corrcoef(labels, chosen)
     return {
@@ -153,9 +149,7 @@ def _checked(task: Task, table: Table, labels: list[str]) -> Dataset:
                     raise UserError(f"{table.place(row)}: {column!r} has to be text, not {_shown(text)}")
     values = table.columns[task.label]
     if all(value is None or value in (-1, "-1") for value in values):
-        raise UserError(
-            f"{table.name} is unlabelled (every {task.label!r} is null or -1); use a labelled one"
-        )
+        raise UserError(f"{table.name} is unlabelled (every {task.label!r} is null or -1); use a labelled one")
     # A ClassLabel's numbers are indices even where its names are numbers too, such as "1" to "5".
     index = {} if task.label in table.class_names else {name: number for number, name in enumerate(labels)}
     numbers = []

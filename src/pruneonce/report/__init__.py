@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -42,11 +41,9 @@ def write_report(run: Path) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("page.html.j2").render(_context(summary))
-    report = run / "report.html"
     aside = run / "report.html.partial"
     aside.write_text(page, encoding="utf-8")
-    os.replace(aside, report)
-    return report
+    return aside.replace(run / "report.html")
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
@@ -72,9 +69,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         )
     opening = "; ".join(sentences)
     said = [opening[0].upper() + opening[1:] + "."] if opening else []
-    compared = sorted(
-        (_against(rival, results) for rival in RIVALS), key=lambda told: not told[0]
-    )  # bad news first
+    compared = sorted((_against(rival, results) for rival in RIVALS), key=lambda told: not told[0])  # bad news first
     said += [text for _, text in compared if text]
     if not results:
         said.append("No task was measured in this run.")
@@ -82,7 +77,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _against(rival: str, results: Results) -> tuple[bool, str]:
-    """Whether a rival wins anywhere, and how prune-once stands against it; what is shown as equal counts as equal."""
+    """Whether a rival wins anywhere, and how prune-once stands against it; shown as equal is equal."""
     both = {
         task: (_tenths(arms["sparse"]["value"]), _tenths(arms[rival]["value"]))
         for task, arms in results.items()
@@ -92,11 +87,7 @@ def _against(rival: str, results: Results) -> tuple[bool, str]:
         return False, ""
     if all(ours > theirs for ours, theirs in both.values()):
         points = f"{sum(ours - theirs for ours, theirs in both.values()) / len(both):.1f} percentage points"
-        where = (
-            f"on {next(iter(both))}, by {points}"
-            if len(both) == 1
-            else f"on every task, by {points} on average"
-        )
+        where = f"on {next(iter(both))}, by {points}" if len(both) == 1 else f"on every task, by {points} on average"
         return False, f"Prune-once beats {RIVALS[rival]} {where}."
     told = {
         "does better on": [task for task, (ours, theirs) in both.items() if theirs > ours],
@@ -139,9 +130,7 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "heatmap": plots.heatmap(layers, "layers") if layers else "",
         "training": [stage for stage in training if stage["plot"]],
         "stages": [_spent(stage) for stage in stages],
-        "total": _spent(
-            {key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}
-        ),
+        "total": _spent({key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}),
         "example": next((a["sparse"]["folder"] for a in results.values() if "sparse" in a), None),
         "provenance": _provenance(summary),
     }
@@ -164,9 +153,7 @@ def _task_row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> 
         "split": first["split"],
         "examples": first.get("examples"),
         "scores": {arm: f"{_tenths(value):.1f}" for arm, value in values.items()},
-        "recovery": {
-            arm: _percent(r["recovery"]) for arm, r in arms.items() if r.get("recovery") is not None
-        },
+        "recovery": {arm: _percent(r["recovery"]) for arm, r in arms.items() if r.get("recovery") is not None},
         "best": {arm for arm, value in pruned.items() if len(pruned) > 1 and value == max(pruned.values())},
         "plot": plots.bars(values, prefix),
     }
@@ -193,7 +180,7 @@ def _spent(stage: Mapping[str, Any]) -> dict[str, Any]:
         "steps": f"{stage.get('steps') or 0:,}",
         "tokens": f"{tokens:,}",
         "minutes": f"{seconds / 60:.1f}",
-        "speed": f"{tokens / seconds:,.0f}" if seconds and tokens else "–",
+        "speed": f"{tokens / seconds:,.0f}" if seconds and tokens else "-",
     }
 
 

@@ -1,7 +1,7 @@
 """The report's pictures, as SVG to be put inline: bars, the map of the layers' sparsity, training curves.
 
-Matplotlib draws with fixed colours; the page wants its own, light and dark. So what is drawn in INK or in an arm's colour is
-rewritten to `currentColor` or to that arm's CSS variable. Text stays text, in the page's font.
+Matplotlib draws with fixed colours; the page wants its own, light and dark. So what is drawn in INK or in an
+arm's colour is rewritten to `currentColor` or that arm's CSS variable. Text stays text, in the page's font.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CSS_COLORS = {INK: "currentColor", **{color: f"var(--{arm})" for arm, color in A
 
 SPARSITY_COLORS = LinearSegmentedColormap.from_list("sparsity", ["#eef3f2", "#8cc5bc", "#0f766e", "#063b38"])
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
@@ -69,7 +69,7 @@ ROLES = {
 
 @dataclass
 class LayerGrid:
-    """Weights by layer and role. `cells` is {(layer, role): name}; `others` is {label: name} of those in no layer."""
+    """Weights by layer and role. `cells`: {(layer, role): name}; `others`: {label: name}, in no layer."""
 
     layers: list[int] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class LayerGrid:
 
 
 def layer_grid(names: Iterable[str]) -> LayerGrid:
-    """Group parameter names by the layer's number in them; a role that is not known goes by its own name, last."""
+    """Group parameter names by the layer's number in them; an unknown role goes by its own name, last."""
     grid = LayerGrid()
     for name in names:
         inside = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+?)(?:\.weight)?", name)
@@ -111,10 +111,7 @@ def heatmap(layers: Sequence[Mapping[str, Any]], prefix: str) -> Markup:
         axes = iter(figure.subplots(len(parts), 1, squeeze=False, height_ratios=parts)[:, 0])
         if rows:
             labels = [_narrow(role) for role in grid.roles]
-            values = [
-                [sparsity.get(grid.cells.get((layer, role), "")) for role in grid.roles]
-                for layer in grid.layers
-            ]
+            values = [[sparsity.get(grid.cells.get((layer, role), "")) for role in grid.roles] for layer in grid.layers]
             _cells(next(axes), values, [f"layer {layer}" for layer in grid.layers], labels)
         if others:
             _cells(next(axes), [[sparsity[name]] for name in grid.others.values()], list(grid.others), [])
@@ -134,9 +131,7 @@ def bars(values: Mapping[str, float], prefix: str) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 0.15 + 0.27 * len(arms)), layout="constrained")
         axes = figure.subplots()
-        drawn = axes.barh(
-            arms, [100 * values[arm] for arm in arms], 0.72, color=[ARM_COLORS[a] for a in arms]
-        )
+        drawn = axes.barh(arms, [100 * values[arm] for arm in arms], 0.72, color=[ARM_COLORS[a] for a in arms])
         axes.bar_label(drawn, [f"{100 * values[arm]:.1f}" for arm in arms], padding=3)
         axes.invert_yaxis()
         axes.axvline(0, color=INK, lw=0.6)
@@ -205,16 +200,14 @@ def _narrow(role: str) -> str:
 
 
 def _svg(figure: Figure, prefix: str, label: str) -> Markup:
-    """The figure as an inline <svg> with its own ids, in the page's colours, and with nothing else around it."""
+    """The figure as an inline <svg> with its own ids, in the page's colours, with nothing else around it."""
     file = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     text = file.getvalue()
     text = text[text.index("<svg") :]  # neither XML declaration nor doctype belong into a page
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(
-        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
-    )  # would hold for the page
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # would hold for the page
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", text)
     for color, css in CSS_COLORS.items():
         text = text.replace(color, css)

@@ -1,4 +1,4 @@
-"""What is in a model folder: sparsity by layer, the zero pattern, provenance, bytes; and whether a child keeps a parent's zeros."""
+"""What is in a model folder: sparsity by layer, the zero pattern, provenance, bytes; and what became of its zeros."""
 
 from __future__ import annotations
 

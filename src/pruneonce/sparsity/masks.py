@@ -1,7 +1,7 @@
 """Masks: which weights are zero and stay zero. Held outside the model, by parameter name; True keeps a weight.
 
-Names are relative to the base model (`encoder.layer.0.attention.self.query.weight`), so that one pattern fits a model with
-any head.
+Names are relative to the base model (`encoder.layer.0.attention.self.query.weight`), so that one pattern fits a
+model with any head.
 """
 
 from __future__ import annotations

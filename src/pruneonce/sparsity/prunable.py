@@ -1,14 +1,14 @@
 """The one place that decides which parameters are pruned: the Linear weights of the encoder's layers, and its pooler.
 
-By module role: an architecture says where its stack of layers and its pooler are. Everything else stays dense: embeddings
-(and whatever shares their storage), LayerNorm, biases, vocabulary and task heads.
+By module role: an architecture says where its stack of layers and its pooler are. Everything else stays dense:
+embeddings (and whatever shares their storage), LayerNorm, biases, vocabulary and task heads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from pruneonce.errors import UserError
 
@@ -39,10 +39,10 @@ def roles_of(model_type: str) -> Roles:
 
 def base_of(model: nn.Module) -> nn.Module:
     """The encoder under any head (`model` itself if it has none)."""
-    return getattr(model, model.base_model_prefix, model)  # type: ignore[arg-type]
+    return getattr(model, str(model.base_model_prefix), model)
 
 
-def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     """Weights to prune, by their name in the base model.
 
     Raises:

@@ -27,7 +27,7 @@ def is_made(output: Path, key: str) -> bool:
     """
     made = modelfolder.read_provenance(output)
     if made and made.get("key") == key:
-        console.print(f"[dim]{output}: already made[/dim]")
+        console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
         return True
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} already holds something else; choose another output or remove it")

@@ -41,7 +41,15 @@ def finetune(
         UserError: a mistake in the model, the task or the settings.
     """
     return run(
-        "finetune", model, task, settings, output, seed=seed, cache=cache, report_to=report_to, objective=task_objective
+        "finetune",
+        model,
+        task,
+        settings,
+        output,
+        seed=seed,
+        cache=cache,
+        report_to=report_to,
+        objective=task_objective,
     )
 
 
@@ -118,7 +126,15 @@ def run(
         group_by_length=True,
     )
     return finish(
-        student, tokenizer, output, stage=stage, source=model, key=key, settings=settings, seed=seed, trained=trained
+        student,
+        tokenizer,
+        output,
+        stage=stage,
+        source=model,
+        key=key,
+        settings=settings,
+        seed=seed,
+        trained=trained,
     )
 
 

@@ -97,7 +97,12 @@ def _states(outputs: Any, keep: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def held_out_loss(
-    model: nn.Module, objective: Objective, blocks: Any, collate: Callable[[list[Any]], Batch], seed: int, most: int = 64
+    model: nn.Module,
+    objective: Objective,
+    blocks: Any,
+    collate: Callable[[list[Any]], Batch],
+    seed: int,
+    most: int = 64,
 ) -> dict[str, float]:
     """Mean of the objective's parts over at most `most` held-out blocks, with the same masking at every call."""
     model.eval()

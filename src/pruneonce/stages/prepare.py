@@ -52,10 +52,21 @@ def prepare(
 
     if new_head:
         steps = as_steps(settings.head_steps, total_steps(settings, len(train_blocks)))
-        console.print(f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps")
+        console.print(
+            f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps"
+        )
         alone = changed(settings, {"steps": max(1, steps), "warmup": 0.0, "checkpoint_every": None})
         base_of(teacher).requires_grad_(False)
-        train(teacher, mlm_objective, train_blocks, collate, alone, folder=begun / "head", title="MLM head", seed=seed)
+        train(
+            teacher,
+            mlm_objective,
+            train_blocks,
+            collate,
+            alone,
+            folder=begun / "head",
+            title="MLM head",
+            seed=seed,
+        )
         teacher.requires_grad_(True)
     trained = train(
         teacher,
@@ -70,5 +81,14 @@ def prepare(
     )
     final = held_out_loss(teacher, mlm_objective, held_out, collate, seed)
     return finish(
-        teacher, tokenizer, output, stage="prepare", source=model, key=key, settings=settings, seed=seed, trained=trained, final=final
+        teacher,
+        tokenizer,
+        output,
+        stage="prepare",
+        source=model,
+        key=key,
+        settings=settings,
+        seed=seed,
+        trained=trained,
+        final=final,
     )

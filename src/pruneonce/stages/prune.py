@@ -13,7 +13,14 @@ from pruneonce.console import console
 from pruneonce.data.corpus import corpus_key, token_blocks
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Prune
-from pruneonce.sparsity import PruningSchedule, apply_masks, base_of, describe, magnitude_masks, prunable_weights
+from pruneonce.sparsity import (
+    PruningSchedule,
+    apply_masks,
+    base_of,
+    describe,
+    magnitude_masks,
+    prunable_weights,
+)
 from pruneonce.sparsity.sparsifier import Gradual
 from pruneonce.stages.common import begin, finish, freeze, is_made
 from pruneonce.stages.objectives import (
@@ -81,7 +88,16 @@ def prune(
     final = held_out_loss(student, objective, held_out, collate, seed)
     student.requires_grad_(True)
     return finish(
-        student, tokenizer, output, stage="prune", source=model, key=key, settings=settings, seed=seed, trained=trained, final=final
+        student,
+        tokenizer,
+        output,
+        stage="prune",
+        source=model,
+        key=key,
+        settings=settings,
+        seed=seed,
+        trained=trained,
+        final=final,
     )
 
 
@@ -97,7 +113,14 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
     apply_masks(weights, magnitude_masks(weights, settings.sparsity, settings.allocation))
     tokenizer = modelfolder.load_tokenizer(model)
     return finish(
-        student, tokenizer, output, stage="prune-one-shot", source=model, key=key, settings=settings, seed=seed
+        student,
+        tokenizer,
+        output,
+        stage="prune-one-shot",
+        source=model,
+        key=key,
+        settings=settings,
+        seed=seed,
     )
 
 

@@ -1,0 +1,68 @@
+"""What the command line prints as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:  # imports torch
+    from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
+
+
+def _table(*columns: str) -> Table:
+    """The first column is text, the others are numbers; nothing is cut off."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if table.columns else "left")
+    return table
+
+
+def results(rows: Sequence[dict[str, Any]]) -> Table:
+    """A summary's results: tasks down, arms across, each with its share of the dense value."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        recovery = "" if row["arm"] == "dense" else f" ({row['recovery']:.1%})"
+        task = (row["task"], f"{row['metric']} ({row['split']})")
+        cells.setdefault(task, {})[row["arm"]] = f"{row['value']:.4f}{recovery}"
+    table = _table("task", "metric", *arms)
+    for task, values in cells.items():
+        table.add_row(*task, *(values.get(arm, "") for arm in arms))
+    return table
+
+
+def metrics(found: dict[str, dict[str, float]]) -> Table:
+    """An evaluation: metrics down, splits across."""
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    table = _table("metric", *found)
+    for name in names:
+        table.add_row(name, *(f"{values[name]:.4g}" for values in found.values()))
+    return table
+
+
+def layers(found: Sequence[Layer]) -> Table:
+    table = _table("layer", "shape", "sparsity")
+    for layer in found:
+        table.add_row(layer.name, "x".join(map(str, layer.shape)), f"{layer.sparsity:.2%}")
+    return table
+
+
+def totals(found: Inspection) -> Table:
+    made = found.provenance
+    table = _table("", "")
+    table.show_header = False
+    table.add_row("encoder", f"{found.encoder:.2%} of the weights above are zero")
+    table.add_row("model", f"{found.model:.2%} of all {found.parameters:,} parameters")
+    table.add_row("bytes", f"{found.bytes:,}")
+    table.add_row("pattern", found.pattern)
+    table.add_row("made by", f"{made['stage']} from {made['source']}" if made else "not pruneonce")
+    return table
+
+
+def lost_zeros(found: Sequence[LostZeros]) -> Table:
+    table = _table("layer", "zeros", "lost")
+    for layer in found:
+        table.add_row(layer.name, f"{layer.zeros:,}", f"{layer.lost:,}")
+    return table

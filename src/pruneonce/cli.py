@@ -18,41 +18,15 @@ import typer
 import yaml
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from pruneonce import __version__, recipe, tables
+from pruneonce import __version__, cli_stages, recipe, tables
+from pruneonce.cli_stages import AsJson, Model, Output, Sets
 from pruneonce.console import console
 from pruneonce.errors import UserError
 
-# What the stage verbs use where no option says otherwise: the paper's lengths, batches and transfer rate.
-PREPARE = {"steps": 100_000, "batch_size": 256, "learning_rate": 5e-5, "warmup": 0.01}
-PRUNE = {"steps": 100_000, "batch_size": 256, "learning_rate": 5e-5, "warmup": 0.01}
-FINETUNE = {"epochs": 3, "batch_size": 32, "learning_rate": 3e-5}
-TRANSFER = {"epochs": 8, "batch_size": 32, "learning_rate": 1.5e-4}
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or YAML file.", show_default=False)]
-Output = Annotated[Path, typer.Option(help="Folder to write; what it holds is never overwritten.")]
-Source = Annotated[str, typer.Option("--corpus", help="Text, JSONL or Parquet file, a folder of them, or a hub id.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as recipes name it; may be repeated."),
-]
-Seed = Annotated[int, typer.Option(min=0)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-# A task's options: named as the fields of recipe.Task, so that `_task_values` picks them out.
-Train = Annotated[str | None, typer.Option(help="JSONL, CSV or Parquet file; with --hub, a split.")]
-Dev = Annotated[str | None, typer.Option(help="The same, held out.")]
-Test = Annotated[str | None, typer.Option(help="The same, to measure on.")]
-TextColumn = Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Default: text.")]
-PairColumn = Annotated[str | None, typer.Option("--text-pair", metavar="COLUMN", help="Second text of a pair.")]
-LabelColumn = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Default: label.")]
-Labels = Annotated[str | None, typer.Option(metavar="A,B,...", help="Label names in order. Default: from the data.")]
-Hub = Annotated[str | None, typer.Option("--hub", metavar="ID", help="Hub data set, instead of files.")]
-Subset = Annotated[str | None, typer.Option(help="Configuration of the hub data set.")]
 
 app = typer.Typer(
     add_completion=False,
@@ -62,6 +36,7 @@ app = typer.Typer(
     epilog="Example: [cyan]pruneonce quickstart[/cyan]",
 )
 recipes = typer.Typer(help="List, show or copy the shipped recipes.", epilog="Example: pruneonce recipes list")
+app.add_typer(cli_stages.app)
 app.add_typer(recipes, name="recipes")
 
 
@@ -74,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         _silence_libraries()
     try:
         code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
-        return _fail("interrupted", code) if code == 130 else code
+        if code == 130:
+            Console(stderr=True).print("interrupted")
+        return code
     except (UserError, TyperException, OSError) as error:
         return _fail(_line(error), 2, debug)
     except Exception as error:
@@ -94,8 +71,8 @@ def _silence_libraries() -> None:
 def _line(error: Exception) -> str:
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)
-        hint = f" See `{context.command_path} --help`." if context else ""
-        return error.format_message() + hint
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        return error.format_message().rstrip(".") + hint
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     return str(error)
@@ -153,186 +130,13 @@ def _show_results(summary: dict[str, Any], output: Path) -> None:
     typer.echo(f"report: {output / 'report.html'}")
 
 
-# -- stages -----------------------------------------------------------------------------------------------------
-
-
-def _defaults(example: str, settings: dict[str, Any]) -> str:
-    shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
-    return f"Defaults: {shown}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
-
-
-@app.command(epilog=_defaults("prepare bert-base-uncased --corpus wiki/ --output teacher", PREPARE))
-def prepare(model: Model, corpus: Source, output: Output, sets: Sets = None, seed: Seed = 42) -> None:
-    """Teach a dense model the corpus (MLM). A model without an MLM head gets one."""
-    text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prepare, PREPARE, {}, sets)
-    from pruneonce import stages
-
-    made = stages.prepare(model, text, settings, output, seed=seed)
-    _show_made(made, "prune", output, "--corpus", corpus, "--output", "sparse")
-
-
-@app.command(
-    epilog=_defaults("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRUNE),
-)
-def prune(
-    model: Model,
-    corpus: Source,
-    output: Output,
-    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach. Default: 0.9.")] = None,
-    objective: Annotated[str | None, typer.Option(help="mlm, hidden or both. Default: mlm.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    sets: Sets = None,
-    seed: Seed = 42,
-) -> None:
-    """Sparse pre-training, the step that is done once. The dense model is the teacher."""
-    options = {"sparsity": sparsity, "objective": objective, "steps": steps}
-    text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRUNE, options, sets)
-    from pruneonce import stages
-
-    made = stages.prune(model, text, settings, output, seed=seed)
-    task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
-    _show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
-
-
-@app.command(epilog=_defaults("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
-def finetune(
-    context: typer.Context,
-    model: Model,
-    train: Train,
-    dev: Dev,
-    output: Output,
-    test: Test = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
-    source: Hub = None,
-    subset: Subset = None,
-    sets: Sets = None,
-    seed: Seed = 42,
-) -> None:
-    """Fine-tune a dense model on a task: the teacher of the sparse one, and what it is compared with."""
-    values = _task_values(context.params)
-    task, settings = _sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
-    from pruneonce import stages
-
-    made = stages.finetune(model, task, settings, output, seed=seed)
-    _show_made(made, "transfer", "sparse", "--teacher", output, *_as_options(values), "--output", "task")
-
-
-@app.command(
-    epilog=_defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
-)
-def transfer(
-    context: typer.Context,
-    model: Model,
-    teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
-    train: Train,
-    dev: Dev,
-    output: Output,
-    test: Test = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
-    source: Hub = None,
-    subset: Subset = None,
-    sets: Sets = None,
-    seed: Seed = 42,
-) -> None:
-    """Fine-tune a sparse model on a task with its zeros locked, distilling from a dense teacher."""
-    task, settings = _sections(recipe.Task, _task_values(context.params), recipe.Transfer, TRANSFER, {}, sets)
-    from pruneonce import stages
-
-    made = stages.transfer(model, task, settings, output, teacher=teacher, seed=seed)
-    _show_made(made, "verify", output, "--against", model)
-
-
-@app.command(epilog="Example: [cyan]pruneonce evaluate task --test test.jsonl --json[/cyan]")
-def evaluate(
-    context: typer.Context,
-    model: Model,
-    dev: Dev = None,
-    test: Test = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
-    source: Hub = None,
-    subset: Subset = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a task model. Its own label names are used unless --labels are given."""
-    splits = [split for split in ("dev", "test") if context.params[split] is not None]
-    if not splits:
-        raise UserError("nothing to measure on: give --dev, --test or both")
-    from pruneonce import stages
-    from pruneonce.modelfolder import load_config
-
-    names = load_config(model).id2label
-    first = context.params[splits[0]]
-    values = {"labels": [names[index] for index in sorted(names)], "train": first, "dev": first}
-    task = recipe.validate(recipe.Task, {**values, **_task_values(context.params)})
-    found = stages.evaluate(model, task, splits=splits)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-    else:
-        console.print(tables.metrics(found))
-
-
-def _sections(
-    inputs: type[recipe.Section],
-    given: dict[str, Any],
-    section: type[recipe.Section],
-    defaults: dict[str, Any],
-    options: dict[str, Any],
-    sets: list[str] | None,
-) -> tuple[Any, Any]:
-    """The `inputs` (a Corpus or a Task) and the settings of a stage verb: defaults, then options, then --set, where
-    `corpus.KEY` or `task.KEY` is a key of the inputs."""
-    prefix = inputs.__name__.lower()
-    values = {prefix: given, **{name: value for name, value in options.items() if value is not None}}
-    for override in sets or []:
-        recipe._set(values, override)
-    inputs_given = values.pop(prefix)
-    if {"steps", "epochs"} & values.keys():
-        defaults = {name: value for name, value in defaults.items() if name not in ("steps", "epochs")}
-    return recipe.validate(inputs, inputs_given), recipe.validate(section, {**defaults, **values})
-
-
-def _task_values(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The options that are fields of a Task."""
-    values = {name: value for name, value in parameters.items() if name in recipe.Task.model_fields and value}
-    if "labels" in values:
-        values["labels"] = [name.strip() for name in values["labels"].split(",")]
-    return values
-
-
-def _as_options(task: dict[str, Any]) -> list[str]:
-    """A task's values as they were typed."""
-    typed = {**task, "labels": ",".join(task.get("labels", []))}
-    flags = {name: "--hub" if name == "source" else f"--{name.replace('_', '-')}" for name in typed}
-    return [part for name, value in typed.items() if value for part in (flags[name], value)]
-
-
-def _show_made(folder: Path, *following: str | Path) -> None:
-    from pruneonce.modelfolder import read_provenance
-
-    made = read_provenance(folder) or {}
-    typer.echo(f"made {folder}: {made['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
-    typer.echo(f"next: pruneonce {shlex.join(map(str, following))}")
-
-
 # -- recipes ----------------------------------------------------------------------------------------------------
 
 
 @recipes.command("list", epilog="Example: [cyan]pruneonce recipes list[/cyan]")
 def list_recipes() -> None:
     """The shipped recipes."""
-    table = Table("recipe", "description", box=None)
-    for name in recipe.shipped():
-        table.add_row(name, recipe.load(name).description)
-    console.print(table)
+    console.print(tables.recipes({name: recipe.load(name).description for name in recipe.shipped()}))
 
 
 @recipes.command("show", epilog="Example: [cyan]pruneonce recipes show bert-base-90 > mine.yaml[/cyan]")
@@ -340,7 +144,7 @@ def show_recipe(name: Name) -> None:
     """A recipe with every setting that it would run with."""
     text = _dump(recipe.load(name).model_dump(mode="json"))
     if console.is_terminal:
-        console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+        console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True))
     else:
         typer.echo(text, nl=False)
 

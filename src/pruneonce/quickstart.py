@@ -10,7 +10,6 @@ import bz2
 import csv
 import html
 import json
-import os
 import random
 import re
 import shutil
@@ -68,7 +67,7 @@ def write_inputs(folder: Path, *, train: int = 1200, dev: int = 400, test: int =
         _write_lines(aside / f"{split}.jsonl", map(json.dumps, rows))
     _write_lines(aside / "wiki.txt", _paragraphs(wikipedia))
     shutil.copytree(model, aside / "model")
-    os.replace(aside, folder)
+    aside.replace(folder)
 
 
 def _packaged(package: str, path: str) -> Path:

@@ -7,17 +7,18 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruneonce.errors import UserError
+from pruneonce.validation import validate
 
 Objective = Literal["mlm", "hidden", "both"]
+RECIPES = Path(str(resources.files("pruneonce") / "recipes"))
 
 
 def as_steps(length: float, total: int) -> int:
@@ -26,7 +27,7 @@ def as_steps(length: float, total: int) -> int:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Corpus(Section):
@@ -86,6 +87,12 @@ class Sparsification(Section):
     until: float = Field(0.8, gt=0, description="masks are frozen from here on (matters when nested is false)")
     every: float = Field(0.01, gt=0, description="time between mask updates")
     rewind: bool = Field(True, description="rewind the learning rate at each mask update between start and end")
+
+    @model_validator(mode="after")
+    def _only_more_zeros(self) -> Sparsification:
+        if self.initial_sparsity > self.sparsity:
+            raise ValueError("`initial_sparsity` is above `sparsity`, which it grows to")
+        return self
 
 
 class Prepare(Training):
@@ -170,24 +177,24 @@ class Recipe(Section):
                 raise ValueError("a recipe with tasks needs `transfer`")
             if self.teacher is None and task.teacher_model is None:
                 raise ValueError(f"task {name!r} needs `teacher` settings or a `teacher_model`")
+            if task.teacher_model and task.teacher:
+                raise ValueError(f"task {name!r} has a `teacher_model`, so its `teacher` changes nothing; drop one")
             self.transfer_for(name), self.teacher_for(name)
         return self
 
     def transfer_for(self, task: str) -> Transfer:
+        """The settings of the transfer to `task`, its own changes included."""
         assert self.transfer is not None
-        return changed(self.transfer, self.tasks[task].transfer)
+        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")
 
     def teacher_for(self, task: str) -> Training | None:
-        return self.teacher and changed(self.teacher, self.tasks[task].teacher)
+        """The settings of the dense teacher of `task`, its own changes included."""
+        return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
 
 
-def changed(section: Any, changes: dict[str, Any]) -> Any:
-    """A copy of `section` with `changes`; giving one of steps and epochs drops the other."""
-    values = section.model_dump()
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in changes and other not in changes:
-            values[other] = None
-    return type(section)(**{**values, **changes})
+def changed(section: Any, changes: dict[str, Any], at: str = "") -> Any:
+    """A copy of `section` with `changes` laid over it; `at` says in errors where they come from."""
+    return validate(type(section), _merge(section.model_dump(), changes), at)
 
 
 # -- loading ----------------------------------------------------------------------------------------------------
@@ -195,8 +202,7 @@ def changed(section: Any, changes: dict[str, Any]) -> Any:
 
 def shipped() -> dict[str, Path]:
     """Names and paths of the recipes that come with the package. Those that begin with _ are only bases."""
-    folder = Path(str(resources.files("pruneonce") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("_")}
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if not path.stem.startswith("_")}
 
 
 def find(name_or_path: str) -> Path:
@@ -225,14 +231,6 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     return validate(Recipe, values)
 
 
-def validate(section: type[Any], values: dict[str, Any]) -> Any:
-    """`section(**values)`, with its mistakes as one `UserError`."""
-    try:
-        return section(**values)
-    except ValidationError as error:
-        raise UserError("; ".join(_explain(section, item) for item in error.errors())) from None
-
-
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file's mapping, laid over that of the recipe it `extends`."""
     if path.resolve() in seen:
@@ -241,25 +239,45 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
     base = values.pop("extends", None)
-    if base is None:
-        return values
-    sibling = path.with_name(f"{base}.yaml")
-    base_path = sibling if sibling.is_file() else find(str(base))
-    return _merge(_read(base_path, (*seen, path.resolve())), values)
+    return values if base is None else _merge(_read(_base(path, str(base)), (*seen, path.resolve())), values)
+
+
+def _base(path: Path, name: str) -> Path:
+    """The recipe that the one at `path` extends: a file beside it, with or without .yaml, or a shipped one."""
+    for folder in (path.parent, RECIPES):
+        for file in (folder / name, folder / f"{name}.yaml"):
+            if file.is_file():
+                return file
+    try:
+        return find(name)
+    except UserError as error:
+        raise UserError(f"{path} extends {name!r}: {error}") from None
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mapping by mapping. A null takes a key out, and one of steps and epochs the other."""
     merged = dict(base)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if over.get(one) is not None and other not in over:
+            merged.pop(other, None)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        if isinstance(value, dict):
+            inside = merged.get(key)
+            merged[key] = _merge(inside if isinstance(inside, dict) else {}, value)
+        elif value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
     return merged
 
 
 def _set(values: dict[str, Any], override: str) -> None:
+    """Lay `a.b=value` over `values`, in place."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -268,36 +286,8 @@ def _set(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"--set {path}: {text!r} is not a YAML value") from None
-    for key in keys[:-1]:
-        if not isinstance(values.get(key), dict):
-            values[key] = {}
-        values = values[key]
-    values[keys[-1]] = value
-
-
-def _explain(section: type[BaseModel], item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "recipe"
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), _keys_beside(section, item["loc"]), n=1, cutoff=0.5)
-        return f"unknown key `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
-    if item["type"] == "missing":
-        return f"`{where}` is missing"
-    given = item.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    return f"`{where}`: {item['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _keys_beside(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that are right at the place of the last part of `loc`."""
-    for part in loc[:-1]:
-        field = section.model_fields.get(str(part))
-        inner = next(_models_in(field.annotation), None) if field else None
-        section = inner or section  # a name in a mapping, such as a task's: its section came with the field
-    return list(section.model_fields)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)
+    for key in reversed(keys):
+        value = {key: value}
+    merged = _merge(values, value)
+    values.clear()
+    values.update(merged)

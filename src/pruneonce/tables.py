@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -33,7 +33,16 @@ def results(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def metrics(found: dict[str, dict[str, float]]) -> Table:
+def recipes(descriptions: Mapping[str, str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("description")
+    for name, description in descriptions.items():
+        table.add_row(name, description)
+    return table
+
+
+def metrics(found: Mapping[str, Mapping[str, float]]) -> Table:
     """An evaluation: metrics down, splits across."""
     names = list(dict.fromkeys(name for values in found.values() for name in values))
     table = _table("metric", *found)
@@ -51,8 +60,7 @@ def layers(found: Sequence[Layer]) -> Table:
 
 def totals(found: Inspection) -> Table:
     made = found.provenance
-    table = _table("", "")
-    table.show_header = False
+    table = Table.grid(padding=(0, 2))
     table.add_row("encoder", f"{found.encoder:.2%} of the weights above are zero")
     table.add_row("model", f"{found.model:.2%} of all {found.parameters:,} parameters")
     table.add_row("bytes", f"{found.bytes:,}")

@@ -80,7 +80,7 @@ def train(
     )
     for builtin in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(builtin)
-    trainer.add_callback(Bar(title, sparsifier))
+    trainer.add_callback(Bar(title))
     if sparsifier:
         trainer.add_callback(MaskHooks(sparsifier))
     began = monotonic()
@@ -250,10 +250,10 @@ class MaskHooks(TrainerCallback):
 
 
 class Bar(TrainerCallback):
-    """One progress line: step, loss, sparsity, time left."""
+    """One progress line: step, time left, loss, sparsity. Where there is no terminal, a line each tenth of the way."""
 
-    def __init__(self, title: str, sparsifier: Locked | None):
-        self.sparsifier = sparsifier
+    def __init__(self, title: str):
+        self.title = title
         self.progress = Progress(
             TextColumn(f"  {title:<20}"),
             BarColumn(bar_width=10),
@@ -261,6 +261,7 @@ class Bar(TrainerCallback):
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
             console=console,
+            disable=not console.is_terminal,
         )
         self.task = self.progress.add_task(title, total=None, note="")
 
@@ -274,11 +275,15 @@ class Bar(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
-        if logs and "loss" in logs:
-            note = f"loss {logs['loss']:.4f}"
-            if "sparsity" in logs:
-                note += f"  sparsity {logs['sparsity']:.1%}"
-            self.progress.update(self.task, note=note)
+        if not logs or "loss" not in logs:
+            return
+        note = f"loss {logs['loss']:.4f}"
+        if "sparsity" in logs:
+            note += f"  sparsity {logs['sparsity']:.1%}"
+        self.progress.update(self.task, note=note)
+        tenth = max(1, state.max_steps // 10)
+        if not console.is_terminal and (state.global_step % tenth == 0 or state.global_step == state.max_steps):
+            console.print(f"  {self.title:<20} {state.global_step}/{state.max_steps}  {note}", soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.stop()

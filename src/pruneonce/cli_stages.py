@@ -1,0 +1,232 @@
+"""The command line's verbs for single stages: `prepare`, `prune`, `finetune`, `transfer`, `evaluate`.
+
+Each builds the stage's sections of a recipe from its options, runs the stage, and says what to type next.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruneonce import recipe, tables
+from pruneonce.console import console
+from pruneonce.errors import UserError
+
+# What the stage verbs use where no option says otherwise. The paper's: steps, sequences a step (32 x 8) and warm-up of
+# pre-training, and the transfer (there to SQuAD). Our choice: the learning rate of pre-training, the dense fine-tuning.
+PRETRAIN = {"steps": 100_000, "batch_size": 32, "accumulate": 8, "learning_rate": 5e-5, "warmup": 0.01}
+FINETUNE = {"epochs": 3, "batch_size": 32, "learning_rate": 3e-5}
+TRANSFER = {"epochs": 8, "batch_size": 32, "learning_rate": 1.5e-4}
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.", show_default=False)]
+Output = Annotated[Path, typer.Option(help="Folder to write; what it holds is never overwritten.")]
+Source = Annotated[str, typer.Option("--corpus", help="Text, JSONL or Parquet file, a folder of them, or a hub id.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as recipes name it; may be repeated."),
+]
+Seed = Annotated[int, typer.Option(min=0)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# A task's options, named as the fields of recipe.Task.
+TASK = ("source", "subset", "train", "dev", "test", "text", "text_pair", "label", "labels")
+Train = Annotated[str | None, typer.Option(help="JSONL, CSV or Parquet file; with --hub, a split.")]
+Dev = Annotated[str | None, typer.Option(help="The same, held out.")]
+Test = Annotated[str | None, typer.Option(help="The same, to measure on.")]
+TextColumn = Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Default: text.")]
+PairColumn = Annotated[str | None, typer.Option("--text-pair", metavar="COLUMN", help="Second text of a pair.")]
+LabelColumn = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Default: label.")]
+Labels = Annotated[str | None, typer.Option(metavar="A,B,...", help="Label names in order. Default: from the data.")]
+Hub = Annotated[str | None, typer.Option("--hub", metavar="ID", help="Hub data set, instead of files.")]
+Subset = Annotated[str | None, typer.Option(help="Configuration of the hub data set.")]
+
+app = typer.Typer()
+
+
+def _defaults(example: str, settings: dict[str, Any]) -> str:
+    shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+    return f"Defaults: {shown}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
+
+
+@app.command(epilog=_defaults("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))
+def prepare(model: Model, corpus: Source, output: Output, sets: Sets = None, seed: Seed = 42) -> None:
+    """Teach a dense model the corpus (MLM). A model without an MLM head gets one."""
+    text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prepare, PRETRAIN, {}, sets)
+    from pruneonce import stages
+
+    with _tidy(output):
+        made = stages.prepare(model, text, settings, output, seed=seed)
+    _show_made(made, "prune", output, "--corpus", corpus, "--output", "sparse")
+
+
+@app.command(
+    epilog=_defaults("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRETRAIN),
+)
+def prune(
+    model: Model,
+    corpus: Source,
+    output: Output,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach. Default: 0.9.")] = None,
+    objective: Annotated[str | None, typer.Option(help="mlm, hidden or both. Default: mlm.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Sparse pre-training, the step that is done once. The dense model is the teacher."""
+    options = {"sparsity": sparsity, "objective": objective, "steps": steps}
+    text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRETRAIN, options, sets)
+    from pruneonce import stages
+
+    with _tidy(output):
+        made = stages.prune(model, text, settings, output, seed=seed)
+    task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
+    _show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
+
+
+@app.command(epilog=_defaults("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
+def finetune(
+    context: typer.Context,
+    model: Model,
+    train: Train,
+    dev: Dev,
+    output: Output,
+    test: Test = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    source: Hub = None,
+    subset: Subset = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Fine-tune a dense model on a task: the teacher of the sparse one, and what it is compared with."""
+    values = _task_values(context.params)
+    task, settings = _sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
+    from pruneonce import stages
+
+    with _tidy(output):
+        made = stages.finetune(model, task, settings, output, seed=seed)
+    _show_made(made, "transfer", "sparse", "--teacher", output, *_as_options(values), "--output", "task")
+
+
+@app.command(
+    epilog=_defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
+)
+def transfer(
+    context: typer.Context,
+    model: Model,
+    teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
+    train: Train,
+    dev: Dev,
+    output: Output,
+    test: Test = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    source: Hub = None,
+    subset: Subset = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Fine-tune a sparse model on a task with its zeros locked, distilling from a dense teacher."""
+    task, settings = _sections(recipe.Task, _task_values(context.params), recipe.Transfer, TRANSFER, {}, sets)
+    from pruneonce import stages
+
+    with _tidy(output):
+        made = stages.transfer(model, task, settings, output, teacher=teacher, seed=seed)
+    _show_made(made, "verify", output, "--against", model)
+
+
+@app.command(epilog="Example: [cyan]pruneonce evaluate task --test test.jsonl --json[/cyan]")
+def evaluate(
+    context: typer.Context,
+    model: Model,
+    dev: Dev = None,
+    test: Test = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    source: Hub = None,
+    subset: Subset = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a task model. Its own label names are used unless --labels are given."""
+    splits = [split for split in ("dev", "test") if context.params[split] is not None]
+    if not splits:
+        raise UserError("nothing to measure on: give --dev, --test or both")
+    from pruneonce import stages
+    from pruneonce.modelfolder import load_config
+
+    names = load_config(model).id2label
+    first = context.params[splits[0]]
+    values = {"labels": [names[index] for index in sorted(names)], "train": first, "dev": first}
+    task = recipe.validate(recipe.Task, {**values, **_task_values(context.params)})
+    found = stages.evaluate(model, task, splits=splits)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        console.print(tables.metrics(found))
+
+
+def _sections(
+    inputs: type[recipe.Section],
+    given: dict[str, Any],
+    section: type[recipe.Section],
+    defaults: dict[str, Any],
+    options: dict[str, Any],
+    sets: list[str] | None,
+) -> tuple[Any, Any]:
+    """The `inputs` (a Corpus or a Task) and the settings of a stage verb: defaults, then options, then --set, where
+    `corpus.KEY` or `task.KEY` is a key of the inputs."""
+    prefix = inputs.__name__.lower()
+    values = {prefix: given, **defaults, **{name: value for name, value in options.items() if value is not None}}
+    for override in sets or []:
+        recipe._set(values, override)
+    validated = recipe.validate(inputs, values.pop(prefix, None), prefix)
+    return validated, recipe.validate(section, values)
+
+
+@contextmanager
+def _tidy(output: Path) -> Iterator[None]:
+    """A mistake that is found before there is anything to resume from leaves no unfinished folder behind."""
+    begun = output.with_name(f"{output.name}.partial")
+    is_new = not begun.exists()
+    try:
+        yield
+    except UserError:
+        if is_new and not (begun / "checkpoints").exists():
+            shutil.rmtree(begun, ignore_errors=True)
+        raise
+
+
+def _task_values(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The task's options out of all of a verb's."""
+    values = {name: parameters[name] for name in TASK if parameters.get(name) is not None}
+    if "labels" in values:
+        values["labels"] = [name.strip() for name in values["labels"].split(",")]
+    return values
+
+
+def _as_options(task: dict[str, Any]) -> list[str]:
+    """A task's values as they were typed."""
+    typed = {**task, "labels": ",".join(task.get("labels", []))}
+    flags = {name: "--hub" if name == "source" else f"--{name.replace('_', '-')}" for name in typed}
+    return [part for name, value in typed.items() if value for part in (flags[name], value)]
+
+
+def _show_made(folder: Path, *following: str | Path) -> None:
+    from pruneonce.modelfolder import read_provenance
+
+    made = read_provenance(folder) or {}
+    typer.echo(f"made {folder}: {made['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
+    typer.echo(f"next: pruneonce {shlex.join(map(str, following))}")

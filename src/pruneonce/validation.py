@@ -1,0 +1,47 @@
+"""What pydantic finds wrong with a recipe, in one line: the key, and where it is unknown the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from pruneonce.errors import UserError
+
+
+def validate(section: type[Any], values: dict[str, Any], at: str = "") -> Any:
+    """`section` made of `values`, with its mistakes as one `UserError`. `at` is the dotted place of `section`."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(section, item, at) for item in error.errors())) from None
+
+
+def _explain(section: type[BaseModel], item: Any, at: str) -> str:
+    where = ".".join(filter(None, [at, *map(str, item["loc"])])) or "recipe"
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][-1]), _keys_beside(section, item["loc"]), n=1, cutoff=0.5)
+        return f"unknown key `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    if item["type"] == "missing":
+        return f"`{where}` is missing"
+    given = item.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    return f"`{where}`: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _keys_beside(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that are right at the place of the last part of `loc`."""
+    for part in loc[:-1]:
+        field = section.model_fields.get(str(part))
+        inner = next(_models_in(field.annotation), None) if field else None
+        section = inner or section  # a name in a mapping, such as a task's: its section came with the field
+    return list(section.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)

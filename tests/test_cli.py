@@ -1,0 +1,325 @@
+"""The command line: what it prints, its exit codes, and what a mistake leaves behind. Models are tiny, stages real."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from pruneonce import recipe, stages
+from pruneonce.cli import main
+
+VERBS = ["run", "quickstart", "prepare", "prune", "finetune", "transfer", "evaluate", "inspect", "verify"]
+RECIPES = [["recipes", verb] for verb in ("list", "show", "copy")]
+FAST = ["--set", "epochs=1", "--set", "batch_size=16"]
+
+
+@pytest.fixture
+def shipped(recipe_values, tmp_path, monkeypatch):
+    """One shipped recipe, `tiny`, that lays itself over a base."""
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    base = {key: recipe_values.pop(key) for key in ("teacher", "transfer")}
+    (folder / "_base.yaml").write_text(yaml.safe_dump(base))
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**recipe_values, "extends": "_base", "description": "a tiny one"}))
+    monkeypatch.setattr(recipe, "shipped", lambda: {"tiny": file})
+    return file
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def as_options(task_files):
+    return [part for split in ("train", "dev") for part in (f"--{split}", str(task_files / f"{split}.jsonl"))]
+
+
+def zeroed(source, target, share=0.5):
+    """A copy of a model folder with the smallest entries of its encoder matrices set to zero, without our code."""
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    weights = load_file(target / "model.safetensors")
+    for name, weight in weights.items():
+        if weight.ndim == 2 and "embeddings" not in name:
+            weight[weight.abs() < weight.abs().quantile(share)] = 0
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+# -- help -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [[verb] for verb in VERBS] + RECIPES, ids=" ".join)
+def test_help_has_an_example(verb, capsys):
+    assert main([*verb, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Example: pruneonce {' '.join(verb)}" in shown
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from pruneonce.cli import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_python_dash_m(here):
+    done = subprocess.run([sys.executable, "-m", "pruneonce", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pruneonce 0.")
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------
+
+
+def fails(arguments, capsys, folder, code=2):
+    """The one line on stderr; nothing else was printed, nothing written."""
+    before = sorted(folder.rglob("*"))
+    assert main(arguments) == code
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run", "Missing argument 'RECIPE'; see `pruneonce run --help`"),
+        ("runn tiny", "Did you mean 'run'"),
+        ("run tiny", "Missing option '--output'"),
+        ("run tinny --output out", "no recipe named 'tinny'; did you mean 'tiny'?"),
+        ("run nowhere.yaml --output out", "no recipe file at nowhere.yaml"),
+        ("run tiny --output out --set prune.sparsty=0.5", "unknown key `prune.sparsty`; did you mean `sparsity`?"),
+        ("run tiny --output out --set prune.sparsity=1", "`prune.sparsity`: Input should be less than 1"),
+        ("run tiny --output out --set prune.sparsity=-0.1", "greater than or equal to 0"),
+        ("run tiny --output out --set prune.sparsity", "--set takes key.key=value"),
+        ("run tiny --output out --set =1", "--set takes key.key=value"),
+        ("run tiny --output out --set corpus.source=./nowhere.txt", "no such file or folder: ./nowhere.txt"),
+        ("run tiny --output out --set model=./nowhere", "no model folder at ./nowhere"),
+        ("recipes show tinny", "did you mean 'tiny'?"),
+        ("prune ./m --corpus c.txt --output out --sparsity 1", "`sparsity`: Input should be less than 1"),
+        ("prune ./m --corpus c.txt --output out --objective mml", "`objective`: Input should be 'mlm'"),
+        ("prune ./m --corpus c.txt --output out --set lerning_rate=1", "did you mean `learning_rate`?"),
+        (
+            "prune ./m --corpus c.txt --output out --set corpus.blok_length=1",
+            "`corpus.blok_length`; did you mean `block_length`?",
+        ),
+        ("prune ./m --corpus c.txt --output out --set steps=null", "give exactly one of `steps` and `epochs`"),
+        ("prune ./m --corpus c.txt --output out --set corpus=5", "`corpus`: Input should be"),
+        ("prune ./m --corpus c.txt --output out", "no model folder at ./m"),
+        ("prepare ./m --corpus c.txt --output out", "no model folder at ./m"),
+        ("transfer ./m --train a --dev b --output out", "Missing option '--teacher'"),
+        ("finetune ./m --train a.jsonl --dev b.jsonl --output out", "a.jsonl: No such file"),
+        ("evaluate ./m", "give --dev, --test or both"),
+        ("inspect ./m", "no model folder at ./m"),
+        ("verify ./m --against ./n", "no model folder at ./m"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, shipped, here, capsys):
+    assert message in fails(shlex.split(arguments), capsys, here)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--text", "txet"], "no column 'txet'"),
+        (["--labels", "good,bad"], "label 'negative' is none of 'good', 'bad'"),
+        (["--set", "task.metric=acuracy"], "no metric 'acuracy'"),
+        (["--train", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_a_mistake_in_a_task(options, message, encoder, task_files, here, capsys):
+    arguments = ["finetune", str(encoder), *as_options(task_files), "--output", "out", *FAST, *options]
+    assert message in fails(arguments, capsys, here)
+
+
+def test_an_empty_corpus(encoder, here, capsys):
+    (here / "empty.txt").write_text("")
+    arguments = ["prune", str(encoder), "--corpus", "empty.txt", "--output", "out", "--objective", "hidden"]
+    assert "too small: 0 tokens" in fails(arguments, capsys, here)
+
+
+def test_output_that_cannot_be_written(shipped, encoder, corpus_file, here, capsys):
+    (here / "file").write_text("")
+    assert "cannot write to file/out" in fails(["run", "tiny", "--output", "file/out"], capsys, here)
+    prune = ["prune", str(encoder), "--corpus", str(corpus_file), "--objective", "hidden", "--output", "file/out"]
+    assert "Not a directory" in fails(prune, capsys, here)
+
+
+def test_output_of_something_else_is_left_alone(shipped, here, capsys):
+    (here / "out").mkdir()
+    (here / "out" / "thesis.txt").write_text("precious")
+    assert "not empty" in fails(["run", "tiny", "--output", "out"], capsys, here)
+
+
+def broken(*args, **kwargs):
+    raise ValueError("over\nthe edge")
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_our_own_mistake_is_called_that(monkeypatch, here, capsys):
+    monkeypatch.setattr("pruneonce.sparsity.inspect_model", broken)
+    line = fails(["inspect", "m"], capsys, here, code=1)
+    assert "ValueError: over the edge (this is a bug in pruneonce; run it again with --debug" in line
+
+
+def test_an_interruption(monkeypatch, capsys):
+    monkeypatch.setattr("pruneonce.sparsity.inspect_model", interrupted)
+    assert main(["inspect", "m"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", ["--debug recipes show no.yaml", "recipes show no.yaml --debug"])
+def test_debug_shows_the_traceback(arguments, capsys):
+    assert main(shlex.split(arguments)) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in shown
+    assert shown.splitlines()[-1] == "error: no recipe file at no.yaml"
+
+
+def test_debug_by_environment(monkeypatch, capsys):
+    monkeypatch.setenv("PRUNEONCE_DEBUG", "1")
+    assert main(["recipes", "show", "no.yaml"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------
+
+
+def test_recipes_list(shipped, capsys):
+    assert main(["recipes", "list"]) == 0
+    assert "a tiny one" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny"))
+
+
+def test_what_recipes_show_prints_is_the_same_recipe(shipped, here, capsys):
+    assert main(["recipes", "show", "tiny"]) == 0
+    (here / "mine.yaml").write_text(capsys.readouterr().out)
+    assert recipe.load("mine.yaml") == recipe.load("tiny")
+
+
+def test_recipes_copy_stands_alone_and_never_overwrites(shipped, here, capsys):
+    assert main(["recipes", "copy", "tiny"]) == 0
+    assert "pruneonce run tiny.yaml" in capsys.readouterr().out
+    assert recipe.load("tiny.yaml") == recipe.load("tiny")
+    assert "extends" not in (here / "tiny.yaml").read_text()
+    (here / "tiny.yaml").write_text("mine")
+    assert "tiny.yaml exists" in fails(["recipes", "copy", "tiny"], capsys, here)
+    assert (here / "tiny.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_a_shipped_recipe_can_be_copied(name, here):
+    assert main(["recipes", "copy", name, "mine.yaml"]) == 0
+    assert recipe.load("mine.yaml") == recipe.load(name)
+
+
+# -- verbs ------------------------------------------------------------------------------------------------------
+
+
+def test_run_ends_with_results_and_report(shipped, here, capsys):
+    assert main(["run", "tiny", "--output", "out", "--set", "baselines=null", "--set", "prune.sparsity=0.5"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    header = next(line.split() for line in shown if line.startswith("task ") and "metric" in line)
+    assert header[-2:] == ["dense", "sparse"]
+    summary = json.loads((here / "out" / "summary.json").read_text())
+    row = next(line for line in shown if line.startswith("mood"))
+    assert all(f"{result['value']:.4f}" in row for result in summary["results"])
+    assert shown[-1] == "report: out/report.html"
+    assert (here / "out" / "report.html").is_file()
+    assert summary["sparsity"]["target"] == 0.5
+
+
+def test_stage_verbs_one_after_the_other(encoder, corpus_file, task_files, here, capsys):
+    prune = "--objective hidden --steps 4 --sparsity 0.5 --set every=1 --set batch_size=8 --set corpus.block_length=16"
+    assert main(["prune", str(encoder), "--corpus", str(corpus_file), "--output", "sparse", *prune.split()]) == 0
+    assert "made sparse: 50.0% of the encoder" in capsys.readouterr().out
+
+    task = as_options(task_files)
+    assert main(["finetune", str(encoder), *task, "--output", "dense", *FAST]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert following == f"next: pruneonce transfer sparse --teacher dense {shlex.join(task)} --output task"
+
+    assert main([*shlex.split(following)[2:], *FAST]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert following == "next: pruneonce verify task --against sparse"
+    assert main(shlex.split(following)[2:]) == 0
+    assert capsys.readouterr().out.startswith("all ")
+
+    assert main(["evaluate", "task", "--test", str(task_files / "test.jsonl"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["test"]
+    assert 0 <= found["test"]["accuracy"] <= 1
+    assert main(["evaluate", "task", "--test", str(task_files / "test.jsonl")]) == 0
+    assert f"{found['test']['accuracy']:.4g}" in capsys.readouterr().out
+
+
+def test_options_reach_the_stage(monkeypatch, encoder, here):
+    given = {}
+
+    def transfer(model, task, settings, output, **rest):
+        given.update(task=task, settings=settings, **rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "transfer", transfer)
+    main(
+        shlex.split(
+            "transfer m --teacher t --hub glue --subset mnli --train train --dev dev --text a --text-pair b --label c "
+            "--labels 'x, y' --set task.max_length=64 --set steps=5 --seed 7 --output out"
+        )
+    )
+    assert given["task"] == recipe.Task(
+        source="glue",
+        subset="mnli",
+        train="train",
+        dev="dev",
+        text="a",
+        text_pair="b",
+        label="c",
+        labels=["x", "y"],
+        max_length=64,
+    )
+    settings = given["settings"]
+    assert (settings.steps, settings.epochs, settings.learning_rate) == (5, None, 1.5e-4)
+    assert (given["teacher"], given["seed"]) == ("t", 7)
+
+
+def test_inspect(encoder, tmp_path, capsys):
+    sparse = zeroed(encoder, tmp_path / "sparse")
+    assert main(["inspect", str(sparse), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["encoder"] == pytest.approx(0.5, abs=0.01)
+    assert found["bytes"] == (sparse / "model.safetensors").stat().st_size
+    assert main(["inspect", str(sparse)]) == 0
+    shown = capsys.readouterr().out
+    assert all(layer["name"] in shown for layer in found["layers"])
+    assert found["pattern"] in shown
+
+
+def test_verify(encoder, tmp_path, capsys):
+    sparse, half = zeroed(encoder, tmp_path / "sparse", 0.9), zeroed(encoder, tmp_path / "half")
+    assert main(["verify", str(sparse), "--against", str(half)]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    weights = load_file(sparse / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    row, column = (weights[name] == 0).nonzero()[0]
+    weights[name][row, column] = 1
+    (tmp_path / "child").mkdir()
+    child = zeroed(sparse, tmp_path / "again", 0)
+    save_file(weights, child / "model.safetensors", metadata={"format": "pt"})
+    assert main(["verify", str(child), "--against", str(sparse)]) == 1
+    offending = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("encoder.")]
+    assert [(line[0], line[-1]) for line in offending] == [(name, "1")]

@@ -27,7 +27,7 @@ lint: setup
 	$(BIN)/mypy
 
 benchmark: setup
-	$(BIN)/python benchmarks/prune_once.py
+	$(BIN)/python benchmarks/prune_once.py ../shared/data
 
 clean:
 	rm -rf .venv quickstart runs

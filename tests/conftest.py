@@ -20,7 +20,56 @@ from transformers import (
     RobertaConfig,
 )
 
-WORDS = ["the", "a", "of", "and", "in", "to", "was", "is", "on", "for", "with", "as", "by", "at", "from", "it", "his", "her", "they", "were", "which", "this", "that", "be", "had", "not", "but", "one", "good", "bad", "fine", "poor", "great", "awful", "river", "stone", "city", "train", "winter", "summer", "people", "number", "music", "paper", "light", "water", "house", "garden"]
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "in",
+    "to",
+    "was",
+    "is",
+    "on",
+    "for",
+    "with",
+    "as",
+    "by",
+    "at",
+    "from",
+    "it",
+    "his",
+    "her",
+    "they",
+    "were",
+    "which",
+    "this",
+    "that",
+    "be",
+    "had",
+    "not",
+    "but",
+    "one",
+    "good",
+    "bad",
+    "fine",
+    "poor",
+    "great",
+    "awful",
+    "river",
+    "stone",
+    "city",
+    "train",
+    "winter",
+    "summer",
+    "people",
+    "number",
+    "music",
+    "paper",
+    "light",
+    "water",
+    "house",
+    "garden",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 COMMON = {"vocab_size": len(SPECIAL) + len(WORDS), "pad_token_id": 0}
@@ -102,7 +151,7 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, size in (("train", 96), ("dev", 32), ("test", 40)):
         rows = []
         for index in range(size):
-            words = chosen.choices(WORDS[:24], k=8) + ["great" if index % 2 else "awful"]
+            words = [*chosen.choices(WORDS[:24], k=8), "great" if index % 2 else "awful"]
             chosen.shuffle(words)
             rows.append(json.dumps({"text": " ".join(words), "label": "positive" if index % 2 else "negative"}))
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")

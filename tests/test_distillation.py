@@ -36,5 +36,5 @@ def test_hidden_distillation_is_relative_to_the_teacher():
     assert hidden_distillation(teacher, teacher).item() == 0.0
     assert hidden_distillation([torch.zeros_like(t) for t in teacher], teacher).item() == pytest.approx(1.0)
     student = [torch.randn(5, 8), torch.randn(7, 8)]
-    plain = sum(((s - t) ** 2).sum(-1).div((t**2).sum(-1)).mean() for s, t in zip(student, teacher)) / 2
+    plain = sum(((s - t) ** 2).sum(-1).div((t**2).sum(-1)).mean() for s, t in zip(student, teacher, strict=True)) / 2
     assert hidden_distillation(student, teacher).item() == pytest.approx(plain.item())

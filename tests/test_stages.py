@@ -114,7 +114,7 @@ def test_prepare_trains_a_new_head_first(encoder, corpus, tmp_path, capsys):
 
 
 def test_mlm_pruning_needs_a_head(encoder, corpus, tmp_path):
-    with pytest.raises(UserError, match="has no MLM head.*objective: hidden"):
+    with pytest.raises(UserError, match=r"has no MLM head.*objective: hidden"):
         stages.prune(encoder, corpus, Prune(**PRUNE, objective="mlm"), tmp_path / "sparse")
 
 
@@ -171,6 +171,24 @@ def test_a_folder_without_a_model(corpus, tmp_path):
         stages.prune(tmp_path / "missing", corpus, Prune(**PRUNE), tmp_path / "sparse")
 
 
+def test_pruning_nothing_is_refused(encoder, corpus, tmp_path):
+    nothing = Prune(**PRUNE, objective="hidden", sparsity=0.0)
+    with pytest.raises(UserError, match="prunes nothing"):
+        stages.prune(encoder, corpus, nothing, tmp_path / "sparse")
+    with pytest.raises(UserError, match="prunes nothing"):
+        stages.prune_one_shot(encoder, nothing, tmp_path / "sparse")
+
+
+def test_a_mistake_found_late_leaves_no_folder(encoder, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        stages.prune(encoder, Corpus(source="./nowhere.txt"), Prune(**PRUNE, objective="hidden"), tmp_path / "sparse")
+    small = tmp_path / "small.txt"
+    small.write_text("the good river\n")
+    with pytest.raises(UserError, match="too small"):
+        stages.prune(encoder, Corpus(source=str(small)), Prune(**PRUNE, objective="hidden"), tmp_path / "sparse")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.txt"]
+
+
 def test_verify_finds_a_lost_zero(encoder, tmp_path):
     sparse = stages.prune_one_shot(encoder, Prune(**PRUNE), tmp_path / "sparse")
     model = AutoModel.from_pretrained(sparse)
@@ -193,9 +211,7 @@ def test_architectures_in_tests_are_those_supported():
 def test_inspection_counts_like_the_file(encoder, tmp_path):
     sparse = stages.prune_one_shot(encoder, Prune(**PRUNE, sparsity=0.75), tmp_path / "sparse")
     found = inspect_model(sparse)
-    assert {layer.name: layer.sparsity for layer in found.layers} == pytest.approx(
-        {name: share for name, share in zeros_in_file(sparse).items()}
-    )
+    assert {layer.name: layer.sparsity for layer in found.layers} == pytest.approx(zeros_in_file(sparse))
     assert found.bytes == (sparse / "model.safetensors").stat().st_size
     assert found.provenance["stage"] == "prune-one-shot"
     assert found.to_json()["layers"][0]["sparsity"] == found.layers[0].sparsity

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in given or bool(os.environ.get("PRUNEONCE_DEBUG"))
     given = [argument for argument in given if argument != "--debug"]
     if not debug:
-        _silence_libraries()
+        silence_libraries()
     try:
         code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
         if code == 130:
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"{type(error).__name__}: {error} (this is a bug in pruneonce{hint})", 1, debug)
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Turn off the libraries' own warnings and progress bars, in the one way that needs no import of them."""
     warnings.simplefilter("ignore")
     for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):

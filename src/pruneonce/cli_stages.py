@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,8 +58,7 @@ def prepare(model: Model, corpus: Source, output: Output, sets: Sets = None, see
     text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prepare, PRETRAIN, {}, sets)
     from pruneonce import stages
 
-    with _tidy(output):
-        made = stages.prepare(model, text, settings, output, seed=seed)
+    made = stages.prepare(model, text, settings, output, seed=seed)
     _show_made(made, "prune", output, "--corpus", corpus, "--output", "sparse")
 
 
@@ -84,8 +80,7 @@ def prune(
     text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRETRAIN, options, sets)
     from pruneonce import stages
 
-    with _tidy(output):
-        made = stages.prune(model, text, settings, output, seed=seed)
+    made = stages.prune(model, text, settings, output, seed=seed)
     task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
     _show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
 
@@ -112,8 +107,7 @@ def finetune(
     task, settings = _sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
     from pruneonce import stages
 
-    with _tidy(output):
-        made = stages.finetune(model, task, settings, output, seed=seed)
+    made = stages.finetune(model, task, settings, output, seed=seed)
     _show_made(made, "transfer", "sparse", "--teacher", output, *_as_options(values), "--output", "task")
 
 
@@ -141,8 +135,7 @@ def transfer(
     task, settings = _sections(recipe.Task, _task_values(context.params), recipe.Transfer, TRANSFER, {}, sets)
     from pruneonce import stages
 
-    with _tidy(output):
-        made = stages.transfer(model, task, settings, output, teacher=teacher, seed=seed)
+    made = stages.transfer(model, task, settings, output, teacher=teacher, seed=seed)
     _show_made(made, "verify", output, "--against", model)
 
 
@@ -191,22 +184,9 @@ def _sections(
     prefix = inputs.__name__.lower()
     values = {prefix: given, **defaults, **{name: value for name, value in options.items() if value is not None}}
     for override in sets or []:
-        recipe._set(values, override)
+        recipe.set_value(values, override)
     validated = recipe.validate(inputs, values.pop(prefix, None), prefix)
     return validated, recipe.validate(section, values)
-
-
-@contextmanager
-def _tidy(output: Path) -> Iterator[None]:
-    """A mistake that is found before there is anything to resume from leaves no unfinished folder behind."""
-    begun = output.with_name(f"{output.name}.partial")
-    is_new = not begun.exists()
-    try:
-        yield
-    except UserError:
-        if is_new and not (begun / "checkpoints").exists():
-            shutil.rmtree(begun, ignore_errors=True)
-        raise
 
 
 def _task_values(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -170,8 +170,8 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
-    if "ForSequenceClassification" not in type(model).__name__ and Path(source).is_dir():
-        _copy_sentence_transformer(Path(source), folder)
+    if "ForSequenceClassification" not in type(model).__name__:
+        _copy_sentence_transformer(_local(source), folder)
     versions = {name: version(name) for name in LIBRARIES}
     write_json({**provenance, "versions": versions}, folder / PROVENANCE)
     write_json(dict(metrics), folder / METRICS)
@@ -179,6 +179,13 @@ def save(
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     folder.replace(output)
     return output
+
+
+def _local(source: str | Path) -> Path:
+    """The folder of a model; of one on the hub, the cached folder with the files that sentence-transformers adds."""
+    if Path(source).is_dir():
+        return Path(source)
+    return Path(snapshot_download(str(source), allow_patterns=["*.json", "*/*.json", "[0-9]_*/*.safetensors"]))
 
 
 def _copy_sentence_transformer(source: Path, folder: Path) -> None:

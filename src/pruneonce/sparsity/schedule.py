@@ -33,8 +33,8 @@ def linear_multiplier(step: int, total: int, warmup: int) -> float:
 def rewound_multiplier(step: int, total: int, warmup: int, start: int, end: int, every: int) -> float:
     """Linear warm-up and decay, rewound at each mask update between `start` and `end`.
 
-    The decay runs over N' = N - P steps, P = end - start. Between the two each mask update takes it back to where it stood at
-    `start`, so the multiplier can exceed 1 when `start` lies inside the warm-up.
+    The decay runs over N' = N - P steps, P = end - start. Between the two each mask update takes it back to where it
+    stood at `start`, so the multiplier can exceed 1 when `start` lies inside the warm-up.
     """
     if step < warmup:
         return step / warmup
@@ -71,7 +71,7 @@ class PruningSchedule:
         return cls(start, end, max(until, end), every, settings.initial_sparsity, settings.sparsity, settings.rewind)
 
     def is_due(self, step: int) -> bool:
-        """Whether the masks are updated before the forward pass of `step`; always at `end`, when the target is reached."""
+        """Whether the masks are updated before the forward pass of `step`; always at `end`, the target's step."""
         on_grid = (step - self.start) % self.every == 0
         return self.start <= step <= self.until and (on_grid or step == self.end)
 

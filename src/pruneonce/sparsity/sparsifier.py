@@ -63,8 +63,9 @@ class Locked:
 class Gradual(Locked):
     """Gradual magnitude pruning, Prune Once for All (https://arxiv.org/abs/2111.05754), section 3.
 
-    With nested masks a pruned weight stays pruned. Otherwise, as in the paper, pruned weights keep the value they had and
-    compete again at each update until `until`; these values are parked here, so that the model itself only ever holds zeros.
+    With nested masks a pruned weight stays pruned. Otherwise, as in the paper, pruned weights keep the value they had
+    and compete again at each update until `until`; these values are parked here, so that the model itself only ever
+    holds zeros.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], settings: Sparsification, schedule: PruningSchedule):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import nn
@@ -17,6 +20,25 @@ from pruneonce.errors import UserError
 from pruneonce.recipe import Section
 from pruneonce.sparsity import inspect_module
 from pruneonce.training import Trained
+
+P = ParamSpec("P")
+
+
+def tidy(stage: Callable[P, Path]) -> Callable[P, Path]:
+    """A mistake that is found before there is anything to resume from leaves no unfinished folder behind."""
+
+    @wraps(stage)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Path:
+        begun = modelfolder.partial(inspect.signature(stage).bind(*args, **kwargs).arguments["output"])
+        is_new = not begun.exists()
+        try:
+            return stage(*args, **kwargs)
+        except UserError:
+            if is_new and not list(begun.glob("checkpoints/*")):
+                shutil.rmtree(begun, ignore_errors=True)
+            raise
+
+    return run
 
 
 def is_made(output: Path, key: str) -> bool:

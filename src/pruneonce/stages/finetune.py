@@ -18,7 +18,7 @@ from pruneonce.errors import UserError
 from pruneonce.recipe import Distillation, Task, Training
 from pruneonce.sparsity import prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
-from pruneonce.stages.common import begin, finish, is_made
+from pruneonce.stages.common import begin, finish, is_made, tidy
 from pruneonce.training import Batch, Objective, predict, total_steps, train
 
 # Makes the sparsifier from the prunable weights and the number of steps.
@@ -73,6 +73,7 @@ def distilled_objective(settings: Distillation) -> Objective:
     return objective
 
 
+@tidy
 def run(
     stage: str,
     model: str | Path,

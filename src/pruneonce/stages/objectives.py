@@ -1,4 +1,4 @@
-"""What the corpus stages minimise: masked language modelling, distillation of its logits, distillation of hidden states."""
+"""What the corpus stages minimise: masked language modelling, distillation of logits and of hidden states."""
 
 from __future__ import annotations
 

@@ -13,11 +13,12 @@ from pruneonce.console import console
 from pruneonce.data.corpus import corpus_key, token_blocks
 from pruneonce.recipe import Corpus, Prepare, as_steps, changed
 from pruneonce.sparsity import base_of
-from pruneonce.stages.common import begin, finish, is_made
+from pruneonce.stages.common import begin, finish, is_made, tidy
 from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, masked_collator, mlm_objective
 from pruneonce.training import total_steps, train
 
 
+@tidy
 def prepare(
     model: str | Path,
     corpus: Corpus,

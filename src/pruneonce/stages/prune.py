@@ -1,7 +1,8 @@
-"""Sparse pre-training, the step that is done once: gradual magnitude pruning, distillation from the dense model that it starts
-from, and learning-rate rewinding, acting together.
+"""Sparse pre-training, the step that is done once.
 
-Prune Once for All, https://arxiv.org/abs/2111.05754, section 3.
+Gradual magnitude pruning, distillation from the dense model that it starts from, and learning-rate rewinding, together.
+
+Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pruneonce.sparsity import (
     prunable_weights,
 )
 from pruneonce.sparsity.sparsifier import Gradual
-from pruneonce.stages.common import begin, finish, freeze, is_made
+from pruneonce.stages.common import begin, finish, freeze, is_made, tidy
 from pruneonce.stages.objectives import (
     held_out_loss,
     load_vocabulary_model,
@@ -33,6 +34,7 @@ from pruneonce.stages.objectives import (
 from pruneonce.training import total_steps, train
 
 
+@tidy
 def prune(
     model: str | Path,
     corpus: Corpus,
@@ -51,6 +53,7 @@ def prune(
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
     """
+    _check(settings)
     tokenizer = modelfolder.load_tokenizer(model)
     key = modelfolder.key_of(
         "prune", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed
@@ -101,8 +104,10 @@ def prune(
     )
 
 
+@tidy
 def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: int = 42) -> Path:
     """The contrast: magnitude pruning to the same sparsity in one step, without any training."""
+    _check(settings)
     key = modelfolder.key_of(
         "prune-one-shot", modelfolder.content_key(model), settings.sparsity, settings.allocation, seed
     )
@@ -122,6 +127,11 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
         settings=settings,
         seed=seed,
     )
+
+
+def _check(settings: Prune) -> None:
+    if settings.sparsity == 0:
+        raise UserError("`sparsity: 0` prunes nothing; give the share of zeros to reach, such as 0.9")
 
 
 def _load(model: str | Path, settings: Prune, dropout: float | None):  # type: ignore[no-untyped-def]

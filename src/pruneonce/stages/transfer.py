@@ -1,7 +1,7 @@
 """Transfer of the sparse model to a task, its zeros locked, distilling from a dense task teacher.
 
-Prune Once for All, https://arxiv.org/abs/2111.05754, section 3. `transfer_gradual` is the rival that starts from the dense
-model and prunes during fine-tuning, for every task anew.
+Prune Once for All, https://arxiv.org/abs/2111.05754, section 3. `transfer_gradual` is the rival that starts from the
+dense model and prunes during fine-tuning, for every task anew.
 """
 
 from __future__ import annotations

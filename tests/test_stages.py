@@ -65,7 +65,6 @@ def test_mlm_pruning_then_transfer(architecture, tokenizer, corpus, task, tmp_pa
     found = stages.evaluate(child, task)
     assert found["test"]["examples"] == 40
     assert 0 <= found["test"]["accuracy"] <= 1
-    assert json.loads((child / "evaluation.json").read_text()) == found
 
 
 def test_tied_embeddings_stay_tied_and_dense(tokenizer, corpus, tmp_path):

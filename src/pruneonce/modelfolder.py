@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from pruneonce.console import console
 from pruneonce.errors import UserError
 
 PROVENANCE = "pruneonce.json"
@@ -171,7 +172,7 @@ def save(
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
     if "ForSequenceClassification" not in type(model).__name__:
-        _copy_sentence_transformer(_local(source), folder)
+        _copy_sentence_transformer(source, folder)
     versions = {name: version(name) for name in LIBRARIES}
     write_json({**provenance, "versions": versions}, folder / PROVENANCE)
     write_json(dict(metrics), folder / METRICS)
@@ -188,7 +189,12 @@ def _local(source: str | Path) -> Path:
     return Path(snapshot_download(str(source), allow_patterns=["*.json", "*/*.json", "[0-9]_*/*.safetensors"]))
 
 
-def _copy_sentence_transformer(source: Path, folder: Path) -> None:
+def _copy_sentence_transformer(model: str | Path, folder: Path) -> None:
+    try:
+        source = _local(model)
+    except OSError as error:  # the hub is away: no reason to lose what was trained
+        console.print(f"  the sentence-transformers files of {model} could not be had: {_first_line(error)}")
+        return
     modules = read_json(source / "modules.json")
     if modules is None:
         return

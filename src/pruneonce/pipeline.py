@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from datetime import datetime, timezone
@@ -23,7 +22,6 @@ from pruneonce.recipe import Recipe
 from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
-from pruneonce.stages.evaluate import EVALUATION
 
 SUMMARY = "summary.json"
 ARMS = ("dense", "one-shot", "gradual", "sparse")
@@ -38,7 +36,6 @@ def run(recipe: Recipe, output: Path) -> dict[str, Any]:
     began = monotonic()
     is_new = not output.exists()
     _claim(recipe, output)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")
     try:
         _check(recipe, output)
         _run_stages(recipe, output)
@@ -120,7 +117,8 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
             stages.transfer_gradual(dense, task, rival, folder / "gradual", teacher=teacher, **common)
         for arm, model in _arms(recipe, output, name):
             if modelfolder.read_json(_evaluation(output, name, arm)) is None:
-                _evaluate(model, recipe, name, _evaluation(output, name, arm), output / "cache")
+                found = stages.evaluate(model, task, cache=output / "cache")
+                modelfolder.write_json(found, _evaluation(output, name, arm))
         _verify(folder / "sparse", sparse)
 
 
@@ -133,11 +131,8 @@ def _arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path
 
 
 def _evaluation(output: Path, task: str, arm: str) -> Path:
-    return output / "tasks" / task / (f"{arm}/{EVALUATION}" if arm != "dense" else f"dense-{EVALUATION}")
-
-
-def _evaluate(model: str | Path, recipe: Recipe, task: str, file: Path, cache: Path) -> None:
-    modelfolder.write_json(stages.evaluate(model, recipe.tasks[task], cache=cache), file)
+    """Beside the models, not in them: a teacher that was given is not ours to write to."""
+    return output / "tasks" / task / f"{arm}.json"
 
 
 def _verify(child: Path, parent: Path) -> None:
@@ -207,6 +202,7 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 "sparsity": made["sparsity"]["encoder"],
                 "metric": metric,
                 "split": split,
+                "examples": everything[split]["examples"],
                 "value": value,
                 "recovery": value / found[0]["value"] if found and found[0]["value"] else 1.0,
                 "all": everything,

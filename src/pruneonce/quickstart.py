@@ -46,7 +46,7 @@ def run(output: Path) -> dict[str, Any]:
     return pipeline.run(recipe.load("quickstart", overrides), output / "run")
 
 
-def write_inputs(folder: Path, *, train: int = 1200, dev: int = 400, test: int = 1000) -> None:
+def write_inputs(folder: Path, *, train: int = 1000, dev: int = 400, test: int = 1000) -> None:
     """Write `model/`, `wiki.txt` (a paragraph a line) and `{train,dev,test}.jsonl` (`text`, `label`) to `folder`.
 
     They are the same every time. A `folder` that exists is whole, and left as it is.

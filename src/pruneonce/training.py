@@ -6,6 +6,7 @@ Order of a step: update the masks if due, forward, backward, mask the gradients,
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ def train(
         sparsifier: holds the masks; None trains densely.
     """
     torch.set_flush_denormal(True)  # Adam's moments of pruned weights decay to denormals, which slow the step
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
     steps = total_steps(settings, len(data))
     arguments = _arguments(settings, steps, folder, seed, report_to or [], group_by_length)
     trainer = SparseTrainer(

@@ -90,7 +90,8 @@ def finish(
     found = inspect_module(model)
     begun = modelfolder.partial(output)
     (begun / "begun.json").unlink()
-    shutil.rmtree(begun / "cache", ignore_errors=True)
+    for scratch in ("cache", "head"):
+        shutil.rmtree(begun / scratch, ignore_errors=True)
     provenance = {
         "stage": stage,
         "key": key,

@@ -14,15 +14,13 @@ from pruneonce.recipe import Task
 from pruneonce.stages.common import begin
 from pruneonce.training import predict
 
-EVALUATION = "evaluation.json"
-
 
 def evaluate(
     model: str | Path, task: Task, *, splits: list[str] | None = None, cache: Path | None = None
 ) -> dict[str, dict[str, float]]:
     """`{split: {metric: value}}` of a task model on `dev` and, where the task has one, `test`.
 
-    Written to `evaluation.json` in the model folder too, if `model` is one.
+    `examples` among the metrics is the number of examples. Nothing is written.
 
     Raises:
         UserError: a mistake in the model or the task; the model's labels are not the task's.
@@ -46,6 +44,4 @@ def evaluate(
                 **metrics(logits.numpy(), examples.with_format("numpy")["labels"][:]),
                 "examples": len(examples),
             }
-    if Path(model).is_dir():
-        modelfolder.write_json(found, Path(model) / EVALUATION)
     return found

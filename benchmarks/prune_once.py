@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruneonce import pipeline, quickstart, recipe
+from pruneonce import quickstart, recipe
 from pruneonce.cli import silence_libraries
 
 HERE = Path(__file__).parent
@@ -26,6 +26,8 @@ def main(
     output: Path = Path("runs/prune-once"),
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "42",
 ) -> None:
+    from pruneonce import pipeline  # brings the libraries in, which are silenced by now
+
     summaries = []
     for seed in seeds.split(","):
         places = {"model": str(quickstart.packaged_model()), "corpus.source": str(data / "corpus"), "seed": seed}

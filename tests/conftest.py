@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -158,11 +159,11 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def recipe_values(encoder: Path, corpus_file: Path, task_files: Path) -> dict:
-    """A recipe that runs in seconds."""
+@pytest.fixture(scope="session")
+def tiny_recipe(encoder: Path, corpus_file: Path, task_files: Path) -> Callable[[], dict]:
+    """Makes the values of a recipe that runs in seconds."""
     training = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
-    return {
+    return lambda: {
         "name": "tiny",
         "model": str(encoder),
         "report_to": [],
@@ -182,3 +183,8 @@ def recipe_values(encoder: Path, corpus_file: Path, task_files: Path) -> dict:
         },
         "baselines": {"one_shot": True, "gradual": {**training, "every": 2, "rewind": False}},
     }
+
+
+@pytest.fixture
+def recipe_values(tiny_recipe: Callable[[], dict]) -> dict:
+    return tiny_recipe()

@@ -87,7 +87,7 @@ def test_the_python_example_runs(encoder, corpus_file, task_files, tmp_path, mon
     shutil.copyfile(corpus_file, tmp_path / "wiki.txt")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "task" / "evaluation.json").is_file()
+    assert (tmp_path / "task" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """A whole recipe on tiny models: folders, summary, report, resume, and what a mistake leaves behind."""
 
 import json
+import shutil
 
 import pytest
 import yaml
 from safetensors import safe_open
+from transformers import GPT2Config, GPT2Model
 
 from pruneonce import pipeline
 from pruneonce.errors import UserError
@@ -15,9 +17,17 @@ def run(values, output):
     return pipeline.run(validate(Recipe, values), output)
 
 
+@pytest.fixture(scope="module")
+def run_once(tiny_recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("finished") / "run"
+    return run(tiny_recipe(), output), output
+
+
 @pytest.fixture
-def finished(recipe_values, tmp_path):
-    return run(recipe_values, tmp_path / "run"), tmp_path / "run"
+def finished(run_once, tmp_path):
+    """A finished run of `recipe_values`, in a copy of its own."""
+    summary, output = run_once
+    return summary, shutil.copytree(output, tmp_path / "run")
 
 
 def test_a_whole_run(finished, recipe_values):
@@ -60,8 +70,6 @@ def test_a_second_run_skips_what_is_made(finished, recipe_values, capsys):
 
 
 def test_a_finished_stage_is_kept_when_a_later_one_was_lost(finished, recipe_values):
-    import shutil
-
     first, output = finished
     shutil.rmtree(output / "tasks" / "mood" / "sparse")
     second = run(recipe_values, output)
@@ -129,8 +137,6 @@ def test_an_empty_corpus(recipe_values, tmp_path):
 
 
 def test_an_unsupported_architecture(recipe_values, tokenizer, tmp_path):
-    from transformers import GPT2Config, GPT2Model
-
     GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=60)).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     recipe_values["model"] = str(tmp_path / "gpt2")

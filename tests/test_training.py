@@ -5,7 +5,8 @@ import shutil
 import pytest
 import torch
 from conftest import make_model
-from transformers import AutoModel
+from datasets import Dataset
+from transformers import AutoModel, AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from pruneonce import modelfolder
 from pruneonce.data.corpus import token_blocks
@@ -117,15 +118,11 @@ def test_steps_of_epochs_round_up():
 
 
 def test_predictions_come_back_in_order(tokenizer, tmp_path):
-    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
-
     folder = make_model(tmp_path / "model", tokenizer)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     texts = ["good", "the city of stone and water", "bad river"]
     examples = [dict(tokenizer(text)) for text in texts]
     columns = {name: [example[name] for example in examples] for name in examples[0]}
-    from datasets import Dataset
-
     found = predict(model, Dataset.from_dict(columns), DataCollatorWithPadding(tokenizer), batch_size=2)
     for text, logits in zip(texts, found, strict=True):
         with torch.no_grad():

@@ -193,7 +193,7 @@ def _copy_sentence_transformer(model: str | Path, folder: Path) -> None:
     try:
         source = _local(model)
     except OSError as error:  # the hub is away: no reason to lose what was trained
-        console.print(f"  the sentence-transformers files of {model} could not be had: {_first_line(error)}")
+        console.print(f"  no sentence-transformers files from {model}: {_first_line(error)}", soft_wrap=True)
         return
     modules = read_json(source / "modules.json")
     if modules is None:

@@ -1,4 +1,4 @@
-"""Slow: the real MiniLM, and the models of a benchmark run where there is one. Zeros are counted here, without our code."""
+"""Slow: the real MiniLM, and the models of a benchmark run where there is one. Zeros are counted without our code."""
 
 import json
 import os

@@ -170,6 +170,16 @@ def test_a_folder_without_a_model(corpus, tmp_path):
         stages.prune(tmp_path / "missing", corpus, Prune(**PRUNE), tmp_path / "sparse")
 
 
+def test_the_teacher_is_not_in_the_student(encoder, corpus, tmp_path):
+    """The same parameters under the same names as the dense model: no teacher, no mask, nothing renamed."""
+    sparse = stages.prune(encoder, corpus, Prune(**PRUNE, objective="hidden"), tmp_path / "sparse")
+    shapes = []
+    for folder in (encoder, sparse):
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            shapes.append({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+    assert shapes[0] == shapes[1]
+
+
 def test_pruning_nothing_is_refused(encoder, corpus, tmp_path):
     nothing = Prune(**PRUNE, objective="hidden", sparsity=0.0)
     with pytest.raises(UserError, match="prunes nothing"):

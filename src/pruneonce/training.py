@@ -266,6 +266,7 @@ class Bar(TrainerCallback):
             disable=not console.is_terminal,
         )
         self.task = self.progress.add_task(title, total=None, note="")
+        self.tenths = 0  # printed so far
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.start()
@@ -283,8 +284,9 @@ class Bar(TrainerCallback):
         if "sparsity" in logs:
             note += f"  sparsity {logs['sparsity']:.1%}"
         self.progress.update(self.task, note=note)
-        tenth = max(1, state.max_steps // 10)
-        if not console.is_terminal and (state.global_step % tenth == 0 or state.global_step == state.max_steps):
+        tenth = 10 * state.global_step // state.max_steps
+        if not console.is_terminal and tenth > self.tenths:
+            self.tenths = tenth
             console.print(f"  {self.title:<20} {state.global_step}/{state.max_steps}  {note}", soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

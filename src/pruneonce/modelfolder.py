@@ -111,13 +111,16 @@ def content_key(source: str | Path) -> str:
     made = read_provenance(path)
     if made and "key" in made:
         return str(made["key"])
+    files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    return key_of([(file.name, file_hash(file)) for file in files])
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file, read in pieces."""
     digest = hashlib.sha256()
-    for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(
-                hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest") else stream.read()
-            )
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
     return digest.hexdigest()
 
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-import torch
 import yaml
 from rich.rule import Rule
 
@@ -22,9 +17,7 @@ from pruneonce.recipe import Recipe
 from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
-
-SUMMARY = "summary.json"
-ARMS = ("dense", "one-shot", "gradual", "sparse")
+from pruneonce.summary import arms, evaluation_file, summarize
 
 
 def run(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -33,7 +26,6 @@ def run(recipe: Recipe, output: Path) -> dict[str, Any]:
     Raises:
         UserError: a mistake in the recipe or what it points to. Nothing is left behind if no stage had finished.
     """
-    began = monotonic()
     is_new = not output.exists()
     _claim(recipe, output)
     try:
@@ -43,8 +35,8 @@ def run(recipe: Recipe, output: Path) -> dict[str, Any]:
         if is_new and not list(output.rglob(modelfolder.PROVENANCE)):
             shutil.rmtree(output)
         raise
-    summary = summarize(recipe, output, monotonic() - began)
-    modelfolder.write_json(summary, output / SUMMARY)
+    summary = summarize(recipe, output)
+    modelfolder.write_json(summary, output / "summary.json")
     write_report(output)
     return summary
 
@@ -115,24 +107,11 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         if recipe.baselines.gradual:
             rival = recipe.baselines.gradual
             stages.transfer_gradual(dense, task, rival, folder / "gradual", teacher=teacher, **common)
-        for arm, model in _arms(recipe, output, name):
-            if modelfolder.read_json(_evaluation(output, name, arm)) is None:
+        for arm, model in arms(recipe, output, name):
+            if modelfolder.read_json(evaluation_file(output, name, arm)) is None:
                 found = stages.evaluate(model, task, cache=output / "cache")
-                modelfolder.write_json(found, _evaluation(output, name, arm))
+                modelfolder.write_json(found, evaluation_file(output, name, arm))
         _verify(folder / "sparse", sparse)
-
-
-def _arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path]]:
-    """The arms of a task and their models. The dense one may be a teacher that was given."""
-    folder = output / "tasks" / task
-    found: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
-    given = recipe.tasks[task].teacher_model
-    return [("dense", given), *found] if given else found
-
-
-def _evaluation(output: Path, task: str, arm: str) -> Path:
-    """Beside the models, not in them: a teacher that was given is not ours to write to."""
-    return output / "tasks" / task / f"{arm}.json"
 
 
 def _verify(child: Path, parent: Path) -> None:
@@ -144,77 +123,3 @@ def _verify(child: Path, parent: Path) -> None:
 
 def _heading(text: str) -> None:
     console.print(Rule(text, align="left", style="cyan"))
-
-
-def summarize(recipe: Recipe, output: Path, seconds: float) -> dict[str, Any]:
-    """What docs/design.md calls summary.json, read off the run folder."""
-    sparse = modelfolder.read_provenance(output / "sparse") or {}
-    return {
-        "name": recipe.name,
-        "description": recipe.description,
-        "model": recipe.model,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "machine": {
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            **{library: version(library) for library in ("pruneonce", "torch", "transformers")},
-        },
-        "sparsity": {
-            "encoder": sparse["sparsity"]["encoder"],
-            "model": sparse["sparsity"]["model"],
-            "target": recipe.prune.sparsity,
-        },
-        "pattern": sparse["pattern"],
-        "layers": sparse["sparsity"]["layers"],
-        "stages": _stages(output),
-        "results": [result for name in recipe.tasks for result in _results(recipe, output, name)],
-    }
-
-
-def _stages(output: Path) -> list[dict[str, Any]]:
-    folders = [output / "teacher", output / "sparse", *sorted((output / "tasks").glob("*/*"))]
-    found = []
-    for folder in folders:
-        made = modelfolder.read_provenance(folder)
-        if made is None:
-            continue
-        measured = modelfolder.read_json(folder / modelfolder.METRICS) or {"history": [], "final": {}}
-        name = str(folder.relative_to(output))
-        found.append({"name": name, "stage": made["stage"], "folder": name, **made["training"], **measured})
-    return found
-
-
-def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
-    metric = recipe.tasks[task].metric
-    found: list[dict[str, Any]] = []
-    for arm, model in _arms(recipe, output, task):
-        everything = modelfolder.read_json(_evaluation(output, task, arm))
-        split = "test" if "test" in everything else "dev"
-        made = modelfolder.read_provenance(model) or {"sparsity": {"encoder": 0.0}}
-        value = everything[split][metric]
-        found.append(
-            {
-                "task": task,
-                "arm": arm,
-                "folder": str(Path(model).relative_to(output)) if isinstance(model, Path) else str(model),
-                "sparsity": made["sparsity"]["encoder"],
-                "metric": metric,
-                "split": split,
-                "examples": everything[split]["examples"],
-                "value": value,
-                "recovery": value / found[0]["value"] if found and found[0]["value"] else 1.0,
-                "all": everything,
-            }
-        )
-    return found
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

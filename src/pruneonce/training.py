@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from pruneonce.console import console
 from pruneonce.errors import UserError
+from pruneonce.progress import Bar
 from pruneonce.recipe import Training, as_steps
 from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.sparsity.sparsifier import Locked
@@ -111,7 +110,7 @@ def has_bf16() -> bool:
     """Whether bf16 products are faster than fp32 here: a GPU that has them, or a CPU with AMX or AVX-512 BF16."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not tell
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
@@ -249,48 +248,6 @@ class MaskHooks(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sparsifier.apply()
-
-
-class Bar(TrainerCallback):
-    """One progress line: step, time left, loss, sparsity. Where there is no terminal, a line each tenth of the way."""
-
-    def __init__(self, title: str):
-        self.title = title
-        self.progress = Progress(
-            TextColumn(f"  {title:<20}"),
-            BarColumn(bar_width=10),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task(title, total=None, note="")
-        self.tenths = 0  # printed so far
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress.start()
-        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress.update(self.task, completed=state.global_step)
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        note = f"loss {logs['loss']:.4f}"
-        if "sparsity" in logs:
-            note += f"  sparsity {logs['sparsity']:.1%}"
-        self.progress.update(self.task, note=note)
-        tenth = 10 * state.global_step // state.max_steps
-        if not console.is_terminal and tenth > self.tenths:
-            self.tenths = tenth
-            console.print(f"  {self.title:<20} {state.global_step}/{state.max_steps}  {note}", soft_wrap=True)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress.stop()
 
 
 @torch.no_grad()

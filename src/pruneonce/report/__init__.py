@@ -169,7 +169,7 @@ def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
     if results:
         facts["tasks from one sparse model" if len(results) > 1 else "task"] = str(len(results))
     if summary.get("seconds"):
-        facts["minutes in all"] = f"{summary['seconds'] / 60:.1f}"
+        facts["minutes of training"] = f"{summary['seconds'] / 60:.1f}"
     return facts
 
 

@@ -1,0 +1,104 @@
+"""What a run made, read off its folder: the content of summary.json, as docs/design.md describes it."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneonce import modelfolder
+from pruneonce.recipe import Recipe
+
+ARMS = ("dense", "one-shot", "gradual", "sparse")
+
+
+def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
+    """The summary of a finished run. `seconds` is the time spent in training, however often it was interrupted."""
+    sparse = modelfolder.read_provenance(output / "sparse") or {}
+    made = _stages(output)
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "model": recipe.model,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": sum(stage["seconds"] for stage in made),
+        "machine": {
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            **{library: version(library) for library in ("pruneonce", "torch", "transformers")},
+        },
+        "sparsity": {
+            "encoder": sparse["sparsity"]["encoder"],
+            "model": sparse["sparsity"]["model"],
+            "target": recipe.prune.sparsity,
+        },
+        "pattern": sparse["pattern"],
+        "layers": sparse["sparsity"]["layers"],
+        "stages": made,
+        "results": [result for name in recipe.tasks for result in _results(recipe, output, name)],
+    }
+
+
+def _stages(output: Path) -> list[dict[str, Any]]:
+    folders = [output / "teacher", output / "sparse", *sorted((output / "tasks").glob("*/*"))]
+    found = []
+    for folder in folders:
+        made = modelfolder.read_provenance(folder)
+        if made is None:
+            continue
+        measured = modelfolder.read_json(folder / modelfolder.METRICS) or {"history": [], "final": {}}
+        name = str(folder.relative_to(output))
+        found.append({"name": name, "stage": made["stage"], "folder": name, **made["training"], **measured})
+    return found
+
+
+def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
+    metric = recipe.tasks[task].metric
+    found: list[dict[str, Any]] = []
+    for arm, model in arms(recipe, output, task):
+        everything = modelfolder.read_json(evaluation_file(output, task, arm))
+        split = "test" if "test" in everything else "dev"
+        made = modelfolder.read_provenance(model) or {"sparsity": {"encoder": 0.0}}
+        value = everything[split][metric]
+        found.append(
+            {
+                "task": task,
+                "arm": arm,
+                "folder": str(Path(model).relative_to(output)) if isinstance(model, Path) else str(model),
+                "sparsity": made["sparsity"]["encoder"],
+                "metric": metric,
+                "split": split,
+                "examples": everything[split]["examples"],
+                "value": value,
+                "recovery": value / found[0]["value"] if found and found[0]["value"] else 1.0,
+                "all": everything,
+            }
+        )
+    return found
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path]]:
+    """The arms of a task and their models. The dense one may be a teacher that was given."""
+    folder = output / "tasks" / task
+    found: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
+    given = recipe.tasks[task].teacher_model
+    return [("dense", given), *found] if given else found
+
+
+def evaluation_file(output: Path, task: str, arm: str) -> Path:
+    """Beside the models, not in them: a teacher that was given is not ours to write to."""
+    return output / "tasks" / task / f"{arm}.json"

@@ -75,20 +75,20 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 COMMON = {"vocab_size": len(SPECIAL) + len(WORDS), "pad_token_id": 0}
 CONFIGS = {
-    "bert": BertConfig(**SIZE, **COMMON, max_position_embeddings=40),
-    "distilbert": DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, **COMMON, max_position_embeddings=40),
-    "electra": ElectraConfig(**SIZE, **COMMON, embedding_size=16, max_position_embeddings=40),
+    "bert": BertConfig(**SIZE, **COMMON, max_position_embeddings=128),
+    "distilbert": DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, **COMMON, max_position_embeddings=128),
+    "electra": ElectraConfig(**SIZE, **COMMON, embedding_size=16, max_position_embeddings=128),
     "modernbert": ModernBertConfig(
         **SIZE,
         **COMMON,
-        max_position_embeddings=40,
+        max_position_embeddings=128,
         cls_token_id=2,
         sep_token_id=3,
         bos_token_id=2,
         eos_token_id=3,
     ),
-    "mpnet": MPNetConfig(**SIZE, **COMMON, max_position_embeddings=42),
-    "roberta": RobertaConfig(**SIZE, **COMMON, max_position_embeddings=42),
+    "mpnet": MPNetConfig(**SIZE, **COMMON, max_position_embeddings=129),
+    "roberta": RobertaConfig(**SIZE, **COMMON, max_position_embeddings=129),
 }
 
 

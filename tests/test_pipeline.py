@@ -115,6 +115,8 @@ def set_in(values, path, value):
         ("tasks.mood.labels", ["negative", "neutral"], "label 'positive' is none of"),
         ("tasks.mood.metric", "acuracy", "no metric 'acuracy'"),
         ("tasks.mood.teacher_model", "./nowhere", "no model folder at"),
+        ("corpus.block_length", 512, "`corpus.block_length` is 512, but"),
+        ("tasks.mood.max_length", 129, "takes at most 128 tokens"),
         ("prune.end", 100, "does not fit a run of 20 steps"),
     ],
 )

@@ -17,6 +17,7 @@ from pruneonce.recipe import Recipe
 from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
+from pruneonce.stages.common import check_length
 from pruneonce.summary import arms, evaluation_file, summarize
 
 
@@ -75,7 +76,9 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
 def _check(recipe: Recipe, output: Path) -> None:
     """Find what is wrong before hours are spent: the architecture, every task's data, every given teacher."""
     roles_of(modelfolder.load_config(recipe.model).model_type)
-    for task in recipe.tasks.values():
+    check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
+    for name, task in recipe.tasks.items():
+        check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
         load_task(task, output / "cache")
         if task.teacher_model:
             modelfolder.load_config(task.teacher_model)

@@ -62,6 +62,20 @@ def is_made(output: Path, key: str) -> bool:
     return False
 
 
+def check_length(length: int, model: str | Path, key: str) -> None:
+    """Texts longer than a model has positions for would fail deep inside it.
+
+    Args:
+        length: tokens of the longest input.
+        key: the recipe's name for `length`.
+    """
+    config = modelfolder.load_config(model)
+    first = config.pad_token_id + 1 if config.model_type in ("mpnet", "roberta") else 0  # theirs do not count from 0
+    longest = config.max_position_embeddings - first
+    if length > longest:
+        raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")
+
+
 def begin(seed: int) -> torch.device:
     """Seed everything that is random, and choose the device."""
     set_seed(seed)

@@ -18,7 +18,7 @@ from pruneonce.errors import UserError
 from pruneonce.recipe import Distillation, Task, Training
 from pruneonce.sparsity import prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
-from pruneonce.stages.common import begin, finish, is_made, tidy
+from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
 from pruneonce.training import Batch, Objective, predict, total_steps, train
 
 # Makes the sparsifier from the prunable weights and the number of steps.
@@ -93,6 +93,7 @@ def run(
     key = modelfolder.key_of(stage, parents, task_key(task), settings.model_dump(), seed)
     if is_made(output, key):
         return output
+    check_length(task.max_length, model, "max_length")
     device = begin(seed)
     begun = modelfolder.partial(output)
     cache = cache or begun / "cache"

@@ -13,7 +13,7 @@ from pruneonce.console import console
 from pruneonce.data.corpus import corpus_key, token_blocks
 from pruneonce.recipe import Corpus, Prepare, as_steps, changed
 from pruneonce.sparsity import base_of
-from pruneonce.stages.common import begin, finish, is_made, tidy
+from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
 from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, masked_collator, mlm_objective
 from pruneonce.training import total_steps, train
 
@@ -37,6 +37,7 @@ def prepare(
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
     """
+    check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = modelfolder.load_tokenizer(model)
     key = modelfolder.key_of(
         "prepare", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed

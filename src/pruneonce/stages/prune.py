@@ -23,7 +23,7 @@ from pruneonce.sparsity import (
     prunable_weights,
 )
 from pruneonce.sparsity.sparsifier import Gradual
-from pruneonce.stages.common import begin, finish, freeze, is_made, tidy
+from pruneonce.stages.common import begin, check_length, finish, freeze, is_made, tidy
 from pruneonce.stages.objectives import (
     held_out_loss,
     load_vocabulary_model,
@@ -54,6 +54,7 @@ def prune(
         UserError: a mistake in the model, the corpus or the settings.
     """
     _check(settings)
+    check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = modelfolder.load_tokenizer(model)
     key = modelfolder.key_of(
         "prune", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed

@@ -110,7 +110,7 @@ def has_bf16() -> bool:
     """Whether bf16 products are faster than fp32 here: a GPU that has them, or a CPU with AMX or AVX-512 BF16."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not tell
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not tell
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 

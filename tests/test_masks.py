@@ -62,6 +62,16 @@ def test_nested_masks_keep_what_was_pruned_even_against_exact_zeros():
     assert after["w"].tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_existing_zeros_stay_below_the_schedule(allocation):
+    """A model that is 60 % sparse and pruned from a schedule's 20 % on gets none of its zeros back."""
+    weights = {"w": torch.randn(100), "v": torch.randn(50)}
+    apply_masks(weights, magnitude_masks(weights, 0.6))
+    before = locked_masks(weights)
+    after = magnitude_masks(weights, 0.2, allocation, within=before)
+    assert pattern_hash(after) == pattern_hash(before)
+
+
 def test_applying_leaves_plain_zeros():
     weight = torch.tensor([-1.0, 2.0, float("nan")])
     apply_masks({"w": weight}, {"w": torch.tensor([False, True, False])})

@@ -51,7 +51,7 @@ def magnitude_masks(
     allocation: Literal["uniform", "global"] = "uniform",
     within: Masks | None = None,
 ) -> Masks:
-    """Masks that prune the smallest magnitudes, exactly `round(sparsity * n)` of them.
+    """Masks that prune the smallest magnitudes, exactly `round(sparsity * n)` of them (more where `within` does).
 
     Args:
         weights: parameters by name, any shape.
@@ -60,14 +60,18 @@ def magnitude_masks(
         within: weights pruned here are pruned first and so stay pruned (nested masks).
     """
     scores = {name: weight.detach().abs().float() for name, weight in weights.items()}
-    for name, mask in (within or {}).items():
+    within = within or {}
+    for name, mask in within.items():
         scores[name].masked_fill_(~mask, -1.0)  # below any magnitude, a kept weight of exactly 0 included
     if allocation == "uniform":
-        return {name: exact_k_mask(score, count(sparsity, score.numel())) for name, score in scores.items()}
-    together = torch.cat([score.flatten() for score in scores.values()])
-    keep = exact_k_mask(together, count(sparsity, together.numel()))
-    parts = keep.split([score.numel() for score in scores.values()])
-    return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+        masks = {name: exact_k_mask(score, count(sparsity, score.numel())) for name, score in scores.items()}
+    else:
+        together = torch.cat([score.flatten() for score in scores.values()])
+        keep = exact_k_mask(together, count(sparsity, together.numel()))
+        parts = keep.split([score.numel() for score in scores.values()])
+        masks = {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+    # Where `within` prunes more than `sparsity` asks for, as a model that was sparse before does, it stands.
+    return {name: mask & within[name] if name in within else mask for name, mask in masks.items()}
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,10 @@ def load(auto_class: Any, source: str | Path, **config: Any) -> Any:
 
 def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[Any, set[str]]:
     """As `load`, and the names of the parameters that were not in the file and so are newly initialised."""
-    _must_exist(source)
-    try:
+    with _loading("load a model", source):
         model, info = auto_class.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **config
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"cannot load a model from {source}: {_first_line(error)}") from error
     return model, set(info["missing_keys"])
 
 
@@ -77,19 +75,23 @@ def load_encoder(source: str | Path, **config: Any) -> Any:
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    _must_exist(source)
-    try:
+    with _loading("load a tokenizer", source):
         return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
 
 
 def load_config(source: str | Path) -> Any:
+    with _loading("read a model configuration", source):
+        return AutoConfig.from_pretrained(source)
+
+
+@contextmanager
+def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
+    """Turns what transformers raises for a folder or hub id that is not right into one line."""
     _must_exist(source)
     try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read a model configuration from {source}: {_first_line(error)}") from error
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"cannot {what} from {source}: {_first_line(error)}") from error
 
 
 def without_dropout(config: Any, dropout: float | None) -> dict[str, float]:

@@ -6,7 +6,9 @@ just that text, or has no MLM head: it then gets one, tied to its embeddings, wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pruneonce import modelfolder
 from pruneonce.console import console
@@ -15,7 +17,7 @@ from pruneonce.recipe import Corpus, Prepare, as_steps, changed
 from pruneonce.sparsity import base_of
 from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
 from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, masked_collator, mlm_objective
-from pruneonce.training import total_steps, train
+from pruneonce.training import Batch, total_steps, train
 
 
 @tidy
@@ -53,23 +55,7 @@ def prepare(
     collate = masked_collator(tokenizer, settings.mlm_probability)
 
     if new_head:
-        steps = as_steps(settings.head_steps, total_steps(settings, len(train_blocks)))
-        console.print(
-            f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps"
-        )
-        alone = changed(settings, {"steps": max(1, steps), "warmup": 0.0, "checkpoint_every": None})
-        base_of(teacher).requires_grad_(False)
-        train(
-            teacher,
-            mlm_objective,
-            train_blocks,
-            collate,
-            alone,
-            folder=begun / "head",
-            title="MLM head",
-            seed=seed,
-        )
-        teacher.requires_grad_(True)
+        _train_head(teacher, train_blocks, collate, settings, begun / "head", seed)
     trained = train(
         teacher,
         mlm_objective,
@@ -94,3 +80,15 @@ def prepare(
         trained=trained,
         final=final,
     )
+
+
+def _train_head(
+    teacher: Any, blocks: Any, collate: Callable[[list[Any]], Batch], settings: Prepare, folder: Path, seed: int
+) -> None:
+    """Train a new MLM head with everything else frozen, so that its first gradients do not spoil the encoder."""
+    steps = as_steps(settings.head_steps, total_steps(settings, len(blocks)))
+    console.print(f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps")
+    alone = changed(settings, {"steps": max(1, steps), "warmup": 0.0, "checkpoint_every": None})
+    base_of(teacher).requires_grad_(False)
+    train(teacher, mlm_objective, blocks, collate, alone, folder=folder, title="MLM head", seed=seed)
+    teacher.requires_grad_(True)

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pruneonce.data import corpus as corpus_module
-from pruneonce.data import corpus_key, token_blocks
+from pruneonce.data import corpus_key, packing, token_blocks
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
@@ -117,17 +117,19 @@ def test_second_call_does_not_read_or_tokenize(tmp_path, tokenizer, monkeypatch)
     def must_not_run(*args, **kwargs):
         raise AssertionError("tokenized again")
 
-    monkeypatch.setattr(type(tokenizer), "__call__", must_not_run)
-    monkeypatch.setattr(corpus_module, "_documents", must_not_run)
+    monkeypatch.setattr(packing, "blocks", must_not_run)
     second = token_blocks(corpus, tokenizer, tmp_path / "cache")
     assert [half["input_ids"][:] for half in first] == [half["input_ids"][:] for half in second]
 
 
-def test_split_does_not_depend_on_the_cache(tmp_path, tokenizer):
+def test_split_is_the_same_shuffle_in_every_cache(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(corpus_module, "ROWS_AT_ONCE", 7)
     corpus = make(write_text(tmp_path / "a.txt"))
     one, other = (token_blocks(corpus, tokenizer, tmp_path / name) for name in ("one", "other"))
     assert one[0]["input_ids"][:] == other[0]["input_ids"][:]
-    assert len(one[1]) == round(0.1 * (len(one[0]) + len(one[1])))
+    expected = datasets.Dataset.from_dict({"input_ids": in_order(one[0])}).train_test_split(test_size=0.1, seed=0)
+    assert len(one[1]) == len(expected["test"]) == 3
+    assert [half["input_ids"][:] for half in one] == [half["input_ids"][:] for half in expected.values()]
 
 
 def test_key_follows_everything_that_makes_the_blocks(tmp_path, tokenizer, roberta):
@@ -148,7 +150,7 @@ def test_max_tokens_is_exact(tmp_path, tokenizer):
     seen = []
     file = write_text(tmp_path / "a.txt", [" ".join(TEXTS)])
     train, validation = token_blocks(make(file, max_tokens=31), tokenizer, tmp_path / "cache", seen.append)
-    assert seen == [31]
+    assert seen[-1] == 31
     assert len(train) + len(validation) == 31 // 6
 
 
@@ -165,7 +167,7 @@ def test_folder_is_read_in_turn(tmp_path, tokenizer):
 
 
 def test_more_files_than_are_open_at_once(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(corpus_module, "FILES_AT_ONCE", 2)
+    monkeypatch.setattr(packing, "FILES_AT_ONCE", 2)
     for name, word in zip("abc", ("river", "stone", "winter"), strict=True):
         write_text(tmp_path / f"{name}.txt", [word] * (2 if name == "a" else 6))
     train, _ = token_blocks(make(tmp_path), tokenizer, tmp_path / "cache")
@@ -176,8 +178,9 @@ def test_more_files_than_are_open_at_once(tmp_path, tokenizer, monkeypatch):
 def test_batches_do_not_change_the_blocks(tmp_path, tokenizer, monkeypatch):
     corpus = make(write_text(tmp_path / "a.txt"))
     whole, _ = token_blocks(corpus, tokenizer, tmp_path / "whole")
-    for name, value in (("DOCUMENTS_AT_ONCE", 3), ("CHARACTERS_AT_ONCE", 40), ("BLOCKS_AT_ONCE", 2)):
-        monkeypatch.setattr(corpus_module, name, value)
+    monkeypatch.setattr(packing, "DOCUMENTS_AT_ONCE", 3)
+    monkeypatch.setattr(packing, "CHARACTERS_AT_ONCE", 40)
+    monkeypatch.setattr(corpus_module, "BLOCKS_AT_ONCE", 2)
     pieces, _ = token_blocks(corpus, tokenizer, tmp_path / "pieces")
     assert in_order(whole) == in_order(pieces)
 
@@ -294,6 +297,86 @@ def test_tokenizer_that_is_no_encoders(tmp_path, tokenizer, roberta):
     check(make(file), object(), tmp_path, "object is not a fast tokenizer")
     roberta.backend_tokenizer.post_processor = processors.ByteLevel()
     check(make(file), roberta, tmp_path, "puts no special tokens around a text")
+
+
+# -- several processes ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many_files(tmp_path, monkeypatch):
+    """A folder of files of unlike lengths, which make four groups."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(9):
+        write_text(folder / f"{number}.txt", TEXTS * (1 + number % 4))
+    monkeypatch.setattr(corpus_module, "GROUP_TOKENS", 8)
+    monkeypatch.setattr(corpus_module, "GROUP_BYTES", sum(f.stat().st_size for f in folder.iterdir()) // 4)
+    return folder
+
+
+def test_processes_change_neither_the_blocks_nor_the_key(many_files, tokenizer, tmp_path):
+    alone, spread = make(many_files, processes=1), make(many_files, processes=2)
+    assert corpus_key(alone, tokenizer) == corpus_key(spread, tokenizer)
+    seen = {1: [], 2: []}
+    one, _ = token_blocks(alone, tokenizer, tmp_path / "one", seen[1].append)
+    two, _ = token_blocks(spread, tokenizer, tmp_path / "two", seen[2].append)
+    assert len(list((tmp_path / "two").glob("*/blocks-*.arrow"))) == 4
+    assert one["input_ids"][:] == two["input_ids"][:]
+    words = sum(len(text.split()) for text in TEXTS) * sum(1 + number % 4 for number in range(9))
+    assert seen[1][-1] == seen[2][-1] == words
+    assert seen[2] == sorted(seen[2])
+
+
+def test_each_file_is_in_one_group(many_files):
+    groups = corpus_module._groups(make(many_files))
+    assert sorted(file for group in groups for file in group.files) == sorted(many_files.iterdir())
+    sizes = [group.size for group in groups]
+    assert max(sizes) < 1.5 * min(sizes)
+    assert len(corpus_module._groups(make(many_files, max_tokens=16))) == 2, "few tokens are not worth many groups"
+
+
+def test_little_text_is_one_group(many_files, monkeypatch):
+    monkeypatch.undo()
+    assert len(corpus_module._groups(make(many_files))) == 1
+
+
+@pytest.mark.parametrize("most", [37, 400, 1200, 100_000])
+def test_max_tokens_is_exact_over_groups(many_files, tokenizer, tmp_path, most):
+    blank = many_files / "0.txt"
+    blank.write_text("\n" * 3000 + "fine stone\n" * 3)  # large, and all but empty: the others read its share
+    seen = []
+    token_blocks(make(many_files, max_tokens=most, processes=1), tokenizer, tmp_path / "cache", seen.append)
+    whole = 6 + sum(len(t.split()) for t in TEXTS) * sum(1 + number % 4 for number in range(1, 9))
+    assert seen[-1] == min(most, whole)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_failure_in_one_group_leaves_nothing(many_files, tokenizer, tmp_path, processes):
+    (many_files / "7.txt").write_bytes(b"fine\n" * 60 + b"\xff\n")
+    check(make(many_files, processes=processes), tokenizer, tmp_path, r"7\.txt, line 61: not UTF-8")
+
+
+def test_interruption_leaves_nothing(many_files, tokenizer, tmp_path):
+    def interrupt(tokens):
+        if tokens > 300:
+            raise KeyboardInterrupt
+
+    for processes in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            token_blocks(make(many_files, processes=processes), tokenizer, tmp_path / "cache", interrupt)
+        assert not list(tmp_path.glob("cache/*"))
+
+
+def test_what_a_killed_process_left_is_not_taken_for_blocks(tmp_path, tokenizer):
+    corpus = make(write_text(tmp_path / "a.txt"))
+    whole, _ = token_blocks(corpus, tokenizer, tmp_path / "cache")
+    packed_before = in_order(whole)
+    (made,) = tmp_path.glob("cache/*")
+    left = made.rename(made.with_suffix(".partial"))
+    (left / "blocks-001.arrow").write_bytes(b"half")
+    again, _ = token_blocks(corpus, tokenizer, tmp_path / "cache")
+    assert [file.name for file in tmp_path.glob("cache/*")] == [made.name]
+    assert in_order(again) == packed_before
 
 
 def check(corpus, tokenizer, tmp_path, message):

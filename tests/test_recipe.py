@@ -167,6 +167,15 @@ def test_steps_and_epochs(write):
     assert (over.steps, over.epochs) == (None, 2)
 
 
+@pytest.mark.parametrize("stage", ["prepare", "prune"])
+def test_epochs_of_a_stream_are_refused(write, stage):
+    overrides = ["corpus.streaming=true", f"{stage}.learning_rate=1e-4"]
+    message = f"`{stage}.epochs` needs a corpus of known length; with `corpus.streaming` give `{stage}.steps`"
+    assert mistake(write(), *overrides, f"{stage}.epochs=2") == f"`recipe`: {message}"
+    assert recipe.load(write(), [*overrides, f"{stage}.steps=2"]).corpus.streaming
+    assert recipe.load(write(), [*overrides[1:], f"{stage}.epochs=2"]), "not of text whose length is known"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

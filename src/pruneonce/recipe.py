@@ -42,6 +42,8 @@ class Corpus(Section):
     block_length: int = Field(128, ge=8, description="tokens in a training block, special tokens included")
     max_tokens: int | None = Field(None, ge=1, description="stop reading after this many tokens")
     validation: float = Field(0.01, gt=0, lt=0.5, description="share of the blocks held out to measure the loss")
+    processes: int | None = Field(None, ge=1, description="processes that prepare the blocks; none: one a core")
+    streaming: bool = Field(False, description="prepare blocks on the fly, and keep none on disk")
 
 
 class Training(Section):
@@ -180,6 +182,15 @@ class Recipe(Section):
             if task.teacher_model and task.teacher:
                 raise ValueError(f"task {name!r} has a `teacher_model`, so its `teacher` changes nothing; drop one")
             self.transfer_for(name), self.teacher_for(name)
+        return self
+
+    @model_validator(mode="after")
+    def _a_stream_has_no_length(self) -> Recipe:
+        for name, stage in (("prepare", self.prepare), ("prune", self.prune)):
+            if self.corpus.streaming and stage and stage.epochs is not None:
+                raise ValueError(
+                    f"`{name}.epochs` needs a corpus of known length; with `corpus.streaming` give `{name}.steps`"
+                )
         return self
 
     def transfer_for(self, task: str) -> Transfer:

@@ -1,41 +1,56 @@
-"""Unlabelled text as blocks of tokens of one length, packed once and kept on disk.
+"""A corpus as token blocks on disk: packed once, by several processes, and memory mapped from then on.
 
-A block is `[CLS] tokens [SEP]`, filled with consecutive documents that `[SEP]` parts, as the FULL-SENTENCES
-input of RoBERTa (https://arxiv.org/abs/1907.11692, section 4.2). A document that does not end with its block
-goes on in the next one, and the tokens after the last full block are dropped, so no block needs padding.
+The files are divided into groups that are packed each by itself. The division follows from the files alone, so the
+blocks are the same whatever the number of processes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
-import re
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
+import joblib
+import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
+from datasets.table import MemoryMappedTable
+from joblib.externals.loky import ProcessPoolExecutor
+from tokenizers import Tokenizer
 
-from pruneonce.data import readers
+from pruneonce.data import packing
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
-KINDS = ("text", "json", "parquet")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})
-
-FILES_AT_ONCE = 64  # open files have a limit, and each holds a decompressor
-DOCUMENTS_AT_ONCE = 1_000
-CHARACTERS_AT_ONCE = 1_000_000  # the tokenizer's offsets and strings take a hundred times the text
 BLOCKS_AT_ONCE = 1_000
+ROWS_AT_ONCE = 1_000_000
+
+# A group loses the tokens after its last full block, and a process takes seconds to start: a group is never small.
+GROUP_BYTES = 64_000_000
+GROUP_TOKENS = 16_000_000
+GROUPS = 256
+
+
+def blocks_of(corpus: Corpus, tokenizer: Any, cache: Path, seed: int) -> tuple[Any, Dataset]:
+    """The (train, held out) blocks of a corpus: `token_blocks`, or `stream_blocks` where `corpus.streaming` is set."""
+    if corpus.streaming:
+        from pruneonce.data.streaming import stream_blocks  # its torch is a burden on processes that only pack
+
+        return stream_blocks(corpus, tokenizer, seed)
+    return token_blocks(corpus, tokenizer, cache)
 
 
 def token_blocks(
-    corpus: Corpus, tokenizer: Any, cache: Path, on_progress: Callable[[int], None] | None = None
+    corpus: Corpus, tokenizer: Any, cache: Path, on_progress: Callable[[int], object] | None = None
 ) -> tuple[Dataset, Dataset]:
     """The (train, validation) blocks of a corpus, memory mapped from `cache`.
 
@@ -44,7 +59,7 @@ def token_blocks(
     `corpus_key` was packed into `cache` before is not tokenized again.
 
     Args:
-        corpus: what to read; of a folder's files a document each in turn, up to `corpus.max_tokens`.
+        corpus: what to read, up to `corpus.max_tokens`: of a folder's files, a share by size.
         tokenizer: a fast tokenizer that puts special tokens at both ends of a text.
         cache: folder, made if missing; the blocks take about four bytes a token.
         on_progress: called now and then with the number of tokens read so far; never when nothing is read.
@@ -53,22 +68,18 @@ def token_blocks(
         UserError: the source is missing, unreadable or has no such column, or holds less than two blocks.
     """
     folder = cache / f"corpus-{corpus_key(corpus, tokenizer)[:16]}"
-    file = folder / "blocks.arrow"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        begun = folder.with_suffix(".partial")
+        shutil.rmtree(begun, ignore_errors=True)  # of a process that was killed
+        begun.mkdir(parents=True)
         try:
-            _write(corpus, tokenizer, file, on_progress)
+            _pack(corpus, packing.backend(tokenizer), begun, on_progress or (lambda tokens: None))
+            _split(len(_blocks(begun)), corpus.validation, begun)
         except BaseException:
-            shutil.rmtree(folder)
+            shutil.rmtree(begun)
             raise
-    blocks = Dataset.from_file(str(file))
-    halves = blocks.train_test_split(
-        test_size=max(1, round(corpus.validation * len(blocks))),
-        seed=0,
-        train_indices_cache_file_name=str(folder / "train.arrow"),
-        test_indices_cache_file_name=str(folder / "validation.arrow"),
-    )
-    return halves["train"], halves["test"]
+        begun.replace(folder)
+    return _blocks(folder, "train"), _blocks(folder, "validation")
 
 
 def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
@@ -76,156 +87,144 @@ def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
 
     A hub data set counts by its name alone: looking up its revision would need the network.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with a tokenizer.json")
-    settings = corpus.model_dump()
-    files = _files(corpus.source)
+    settings = corpus.model_dump(exclude={"processes"})
+    files = packing.local_files(corpus.source)
     if files is not None:
         settings["source"] = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    pieces = json.loads(tokenizer.backend_tokenizer.to_str())
-    for state in ("truncation", "padding"):  # left behind by the last call, and none of it is used here
-        pieces.pop(state, None)
-    return hashlib.sha256(json.dumps([settings, pieces], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([settings, packing.backend(tokenizer)], sort_keys=True).encode()).hexdigest()
 
 
-def _write(corpus: Corpus, tokenizer: Any, file: Path, on_progress: Callable[[int], None] | None) -> None:
-    """Read, tokenize and pack the corpus into an Arrow stream, which is whole once it has the name `file`."""
-    found = 0
+def _blocks(folder: Path, half: str | None = None) -> Dataset:
+    """All blocks in `folder`, or one half of them."""
+    blocks = concatenate_datasets([Dataset.from_file(str(file)) for file in sorted(folder.glob("blocks-*.arrow"))])
+    if half is None:
+        return blocks
+    rows = MemoryMappedTable.from_file(str(folder / f"{half}.arrow"))
+    return Dataset(blocks.data, info=blocks.info, indices_table=rows)
 
-    def count(tokens: int) -> None:
-        nonlocal found
-        found = tokens
-        if on_progress:
-            on_progress(tokens)
 
-    first, last = _frame(tokenizer)
-    capacity = corpus.block_length - len(first) - len(last)
-    documents = _tokenized(_documents(corpus), tokenizer, corpus.max_tokens, count)
-    blocks = ([*first, *body, *last] for body in _packed(documents, last, capacity))
-    partial = file.with_suffix(".partial")
-    written = 0
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+def _split(size: int, validation: float, folder: Path) -> None:
+    """Write which blocks each half has, shuffled. As `Dataset.train_test_split`, but with 8 bytes a block, not 64."""
+    order = np.random.default_rng(0).permutation(size)
+    held_out = max(1, round(validation * size))
+    schema = pa.schema({"indices": pa.uint64()})
+    for half, rows in (("train", order[held_out:]), ("validation", order[:held_out])):
+        with pa.OSFile(str(folder / f"{half}.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for first in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[first : first + ROWS_AT_ONCE].astype("uint64")
+                writer.write_batch(pa.record_batch([some], schema=schema))
+
+
+# -- groups of files --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Group:
+    """Files that are packed together, and what came of it. A hub data set is one group, without files."""
+
+    name: str  # of the file of its blocks
+    files: list[Path] | None
+    size: int  # bytes
+    most: int | None  # tokens that it may read
+    tokens: int = 0
+    blocks: int = 0
+
+
+def _groups(corpus: Corpus) -> list[Group]:
+    """The files in groups of like size, as many as are worth it."""
+    most = None if corpus.max_tokens is None else 0  # yet
+    files = packing.local_files(corpus.source)
+    if files is None:
+        return [Group("blocks-000.arrow", None, 1, most)]
+    sizes = {file: file.stat().st_size for file in files}
+    limits = [GROUPS, len(files), sum(sizes.values()) // GROUP_BYTES]
+    if corpus.max_tokens is not None:
+        limits.append(corpus.max_tokens // GROUP_TOKENS)
+    heap: list[tuple[int, int, list[Path]]] = [(1, index, []) for index in range(max(1, min(limits)))]
+    for file in sorted(files, key=lambda file: -sizes[file]):  # the largest first, each to the smallest group
+        size, index, members = heap[0]
+        heapq.heapreplace(heap, (size + sizes[file], index, [*members, file]))
+    return [
+        Group(f"blocks-{index:03}.arrow", sorted(members), size, most)
+        for size, index, members in sorted(heap, key=lambda entry: entry[1])
+    ]
+
+
+def _share(groups: list[Group], max_tokens: int) -> list[Group]:
+    """Allow what is left of `max_tokens` to the groups that may have more text, by size; returns those."""
+    left = max_tokens - sum(group.tokens for group in groups)
+    hungry = [group for group in groups if group.tokens == group.most]
+    whole = sum(group.size for group in hungry)
+    bounds = [0, *(left * part // whole for part in accumulate(group.size for group in hungry))]
+    for group, low, high in zip(hungry, bounds, bounds[1:], strict=False):
+        group.most = group.tokens + high - low
+    return [group for group in hungry if group.most != group.tokens]
+
+
+# -- packing ----------------------------------------------------------------------------------------------------
+
+
+def _pack(corpus: Corpus, words: str, folder: Path, on_progress: Callable[[int], object]) -> None:
+    """Pack every group into a file in `folder`.
+
+    What a group that ends before its share of `max_tokens` leaves of it goes to the others, which are packed again.
+    """
+    groups = _groups(corpus)
+
+    def report(tokens: int = 0) -> None:
+        on_progress(sum(group.tokens for group in groups) + tokens)
+
+    due = groups if corpus.max_tokens is None else _share(groups, corpus.max_tokens)
+    while due:
+        for group in due:
+            group.tokens = 0
+        _run(corpus, words, due, folder, report)
+        due = [] if corpus.max_tokens is None else _share(groups, corpus.max_tokens)
+    if sum(group.blocks for group in groups) < 2:
+        capacity = corpus.block_length - sum(map(len, packing.frame(Tokenizer.from_str(words))))
+        raise UserError(
+            f"the corpus {corpus.source!r} is too small: {sum(group.tokens for group in groups)} tokens, where a block "
+            f"takes {capacity} and two blocks are needed; add text, or lower `corpus.block_length`"
+        )
+
+
+def _run(corpus: Corpus, words: str, groups: list[Group], folder: Path, report: Callable[..., None]) -> None:
+    """Pack each of `groups` and note on it what came of it."""
+    cores = joblib.cpu_count()
+    processes = min(corpus.processes or cores, len(groups))
+    if processes == 1:
+        for group in groups:
+            group.tokens, group.blocks = _pack_group(group, corpus, words, folder, report)
+        return
+    # The tokenizer has threads of its own. Processes are fresh, not forked: threads do not survive a fork.
+    workers = ProcessPoolExecutor(processes, env={"RAYON_NUM_THREADS": str(max(1, cores // processes))})
+    try:
+        job = partial(_pack_group, corpus=corpus, words=words, folder=folder)
+        for group, found in zip(groups, workers.map(job, groups), strict=True):
+            group.tokens, group.blocks = found
+            report()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that packed the corpus was killed, perhaps for want of memory; lower `corpus.processes`"
+        ) from None
+    finally:
+        workers.shutdown(kill_workers=True)
+
+
+def _pack_group(
+    group: Group, corpus: Corpus, words: str, folder: Path, report: Callable[[int], None] = lambda tokens: None
+) -> tuple[int, int]:
+    """Read, tokenize and pack a group into an Arrow stream; the numbers of its tokens and blocks."""
+    tokens = written = 0
+
+    def count(read: int) -> None:
+        nonlocal tokens
+        tokens = read
+        report(read)
+
+    blocks = packing.blocks(corpus, group.files, Tokenizer.from_str(words), group.most, count)
+    with pa.OSFile(str(folder / group.name), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         while batch := list(islice(blocks, BLOCKS_AT_ONCE)):
             writer.write_batch(pa.record_batch([pa.array(batch, SCHEMA.types[0])], schema=SCHEMA))
             written += len(batch)
-    if written < 2:
-        raise UserError(
-            f"the corpus {corpus.source!r} is too small: {found} tokens, where a block takes {capacity} and "
-            "two blocks are needed; add text, or lower `corpus.block_length`"
-        )
-    partial.replace(file)
-
-
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    probe = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = probe["input_ids"], probe["special_tokens_mask"]
-    first, last = ids[: special.index(0)], ids[len(ids) - special[::-1].index(0) :]
-    if not (first and last):
-        raise UserError("the tokenizer puts no special tokens around a text; is its model an encoder?")
-    return first, last
-
-
-def _packed(documents: Iterable[list[int]], separator: list[int], capacity: int) -> Iterator[list[int]]:
-    """Pieces of just `capacity` tokens out of `documents` joined by `separator`; none begins with one."""
-    rest: list[int] = []
-    for document in documents:
-        rest = [*rest, *separator, *document] if rest else document
-        full = len(rest) - len(rest) % capacity
-        for start in range(0, full, capacity):
-            yield rest[start : start + capacity]
-        rest = rest[full:]
-
-
-def _tokenized(
-    documents: Iterable[str], tokenizer: Any, max_tokens: int | None, count: Callable[[int], None]
-) -> Iterator[list[int]]:
-    """Token ids of each document, without special tokens; cut off at `max_tokens` in all."""
-    read = 0
-    for batch in _batches(documents):
-        encoded = tokenizer(
-            batch,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # documents may be longer than the model takes: they are cut into blocks
-        )
-        for ids in encoded["input_ids"]:
-            kept = ids if max_tokens is None else ids[: max_tokens - read]
-            read += len(kept)
-            if kept:
-                yield kept
-        count(read)
-        if read == max_tokens:
-            return
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document)
-        if len(batch) == DOCUMENTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-# -- documents ----------------------------------------------------------------------------------------------
-
-
-def _documents(corpus: Corpus) -> Iterator[str]:
-    """The corpus's documents: lines of text files, `column` of records; empty and null ones are left out."""
-    files = _files(corpus.source)
-    if files is None:
-        rows = readers.hub_records(corpus.source, corpus.subset, corpus.split, corpus.column)
-        yield from _texts(rows, corpus.column, lambda number: f"{corpus.source!r}, row {number}")
-    else:
-        yield from _in_turn(_file_documents(file, corpus.column) for file in files)
-
-
-def _file_documents(file: Path, column: str) -> Iterator[str]:
-    if readers.kind(file) == "text":
-        return (text for _, line in readers.lines(file) if (text := line.strip()))
-    return _texts(readers.records(file, [column]), column, lambda number: readers.place(file, number))
-
-
-def _texts(numbered: Iterable[tuple[int, readers.Record]], column: str, place: Callable[[int], str]) -> Iterator[str]:
-    for number, record in numbered:
-        text = record[column]
-        if not isinstance(text, str | None):
-            raise UserError(f"{place(number)}: {column!r} is not text but {text!r:.40}")
-        if text and (text := text.strip()):
-            yield text
-
-
-def _in_turn(streams: Iterable[Iterator[str]]) -> Iterator[str]:
-    """A document from each stream in turn; as one ends, the next that waits takes its place."""
-    waiting = iter(streams)
-    turns = deque(islice(waiting, FILES_AT_ONCE))
-    while turns:
-        stream = turns.popleft()
-        document = next(stream, None)
-        if document is None:
-            turns.extend(islice(waiting, 1))
-        else:
-            turns.append(stream)
-            yield document
-
-
-def _files(source: str) -> list[Path] | None:
-    """The files of a local source; None when `source` is a hub id."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and readers.kind(file) in KINDS)
-        if not files:
-            raise UserError(f"nothing to read in the folder {path}: no file ends in {readers.suffixes(KINDS)}")
-        return files
-    if path.exists():
-        readers.check_file(path, KINDS)
-        return [path]
-    if readers.kind(path) or not HUB_ID.fullmatch(source):
-        raise UserError(f"no such file or folder: {source}")
-    return None
+    return tokens, written

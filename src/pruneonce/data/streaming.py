@@ -1,0 +1,82 @@
+"""A corpus as an endless stream of token blocks, for text that is larger than the disk: nothing is written."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import count, islice
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+from tokenizers import Tokenizer
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pruneonce.data import packing
+from pruneonce.data.corpus import SCHEMA
+from pruneonce.errors import UserError
+from pruneonce.recipe import Corpus
+
+SHUFFLE_BUFFER = 10_000  # blocks
+HELD_OUT_OF = 6_400  # blocks, of which `corpus.validation` are held out
+
+
+class BlockStream(IterableDataset[dict[str, list[int]]]):
+    """The blocks of a corpus without the first `skip`, again and again, each time shuffled otherwise.
+
+    The order is a function of the seed: every iteration begins with the same block, so that training goes on from a
+    checkpoint by skipping what it has seen. Blocks are shuffled within a buffer of `SHUFFLE_BUFFER`.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterator[list[int]]], skip: int, seed: int):
+        self.blocks = blocks
+        self.skip = skip
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        if get_worker_info() is not None:
+            raise UserError("a streamed corpus is read in the training process; set the DataLoader's `num_workers=0`")
+        for number in count():
+            left = islice(self.blocks(), self.skip, None)
+            for block in _shuffled(left, Random(f"{self.seed} {number}"), SHUFFLE_BUFFER):
+                yield {"input_ids": block}
+
+
+def stream_blocks(corpus: Corpus, tokenizer: Any, seed: int) -> tuple[BlockStream, Dataset]:
+    """The (train, held out) blocks of a corpus, tokenized and packed as they are asked for.
+
+    Blocks are those of `token_blocks`, in one group: `{"input_ids": ids}` with `corpus.block_length` tokens. The first
+    ones are held out, `corpus.validation` of 6400 and at least one, and never come in training. Training blocks have no
+    end: after the last one, or after `corpus.max_tokens`, the text is read again.
+
+    Raises:
+        UserError: the source is missing, unreadable or has no such column, or no block is left to train on.
+    """
+    words = Tokenizer.from_str(packing.backend(tokenizer))
+    files = packing.local_files(corpus.source)  # now: with a file that comes later, other blocks would be the first
+    blocks = partial(packing.blocks, corpus, files, words, corpus.max_tokens)
+    wanted = max(1, round(corpus.validation * HELD_OUT_OF))
+    first = list(islice(blocks(), wanted + 1))
+    if len(first) <= wanted:
+        raise UserError(
+            f"the corpus {corpus.source!r} is too small to stream: {len(first)} blocks, where the first {wanted} are "
+            "held out; add text, lower `corpus.validation`, or set `corpus.streaming` to false"
+        )
+    held_out = Dataset(pa.table([pa.array(first[:wanted], SCHEMA.types[0])], schema=SCHEMA))
+    return BlockStream(blocks, wanted, seed), held_out
+
+
+def _shuffled(blocks: Iterable[list[int]], chosen: Random, size: int) -> Iterator[list[int]]:
+    """Each block once: it waits in a buffer of `size` until a later one takes its place."""
+    buffer: list[array[int]] = []  # four bytes a token, where a list takes nine times that
+    for block in blocks:
+        if len(buffer) < size:
+            buffer.append(array("i", block))
+        else:
+            place = chosen.randrange(size)
+            yield buffer[place].tolist()
+            buffer[place] = array("i", block)
+    chosen.shuffle(buffer)
+    yield from (block.tolist() for block in buffer)

@@ -9,13 +9,14 @@ from datasets import Dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from pruneonce import modelfolder
+from pruneonce.data.blocks import in_order, plain_collator
 from pruneonce.data.corpus import token_blocks
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Prune
 from pruneonce.sparsity import PruningSchedule, cubic_sparsity, locked_masks, pattern_hash, prunable_weights
 from pruneonce.sparsity.sparsifier import Gradual
-from pruneonce.stages.objectives import plain_collator, pruning_objective
-from pruneonce.training import last_checkpoint, predict, total_steps, train
+from pruneonce.stages.objectives import pruning_objective
+from pruneonce.training import examples_of, last_checkpoint, predict, total_steps, train
 
 SETTINGS = {
     "objective": "hidden",
@@ -46,9 +47,11 @@ def sparse_training(encoder, blocks, folder, **changes):
     trained = train(
         student,
         objective,
-        blocks,
+        in_order(blocks, examples_of(settings, settings.steps), seed=42),
         plain_collator,
         settings,
+        steps=settings.steps,
+        length=16,
         folder=folder,
         title="test",
         sparsifier=sparsifier,
@@ -109,7 +112,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(encoder, blocks, tmp_path):
 
     student = AutoModel.from_pretrained(encoder)
     with pytest.raises(UserError, match="the loss became nan at step 1; lower `learning_rate`"):
-        train(student, broken, blocks, plain_collator, Prune(**SETTINGS), folder=tmp_path, title="test")
+        train(
+            student,
+            broken,
+            blocks,
+            plain_collator,
+            Prune(**SETTINGS),
+            steps=12,
+            length=16,
+            folder=tmp_path,
+            title="test",
+        )
 
 
 def test_steps_of_epochs_round_up():

@@ -11,6 +11,7 @@ import shlex
 import sys
 import traceback
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from typer.exceptions import TyperException
 from pruneonce import __version__, cli_stages, recipe, tables
 from pruneonce.cli_stages import AsJson, Model, Output, Sets
 from pruneonce.console import console
-from pruneonce.errors import UserError
+from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or YAML file.", show_default=False)]
 
@@ -47,11 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     if not debug:
         silence_libraries()
+    # Of many processes, which torchrun numbers by RANK, the first one speaks; errors are said by whom they happen to.
+    others = os.environ.get("RANK", "0") != "0"
     try:
-        code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere if others else sys.stdout):
+            code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
         if code == 130:
             Console(stderr=True).print("interrupted")
         return code
+    except ToldByFirstError:
+        return 2
+    except LostProcessError as error:
+        return _fail(str(error), 1, debug)
     except (UserError, TyperException, OSError) as error:
         return _fail(_line(error), 2, debug)
     except Exception as error:

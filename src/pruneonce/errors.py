@@ -1,5 +1,13 @@
-"""The one error type for mistakes a user can mend; the command line shows it as one line and exits with 2."""
+"""Errors that the command line shows as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: the message is one line that says what is wrong and what to do."""
+    """A mistake in what the user gave: the message is one line that says what is wrong and what to do. Exit code 2."""
+
+
+class ToldByFirstError(UserError):
+    """A mistake that the first of several processes found, and says."""
+
+
+class LostProcessError(Exception):
+    """Another process of the same run is gone. Exit code 1."""

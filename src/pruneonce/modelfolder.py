@@ -96,13 +96,16 @@ def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
 
 def without_dropout(config: Any, dropout: float | None) -> dict[str, float]:
     """Overrides that set every dropout probability of this architecture to `dropout` (none if it is None)."""
-    if dropout is None:
-        return {}
-    return {
-        key: dropout
+    return {} if dropout is None else dict.fromkeys(dropouts(config), dropout)
+
+
+def dropouts(config: Any) -> list[str]:
+    """Names of this architecture's dropout probabilities."""
+    return [
+        key
         for key, value in config.to_dict().items()
         if "dropout" in key and isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
+    ]
 
 
 def content_key(source: str | Path) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.rule import Rule
 
-from pruneonce import modelfolder, stages
+from pruneonce import distributed, modelfolder, stages
 from pruneonce.console import console
 from pruneonce.data.tasks import load_task
 from pruneonce.errors import UserError
@@ -27,23 +28,28 @@ def run(recipe: Recipe, output: Path) -> dict[str, Any]:
     Raises:
         UserError: a mistake in the recipe or what it points to. Nothing is left behind if no stage had finished.
     """
-    is_new = not output.exists()
-    _claim(recipe, output)
+    distributed.start()
+    is_new = distributed.by_first(lambda: _claim(recipe, output))
     try:
-        _check(recipe, output)
+        distributed.by_first(lambda: _check(recipe, output))
         _run_stages(recipe, output)
     except UserError:
-        if is_new and not list(output.rglob(modelfolder.PROVENANCE)):
+        if is_new and distributed.rank() == 0 and not list(output.rglob(modelfolder.PROVENANCE)):
             shutil.rmtree(output)
         raise
+    return distributed.by_first(lambda: _conclude(recipe, output))
+
+
+def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
     summary = summarize(recipe, output)
     modelfolder.write_json(summary, output / "summary.json")
     write_report(output)
     return summary
 
 
-def _claim(recipe: Recipe, output: Path) -> None:
-    """Make `output` this recipe's, or find that it is another's."""
+def _claim(recipe: Recipe, output: Path) -> bool:
+    """Make `output` this recipe's, or find that it is another's; gives whether it is new."""
+    is_new = not output.exists()
     resolved = recipe.model_dump(mode="json")
     theirs = output / "recipe.yaml"
     if theirs.is_file():
@@ -53,7 +59,7 @@ def _claim(recipe: Recipe, output: Path) -> None:
             raise UserError(
                 f"{output} holds a run of another recipe (different: {', '.join(different)}); choose another --output"
             )
-        return
+        return is_new
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is not empty and not a run of a recipe; choose another --output")
     try:
@@ -61,6 +67,7 @@ def _claim(recipe: Recipe, output: Path) -> None:
         theirs.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
+    return is_new
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
@@ -110,11 +117,16 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         if recipe.baselines.gradual:
             rival = recipe.baselines.gradual
             stages.transfer_gradual(dense, task, rival, folder / "gradual", teacher=teacher, **common)
-        for arm, model in arms(recipe, output, name):
-            if modelfolder.read_json(evaluation_file(output, name, arm)) is None:
-                found = stages.evaluate(model, task, cache=output / "cache")
-                modelfolder.write_json(found, evaluation_file(output, name, arm))
-        _verify(folder / "sparse", sparse)
+        distributed.by_first(partial(_measure, recipe, output, name, sparse))
+
+
+def _measure(recipe: Recipe, output: Path, name: str, sparse: Path) -> None:
+    """Evaluate every arm of a task, and verify that the sparse one kept its zeros."""
+    for arm, model in arms(recipe, output, name):
+        if modelfolder.read_json(evaluation_file(output, name, arm)) is None:
+            found = stages.evaluate(model, recipe.tasks[name], cache=output / "cache")
+            modelfolder.write_json(found, evaluation_file(output, name, arm))
+    _verify(output / "tasks" / name / "sparse", sparse)
 
 
 def _verify(child: Path, parent: Path) -> None:

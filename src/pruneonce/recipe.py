@@ -59,6 +59,10 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the model's own dropout while training")
     checkpoint_every: float | None = Field(None, gt=0, description="save a checkpoint to resume from this often")
+    activation_checkpointing: bool = Field(
+        False, description="keep only the layers' inputs and compute the rest again: less memory, a third more time"
+    )
+    compile: bool = Field(False, description="torch.compile; worth its minutes on a GPU, no gain on processors")
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -111,6 +115,9 @@ class Prune(Training, Distillation, Sparsification):
         "mlm",
         description="mlm: masked language modelling and distillation of its logits (needs an MLM head); "
         "hidden: distillation of hidden states (any encoder, far cheaper); both: their sum",
+    )
+    kd_tokens: Literal["all", "masked"] = Field(
+        "all", description="distil the logits of all tokens that are not padding, or of the masked ones, far cheaper"
     )
     hidden_weight: float = Field(1.0, ge=0)
     mlm_probability: float = Field(0.15, gt=0, lt=1)

@@ -1,24 +1,30 @@
 """transformers' Trainer with the hooks that masks, schedules and distillation need. There is no second training loop.
 
 Order of a step: update the masks if due, forward, backward, mask the gradients, clip, optimizer, apply the masks.
+Many processes (torchrun) train as one does at the same global batch.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from pruneonce import distributed
+from pruneonce.attention import fast_attention
 from pruneonce.errors import UserError
 from pruneonce.progress import Bar
 from pruneonce.recipe import Training, as_steps
@@ -26,8 +32,10 @@ from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.sparsity.sparsifier import Locked
 
 Batch = dict[str, Tensor]
-# What is minimised: named parts of the loss, already weighted; their sum is the loss.
+# What is minimised: `loss`, and for the log its parts, already weighted. May take what it uses out of the batch.
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -50,25 +58,35 @@ def train(
     collate: Callable[[list[Any]], Batch],
     settings: Training,
     *,
+    steps: int,
+    length: int,
     folder: Path,
     title: str,
     seed: int = 42,
     report_to: list[str] | None = None,
     sparsifier: Locked | None = None,
     group_by_length: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train `model` in place.
 
     Args:
-        objective: maps (model, batch) to the parts of the loss.
-        data: a sized data set of examples that `collate` turns into a batch.
+        objective: maps (model, batch) to the loss and its parts.
+        data: a data set of examples that `collate` turns into a batch.
+        steps: optimizer steps, see `total_steps`.
+        length: tokens of the longest example.
         folder: where checkpoints go (`folder/checkpoints`); training goes on from the last whole one there.
         title: the name that the progress bar shows.
         sparsifier: holds the masks; None trains densely.
+        group_by_length: draw examples of like length together; otherwise they are taken as they come.
+        callbacks: called along the way, after the masks' own.
+
+    Raises:
+        LostProcessError: another process of this run is gone.
     """
     torch.set_flush_denormal(True)  # Adam's moments of pruned weights decay to denormals, which slow the step
+    keep_freed_memory()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
-    steps = total_steps(settings, len(data))
     arguments = _arguments(settings, steps, folder, seed, report_to or [], group_by_length)
     trainer = SparseTrainer(
         objective,
@@ -84,20 +102,28 @@ def train(
     trainer.add_callback(Bar(title))
     if sparsifier:
         trainer.add_callback(MaskHooks(sparsifier))
+    for callback in callbacks:
+        trainer.add_callback(callback)
     began = monotonic()
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
+    with distributed.watching_others(), fast_attention(model, length):
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     seconds = monotonic() - began
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Trained(history, trainer.state.global_step, int(trainer.state.num_input_tokens_seen), seconds)
 
 
 def total_steps(settings: Training, examples: int) -> int:
-    """Optimizer steps of a run over `examples` examples."""
+    """Optimizer steps of a run over `examples` examples, shared out over the processes."""
     if settings.steps is not None:
         return settings.steps
     assert settings.epochs is not None
-    batches = math.ceil(examples / settings.batch_size)
+    batches = math.ceil(examples / (settings.batch_size * distributed.world()))
     return max(1, math.ceil(math.ceil(batches / settings.accumulate) * settings.epochs))
+
+
+def examples_of(settings: Training, steps: int) -> int:
+    """Examples that `steps` steps take, in all processes together."""
+    return steps * settings.batch_size * settings.accumulate * distributed.world()
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -114,11 +140,29 @@ def has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what a step frees for the next one, instead of asking the system for fresh pages every time."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Products in bf16 where this machine is faster with them, as in training."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16())
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without what torch wraps around it for many processes or for compilation."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)  # type: ignore[no-any-return]
+
+
 def _arguments(
     settings: Training, steps: int, folder: Path, seed: int, report_to: list[str], group_by_length: bool
 ) -> TrainingArguments:
     every = as_steps(settings.checkpoint_every, steps) if settings.checkpoint_every else 0
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
@@ -128,6 +172,7 @@ def _arguments(
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch_fused",
         bf16=has_bf16(),
+        use_cpu=not torch.cuda.is_available(),  # asked for by name, or it refuses bf16 there
         seed=seed,
         logging_steps=max(1, steps // 100),
         logging_nan_inf_filter=False,
@@ -135,11 +180,17 @@ def _arguments(
         save_steps=max(1, every),
         save_total_limit=2,
         report_to=report_to,
-        train_sampling_strategy="group_by_length" if group_by_length else "random",
+        log_level_replica="error",  # of the processes other than the first
+        train_sampling_strategy="group_by_length" if group_by_length else "sequential",
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        activation_checkpointing=settings.activation_checkpointing,
+        torch_compile=settings.compile,
+        ddp_find_unused_parameters=False,  # the vocabulary weight is used outside the model's forward pass
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs take a process each, never DataParallel
+    return arguments
 
 
 class SparseTrainer(Trainer):
@@ -151,13 +202,21 @@ class SparseTrainer(Trainer):
         self.settings = settings
         self.sparsifier = sparsifier
         self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
+        self.model_accepts_loss_kwargs = True  # so that it counts the labels of all of a step's batches
         self.parts: dict[str, list[Tensor]] = {}
 
-    def compute_loss(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
-        parts = self.objective(model, inputs)
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if num_items_in_batch is not None and inputs["labels"].dim() == 2:  # a label a token, and not all have one
+            batches = distributed.world() * self.current_gradient_accumulation_steps
+            inputs["targets"] = torch.clamp_min(num_items_in_batch, 1) / batches
+        with autocast(self.args.device):  # accelerate's own covers the model's forward pass alone
+            parts = self.objective(model, inputs)
+        loss = parts.pop("loss")
         for name, part in parts.items():
-            self.parts.setdefault(name, []).append(part.detach())
-        return torch.stack(list(parts.values())).sum()
+            self.parts.setdefault(name, []).append(part)
+        return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -183,8 +242,10 @@ class SparseTrainer(Trainer):
         if "loss" in logs:
             if self.sparsifier:
                 logs["sparsity"] = self.sparsifier.sparsity()
-            if len(self.parts) > 1:
-                logs.update({f"loss_{name}": torch.stack(values).mean().item() for name, values in self.parts.items()})
+            if self.parts:
+                means = torch.stack([torch.stack(values).mean() for values in self.parts.values()])
+                means = self.accelerator.reduce(means, "mean")  # type: ignore[assignment]
+                logs.update({f"loss_{name}": mean for name, mean in zip(self.parts, means.tolist(), strict=True)})
             self.parts.clear()
         super().log(logs, start_time)
 
@@ -195,6 +256,8 @@ class SparseTrainer(Trainer):
         self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)  # type: ignore[operator]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.should_save:
+            return
         assert self.optimizer is not None
         moments = self.optimizer.state_dict()["state"]
         flat = {f"{index}.{key}": value for index, state in moments.items() for key, value in state.items()}

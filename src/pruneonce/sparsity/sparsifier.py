@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pruneonce import distributed
 from pruneonce.recipe import Sparsification
 from pruneonce.sparsity.masks import (
     Masks,
-    apply_masks,
     load_masks,
     locked_masks,
     magnitude_masks,
+    pattern_hash,
     save_masks,
     sparsity_of,
 )
@@ -33,7 +34,12 @@ class Locked:
 
     def __init__(self, weights: Mapping[str, Tensor]):
         self.weights = weights
-        self.masks: Masks = locked_masks(weights)
+        self.set_masks(locked_masks(weights))
+
+    def set_masks(self, masks: Masks) -> None:
+        """Take `masks`, and their complement with them: each step uses it twice, and making it costs as much."""
+        self.masks = masks
+        self.pruned = {name: ~mask for name, mask in masks.items()}
 
     def before_step(self, step: int) -> None:
         """Called before the forward pass of `step`."""
@@ -41,13 +47,16 @@ class Locked:
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """What a pruned weight would like to become is nothing to clip or to remember by."""
-        for name, mask in self.masks.items():
+        for name, pruned in self.pruned.items():
             grad = self.weights[name].grad
             if grad is not None:
-                grad.masked_fill_(~mask, 0.0)
+                grad.masked_fill_(pruned, 0.0)
 
+    @torch.no_grad()
     def apply(self) -> None:
-        apply_masks(self.weights, self.masks)
+        """Zero the pruned weights in place. Not by multiplication: that would leave -0.0 and keep a NaN."""
+        for name, pruned in self.pruned.items():
+            self.weights[name].masked_fill_(pruned, 0.0)
 
     def sparsity(self) -> float:
         return sparsity_of(self.masks)
@@ -57,7 +66,7 @@ class Locked:
 
     def load(self, folder: Path) -> None:
         masks = load_masks(folder / "masks.safetensors")
-        self.masks = {name: mask.to(self.weights[name].device) for name, mask in masks.items()}
+        self.set_masks({name: mask.to(self.weights[name].device) for name, mask in masks.items()})
 
 
 class Gradual(Locked):
@@ -82,9 +91,12 @@ class Gradual(Locked):
         for name, parked in self.parked.items():
             self.weights[name].add_(parked)
         within = self.masks if self.settings.nested else None
-        self.masks = magnitude_masks(self.weights, self.schedule.sparsity(step), self.settings.allocation, within)
+        masks = magnitude_masks(self.weights, self.schedule.sparsity(step), self.settings.allocation, within)
+        if distributed.world() > 1:
+            distributed.must_agree(pattern_hash(masks), f"the masks of step {step}")
+        self.set_masks(masks)
         for name, parked in self.parked.items():
-            parked.copy_(self.weights[name].masked_fill(self.masks[name], 0.0))
+            parked.copy_(self.weights[name].masked_fill(masks[name], 0.0))
         self.apply()
 
     def save(self, folder: Path) -> None:

@@ -12,14 +12,17 @@ from typing import Any, ParamSpec
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset as TorchDataset
 from transformers import set_seed
 
-from pruneonce import modelfolder
+from pruneonce import distributed, modelfolder
 from pruneonce.console import console
+from pruneonce.data.blocks import in_order
+from pruneonce.data.corpus import blocks_of
 from pruneonce.errors import UserError
-from pruneonce.recipe import Section
+from pruneonce.recipe import Corpus, Section, Training
 from pruneonce.sparsity import inspect_module
-from pruneonce.training import Trained
+from pruneonce.training import Trained, examples_of, has_bf16, total_steps
 
 P = ParamSpec("P")
 
@@ -34,7 +37,7 @@ def tidy(stage: Callable[P, Path]) -> Callable[P, Path]:
         try:
             return stage(*args, **kwargs)
         except UserError:
-            if is_new and not list(begun.glob("checkpoints/*")):
+            if is_new and distributed.rank() == 0 and not list(begun.glob("checkpoints/*")):
                 shutil.rmtree(begun, ignore_errors=True)
             raise
 
@@ -47,6 +50,10 @@ def is_made(output: Path, key: str) -> bool:
     Raises:
         UserError: the folder holds something else, or unfinished work of other settings.
     """
+    return distributed.by_first(lambda: _is_made(output, key))
+
+
+def _is_made(output: Path, key: str) -> bool:
     made = modelfolder.read_provenance(output)
     if made and made.get("key") == key:
         console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
@@ -76,15 +83,30 @@ def check_length(length: int, model: str | Path, key: str) -> None:
         raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")
 
 
+def corpus_blocks(
+    corpus: Corpus, settings: Training, tokenizer: Any, cache: Path, seed: int
+) -> tuple[TorchDataset[Any], Any, int]:
+    """Examples to train on, held-out blocks, and the number of steps.
+
+    The first process prepares the blocks, the others read what it wrote.
+    """
+    if corpus.streaming and settings.steps is None:
+        raise UserError("a streamed corpus has no known length: give `steps`, not `epochs`")
+    blocks, held_out = distributed.first_then_all(lambda: blocks_of(corpus, tokenizer, cache, seed))
+    steps = settings.steps or total_steps(settings, len(blocks))
+    return in_order(blocks, examples_of(settings, steps), seed), held_out, steps
+
+
 def begin(seed: int) -> torch.device:
-    """Seed everything that is random, and choose the device."""
+    """Seed everything that is random, join the other processes of the run if there are any, give the device."""
     set_seed(seed)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return distributed.start()
 
 
 def freeze(model: nn.Module, device: torch.device) -> nn.Module:
-    """A teacher: on the device, without dropout and without gradients."""
-    return model.to(device).eval().requires_grad_(False)
+    """A teacher: on the device, without dropout and gradients, in bf16 where that is faster."""
+    model = model.to(device).eval().requires_grad_(False)
+    return model.bfloat16() if has_bf16() else model
 
 
 def finish(
@@ -100,7 +122,26 @@ def finish(
     trained: Trained | None = None,
     final: dict[str, float] | None = None,
 ) -> Path:
-    """Save the model folder with its provenance and metrics."""
+    """Save the model folder with its provenance and metrics, the model's own dropout restored."""
+    usual = modelfolder.load_config(source)
+    for name in modelfolder.dropouts(usual):
+        setattr(model.config, name, getattr(usual, name))
+    distributed.by_first(lambda: _save(model, tokenizer, output, stage, source, key, settings, seed, trained, final))
+    return output
+
+
+def _save(
+    model: nn.Module,
+    tokenizer: Any,
+    output: Path,
+    stage: str,
+    source: str | Path,
+    key: str,
+    settings: Section,
+    seed: int,
+    trained: Trained | None,
+    final: dict[str, float] | None,
+) -> None:
     found = inspect_module(model)
     begun = modelfolder.partial(output)
     (begun / "begun.json").unlink()
@@ -122,4 +163,4 @@ def finish(
         },
     }
     metrics = {"history": trained.history if trained else [], "final": final or {}}
-    return modelfolder.save(model.cpu(), tokenizer, output, source=source, provenance=provenance, metrics=metrics)
+    modelfolder.save(model.cpu(), tokenizer, output, source=source, provenance=provenance, metrics=metrics)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from pruneonce import modelfolder
+from pruneonce import distributed, modelfolder
 from pruneonce.data.keys import task_key
 from pruneonce.data.tasks import encode, load_task
 from pruneonce.distillation import logit_distillation
@@ -56,7 +56,7 @@ def finetune(
 def task_objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Cross-entropy with the labels."""
     labels = batch.pop("labels")
-    return {"task": F.cross_entropy(model(**batch).logits.float(), labels)}
+    return {"loss": F.cross_entropy(model(**batch).logits.float(), labels)}
 
 
 def distilled_objective(settings: Distillation) -> Objective:
@@ -65,10 +65,11 @@ def distilled_objective(settings: Distillation) -> Objective:
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         labels, teacher = batch.pop("labels"), batch.pop("teacher_logits")
         logits = model(**batch).logits.float()
-        parts = {"kd": settings.kd_weight * logit_distillation(logits, teacher, settings.temperature)}
-        if settings.task_weight:
-            parts["task"] = settings.task_weight * F.cross_entropy(logits, labels)
-        return parts
+        kd = settings.kd_weight * logit_distillation(logits, teacher, settings.temperature)
+        if not settings.task_weight:
+            return {"loss": kd}
+        task = settings.task_weight * F.cross_entropy(logits, labels)
+        return {"loss": kd + task, "kd": kd.detach(), "task": task.detach()}
 
     return objective
 
@@ -91,14 +92,14 @@ def run(
     """One fine-tuning run. A `teacher` is asked once for its logits on the training data, and not kept."""
     parents = [modelfolder.content_key(folder) for folder in (model, teacher) if folder is not None]
     key = modelfolder.key_of(stage, parents, task_key(task), settings.model_dump(), seed)
+    device = begin(seed)
     if is_made(output, key):
         return output
     check_length(task.max_length, model, "max_length")
-    device = begin(seed)
     begun = modelfolder.partial(output)
     cache = cache or begun / "cache"
     tokenizer = modelfolder.load_tokenizer(model)
-    data = load_task(task, cache)
+    data = distributed.first_then_all(lambda: load_task(task, cache))
     examples = encode(data.splits["train"], tokenizer, task)
     collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
     if teacher is not None:
@@ -120,6 +121,8 @@ def run(
         examples,
         collate,
         settings,
+        steps=steps,
+        length=max(map(len, examples["input_ids"])),
         folder=begun,
         title=f"{stage} {output.parent.name}",
         seed=seed,
@@ -148,5 +151,6 @@ def with_teacher_logits(
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if names != labels:
         raise UserError(f"the teacher {teacher} has the labels {names}, the task has {labels}")
-    logits = predict(model.to(device), examples, collate)
+    share = predict(model.to(device), examples.select(distributed.shared_out(len(examples))), collate)
+    logits = distributed.collected(share, len(examples))
     return examples.add_column("teacher_logits", logits.tolist())

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, DataCollatorForLanguageModeling
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from pruneonce import modelfolder
+from pruneonce.data.blocks import Collate
 from pruneonce.distillation import hidden_distillation, logit_distillation
 from pruneonce.recipe import Prune
-from pruneonce.training import Batch, Objective
-
-IGNORED = -100  # the label of a position that is not predicted
+from pruneonce.training import Batch, Objective, autocast, unwrapped
+from pruneonce.vocabulary import IGNORED, Head, vocabulary_loss, without_decoder
 
 
 def load_vocabulary_model(source: Any, **config: Any) -> tuple[Any, bool]:
@@ -30,30 +28,11 @@ def load_vocabulary_model(source: Any, **config: Any) -> tuple[Any, bool]:
     return model, bool(head)
 
 
-def vocabulary_logits(outputs: Any) -> Tensor:
-    """Logits [batch, tokens, vocabulary] of any of these models."""
-    return outputs.prediction_logits if "prediction_logits" in outputs else outputs.logits
-
-
-def masked_collator(tokenizer: Any, probability: float) -> Callable[[list[Any]], Batch]:
-    """Blocks into a batch with masked tokens: 80 % [MASK], 10 % random, 10 % unchanged, as BERT does."""
-    return DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability)
-
-
-def plain_collator(blocks: list[Any]) -> Batch:
-    """Blocks, all of one length and without padding, into a batch."""
-    ids = torch.tensor([block["input_ids"] for block in blocks])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
 def mlm_objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Cross-entropy at the masked positions."""
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    return {"mlm": masked_cross_entropy(vocabulary_logits(model(**inputs)), batch["labels"])}
-
-
-def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+    labels, targets = batch.pop("labels").flatten(), batch.pop("targets", None)
+    _, head = _forward(model, batch)
+    return vocabulary_loss(head, labels, targets=targets)
 
 
 def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
@@ -65,27 +44,60 @@ def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
     mlm, hidden = settings.objective != "hidden", settings.objective != "mlm"
 
     def objective(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        labels, targets = batch.pop("labels", None), batch.pop("targets", None)
+        forward = _forward if mlm else _forward_encoder
         with torch.no_grad():
-            theirs = teacher(**inputs, output_hidden_states=hidden)
-        ours = student(**inputs, output_hidden_states=hidden)
-        keep = batch["attention_mask"].bool()
-        parts = {}
+            theirs, their_head = forward(teacher, batch, output_hidden_states=hidden)
+        ours, our_head = forward(student, batch, output_hidden_states=hidden)
+        parts: dict[str, Tensor] = {}
         if mlm:
-            logits, targets = vocabulary_logits(ours), vocabulary_logits(theirs)
-            parts["mlm"] = settings.task_weight * masked_cross_entropy(logits, batch["labels"])
-            kd = logit_distillation(logits[keep], targets[keep], settings.temperature)
+            assert labels is not None
+            assert our_head is not None
+            assert their_head is not None
+            parts = _vocabulary_loss(our_head, their_head, labels, batch["attention_mask"], targets, settings)
             if "seq_relationship_logits" in ours:  # what keeps BERT's pooler in training without sentence pairs
-                kd = kd + logit_distillation(
+                pairs = settings.kd_weight * logit_distillation(
                     ours.seq_relationship_logits, theirs.seq_relationship_logits, settings.temperature
                 )
-            parts["kd"] = settings.kd_weight * kd
+                parts = {**parts, "loss": parts["loss"] + pairs, "kd": parts["kd"] + pairs.detach()}
         if hidden:
-            loss = hidden_distillation(_states(ours, keep), _states(theirs, keep))
-            parts["hidden"] = settings.hidden_weight * loss
+            keep = batch["attention_mask"].bool()
+            loss = settings.hidden_weight * hidden_distillation(_states(ours, keep), _states(theirs, keep))
+            parts = {**parts, "loss": parts["loss"] + loss if mlm else loss, "hidden": loss.detach()}
         return parts
 
     return objective
+
+
+def _vocabulary_loss(
+    student: Head, teacher: Head, labels: Tensor, attention_mask: Tensor, targets: Tensor | None, settings: Prune
+) -> dict[str, Tensor]:
+    """MLM, and distillation over all tokens that are not padding or over the masked ones alone."""
+    labels = labels.flatten()
+    keep = labels != IGNORED if settings.kd_tokens == "masked" else attention_mask.flatten().bool()
+    if not keep.all():
+        student, teacher, labels = student.rows(keep), teacher.rows(keep), labels[keep]
+    return vocabulary_loss(
+        student,
+        labels,
+        teacher,
+        temperature=settings.temperature,
+        task_weight=settings.task_weight,
+        kd_weight=settings.kd_weight,
+        targets=targets,
+    )
+
+
+def _forward(model: nn.Module, batch: Batch, **options: Any) -> tuple[Any, Head]:
+    """Outputs of a model with an MLM head, and that head at every token, its logits not computed."""
+    with without_decoder(unwrapped(model)) as decoder:
+        outputs = model(**batch, **options)
+    hidden = outputs.prediction_logits if "prediction_logits" in outputs else outputs.logits
+    return outputs, Head(hidden.flatten(0, 1), decoder.weight, decoder.bias)
+
+
+def _forward_encoder(model: nn.Module, batch: Batch, **options: Any) -> tuple[Any, None]:
+    return model(**batch, **options), None
 
 
 def _states(outputs: Any, keep: Tensor) -> list[Tensor]:
@@ -97,23 +109,18 @@ def _states(outputs: Any, keep: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def held_out_loss(
-    model: nn.Module,
-    objective: Objective,
-    blocks: Any,
-    collate: Callable[[list[Any]], Batch],
-    seed: int,
-    most: int = 64,
+    model: nn.Module, objective: Objective, blocks: Any, collate: Collate, most: int = 64
 ) -> dict[str, float]:
-    """Mean of the objective's parts over at most `most` held-out blocks, with the same masking at every call."""
+    """Mean of the objective and its parts over at most `most` held-out blocks, with the same masking at every call."""
     model.eval()
     device = next(model.parameters()).device
     size = min(most, len(blocks))
     sums: dict[str, float] = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for first in range(0, size, 16):
-            chosen = [blocks[i] for i in range(first, min(first + 16, size))]
-            batch = {name: value.to(device) for name, value in collate(chosen).items()}
-            for name, part in objective(model, batch).items():
-                sums[name] = sums.get(name, 0.0) + part.item() * len(chosen) / size
-    return {**sums, "loss": sum(sums.values())}
+    for first in range(0, size, 16):
+        chosen = [{**blocks[i], "position": i} for i in range(first, min(first + 16, size))]
+        batch = {name: value.to(device) for name, value in collate(chosen).items()}
+        with autocast(device):
+            found = objective(model, batch)
+        for name, part in found.items():
+            sums[name] = sums.get(name, 0.0) + part.item() * len(chosen) / size
+    return sums

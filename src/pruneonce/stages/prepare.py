@@ -6,18 +6,18 @@ just that text, or has no MLM head: it then gets one, tied to its embeddings, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pruneonce import modelfolder
 from pruneonce.console import console
-from pruneonce.data.corpus import corpus_key, token_blocks
+from pruneonce.data.blocks import Collate, masked_collator
+from pruneonce.data.corpus import corpus_key
 from pruneonce.recipe import Corpus, Prepare, as_steps, changed
 from pruneonce.sparsity import base_of
-from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
-from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, masked_collator, mlm_objective
-from pruneonce.training import Batch, total_steps, train
+from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, is_made, tidy
+from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, mlm_objective
+from pruneonce.training import train
 
 
 @tidy
@@ -44,30 +44,39 @@ def prepare(
     key = modelfolder.key_of(
         "prepare", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed
     )
+    device = begin(seed)
     if is_made(output, key):
         return output
-    device = begin(seed)
     begun = modelfolder.partial(output)
-    train_blocks, held_out = token_blocks(corpus, tokenizer, cache or begun / "cache")
+    cache = cache or begun / "cache"
+    examples, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache, seed)
     config = modelfolder.load_config(model)
     teacher, new_head = load_vocabulary_model(model, **modelfolder.without_dropout(config, settings.dropout))
     teacher.to(device)
-    collate = masked_collator(tokenizer, settings.mlm_probability)
-
+    collate = masked_collator(tokenizer, settings.mlm_probability, seed)
     if new_head:
-        _train_head(teacher, train_blocks, collate, settings, begun / "head", seed)
+        alone = changed(
+            settings,
+            {"steps": max(1, as_steps(settings.head_steps, steps)), "warmup": 0.0, "checkpoint_every": None},
+        )
+        first, _, _ = corpus_blocks(corpus, alone, tokenizer, cache, seed)
+        _train_head(teacher, first, collate, alone, corpus.block_length, begun / "head", seed)
+    freeze_untrained(teacher)
     trained = train(
         teacher,
         mlm_objective,
-        train_blocks,
+        examples,
         collate,
         settings,
+        steps=steps,
+        length=corpus.block_length,
         folder=begun,
         title="prepare",
         seed=seed,
         report_to=report_to,
     )
-    final = held_out_loss(teacher, mlm_objective, held_out, collate, seed)
+    final = held_out_loss(teacher, mlm_objective, held_out, collate)
+    teacher.requires_grad_(True)
     return finish(
         teacher,
         tokenizer,
@@ -82,13 +91,32 @@ def prepare(
     )
 
 
+def freeze_untrained(model: Any) -> None:
+    """BERT's pooler and its head for sentence pairs: the MLM loss does not reach them."""
+    base_of(model).requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if ".pooler." in name or ".seq_relationship." in name:
+            parameter.requires_grad_(False)
+
+
 def _train_head(
-    teacher: Any, blocks: Any, collate: Callable[[list[Any]], Batch], settings: Prepare, folder: Path, seed: int
+    teacher: Any, examples: Any, collate: Collate, settings: Prepare, length: int, folder: Path, seed: int
 ) -> None:
     """Train a new MLM head with everything else frozen, so that its first gradients do not spoil the encoder."""
-    steps = as_steps(settings.head_steps, total_steps(settings, len(blocks)))
+    steps = settings.steps
+    assert steps is not None
     console.print(f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps")
-    alone = changed(settings, {"steps": max(1, steps), "warmup": 0.0, "checkpoint_every": None})
+    freeze_untrained(teacher)
     base_of(teacher).requires_grad_(False)
-    train(teacher, mlm_objective, blocks, collate, alone, folder=folder, title="MLM head", seed=seed)
-    teacher.requires_grad_(True)
+    train(
+        teacher,
+        mlm_objective,
+        examples,
+        collate,
+        settings,
+        steps=steps,
+        length=length,
+        folder=folder,
+        title="MLM head",
+        seed=seed,
+    )

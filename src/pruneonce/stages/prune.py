@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pruneonce import modelfolder
 from pruneonce.console import console
-from pruneonce.data.corpus import corpus_key, token_blocks
+from pruneonce.data.blocks import masked_collator, plain_collator
+from pruneonce.data.corpus import corpus_key
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Prune
 from pruneonce.sparsity import (
@@ -23,15 +24,9 @@ from pruneonce.sparsity import (
     prunable_weights,
 )
 from pruneonce.sparsity.sparsifier import Gradual
-from pruneonce.stages.common import begin, check_length, finish, freeze, is_made, tidy
-from pruneonce.stages.objectives import (
-    held_out_loss,
-    load_vocabulary_model,
-    masked_collator,
-    plain_collator,
-    pruning_objective,
-)
-from pruneonce.training import total_steps, train
+from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, freeze, is_made, tidy
+from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, pruning_objective
+from pruneonce.training import train
 
 
 @tidy
@@ -59,37 +54,38 @@ def prune(
     key = modelfolder.key_of(
         "prune", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed
     )
+    device = begin(seed)
     if is_made(output, key):
         return output
-    device = begin(seed)
     begun = modelfolder.partial(output)
     student = _load(model, settings, settings.dropout)
     console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
-    train_blocks, held_out = token_blocks(corpus, tokenizer, cache or begun / "cache")
+    examples, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
     teacher = freeze(_load(model, settings, None), device)
     student.to(device)
     if settings.objective == "hidden":
         # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
         base_of(student).embeddings.requires_grad_(False)
     weights = prunable_weights(student)
-    schedule = PruningSchedule.of(settings, total_steps(settings, len(train_blocks)))
     objective = pruning_objective(teacher, settings)
     masked = settings.objective != "hidden"
-    collate = masked_collator(tokenizer, settings.mlm_probability) if masked else plain_collator
-    sparsifier = Gradual(weights, settings, schedule)
+    collate = masked_collator(tokenizer, settings.mlm_probability, seed) if masked else plain_collator
+    sparsifier = Gradual(weights, settings, PruningSchedule.of(settings, steps))
     trained = train(
         student,
         objective,
-        train_blocks,
+        examples,
         collate,
         settings,
+        steps=steps,
+        length=corpus.block_length,
         folder=begun,
         title="prune",
         seed=seed,
         report_to=report_to,
         sparsifier=sparsifier,
     )
-    final = held_out_loss(student, objective, held_out, collate, seed)
+    final = held_out_loss(student, objective, held_out, collate)
     student.requires_grad_(True)
     return finish(
         student,
@@ -109,6 +105,7 @@ def prune(
 def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: int = 42) -> Path:
     """The contrast: magnitude pruning to the same sparsity in one step, without any training."""
     _check(settings)
+    begin(seed)
     key = modelfolder.key_of(
         "prune-one-shot", modelfolder.content_key(model), settings.sparsity, settings.allocation, seed
     )

@@ -1,0 +1,86 @@
+"""The order in which training takes a corpus's blocks, and how it masks them: functions of seed and position alone.
+
+So a run on many processes sees what a run on one does at the same global batch, and a resumed one what an
+uninterrupted one does, whatever the random state was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
+from transformers import DataCollatorForLanguageModeling
+
+Collate = Callable[[list[Any]], dict[str, Tensor]]
+
+
+class Passes(TorchDataset[dict[str, Any]]):
+    """`size` examples: pass after pass over `blocks`, each in an order of its own.
+
+    An example is the block with its `position` in training.
+    """
+
+    def __init__(self, blocks: Any, size: int, seed: int):
+        self.blocks, self.size, self.seed = blocks, size, seed
+        self.number, self.order = -1, np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        if not 0 <= position < self.size:
+            raise IndexError(position)
+        number, place = divmod(position, len(self.blocks))
+        if number != self.number:
+            self.number = number
+            self.order = np.random.default_rng([self.seed, number]).permutation(len(self.blocks))
+        return {**self.blocks[int(self.order[place])], "position": position}
+
+
+class Numbered(IterableDataset[dict[str, Any]]):
+    """A stream of blocks, each with its `position` in training."""
+
+    def __init__(self, blocks: Any):
+        self.blocks = blocks
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for position, block in enumerate(self.blocks):
+            yield {**block, "position": position}
+
+
+def in_order(blocks: Any, size: int, seed: int) -> Passes | Numbered:
+    """`size` examples of a corpus; a stream is in its order already and does not end."""
+    return Passes(blocks, size, seed) if hasattr(blocks, "__len__") else Numbered(blocks)
+
+
+def plain_collator(blocks: list[Any]) -> dict[str, Tensor]:
+    """Blocks, all of one length and without padding, into a batch."""
+    ids = torch.tensor([block["input_ids"] for block in blocks])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def masked_collator(tokenizer: Any, probability: float, seed: int) -> Collate:
+    """Blocks into a batch with masked tokens: 80 % [MASK], 10 % random, 10 % unchanged, as BERT does."""
+    masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability, seed=seed)
+    special = torch.tensor(tokenizer.all_special_ids)
+
+    def collate(blocks: list[Any]) -> dict[str, Tensor]:
+        batch = plain_collator(blocks)
+        masked = []
+        for ids, block in zip(batch["input_ids"], blocks, strict=True):
+            masking.generator = torch.Generator().manual_seed(_mixed(seed, block["position"]))
+            masked.append(masking.torch_mask_tokens(ids[None], torch.isin(ids, special)[None]))
+        ids, labels = (torch.cat(parts) for parts in zip(*masked, strict=True))
+        return {**batch, "input_ids": ids, "labels": labels}
+
+    return collate
+
+
+def _mixed(seed: int, position: int) -> int:
+    """One number for both; neighbouring ones must not give neighbouring random states."""
+    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0])

@@ -1,7 +1,9 @@
 """Packing and unpacking of model folders: what comes back, what it takes, and what a mistake gets."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ import pruneonce
 from pruneonce import storage
 from pruneonce.cli import main
 from pruneonce.errors import UserError
+from pruneonce.quickstart import packaged_model
 from pruneonce.sparsity import inspect_model
 from pruneonce.storage import grid
 from pruneonce.storage.container import PackedFile
 
+FORMAT = Path(__file__).parents[1] / "docs/format.md"
 QUERY = "encoder.layer.0.attention.self.query.weight"
 
 
@@ -29,7 +33,7 @@ def save(tensors, folder):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def prune(folder, share=0.9, names=None):
+def prune(folder, share=0.9):
     """Zero the smallest entries of the matrices between the embeddings and the head, without our code."""
     tensors = weights(folder)
     for name, weight in tensors.items():
@@ -167,6 +171,23 @@ def test_rounding_is_in_the_provenance(sparse, tmp_path):
     assert made["key"] not in ("abc", None)
     assert made["packed"] == {"values": "int8", "parent": "abc"}
     assert not (tmp_path / "fp32/metrics.json").exists()
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8", "int4"])
+def test_the_reader_in_the_docs_reads_the_same(values, sparse, tmp_path, monkeypatch):
+    tensors = weights(sparse)
+    recorded = grid.Grid(4, np.full((32, 4), 0.01, np.float32))
+    tensors[QUERY] = recorded.dequantize(recorded.quantize(tensors[QUERY]))
+    save(tensors, sparse)
+    grid.save(sparse, {QUERY: recorded})
+    storage.pack([sparse], tmp_path / "packed.pruneonce", values)
+    (back,) = storage.unpack(tmp_path / "packed.pruneonce", tmp_path / "back")
+    (tmp_path / "read").mkdir()
+    (code,) = re.findall(r"^```python\n(.*?)^```", FORMAT.read_text(encoding="utf-8"), re.M | re.S)
+    target = str(tmp_path / "read/model.safetensors")
+    monkeypatch.setattr("sys.argv", ["reader", str(tmp_path / "packed.pruneonce"), target])
+    exec(compile(code, FORMAT.name, "exec"), {})
+    assert same(tmp_path / "read", back)
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------
@@ -374,3 +395,23 @@ def test_the_verbs(sparse, tmp_path, monkeypatch, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["values"] == "int4"
     assert told["bytes"] == (tmp_path / "again.pruneonce").stat().st_size
+
+
+# -- the real MiniLM --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("values", "smaller"), [("fp32", 10), ("int8", 25), ("int4", 38)])
+def test_minilm_is_within_five_percent_of_its_limit(values, smaller, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    model = prune(shutil.copytree(packaged_model(), tmp_path / "model"))
+    told = storage.pack([model], tmp_path / "packed.pruneonce", values).to_json()
+    assert told["parts"]["encoder"]["over_limit"] < 1.05
+    assert told["parts"]["model"]["over_limit"] < 1.05
+    assert told["parts"]["encoder"]["times_smaller"] > smaller
+    (back,) = storage.unpack(tmp_path / "packed.pruneonce", tmp_path / "back")
+    before, after = (SentenceTransformer(str(folder), device="cpu") for folder in (model, back))
+    texts = ["a river in winter", "stocks fell"]
+    likeness = (before.encode(texts) * after.encode(texts)).sum(axis=1)
+    assert (likeness > {"fp32": 0.99999, "int8": 0.999, "int4": 0.95}[values]).all()

@@ -21,8 +21,10 @@ app = typer.Typer()
     "Example: [cyan]pruneonce pack tasks/sst2/sparse tasks/sick/sparse family.pruneonce --values int4[/cyan]",
 )
 def pack(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model folders.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="File to write, NAME.pruneonce.", show_default=False)],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Model folders.", show_default=False)],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="File to write, NAME.pruneonce.", show_default=False)
+    ],
     values: Annotated[
         Literal["fp32", "int8", "int4"],
         typer.Option(help="How to store the encoder's weights, unless a grid is recorded beside them; fp32 is exact."),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from pruneonce.errors import UserError
@@ -101,8 +101,6 @@ def load(folder: Path) -> dict[str, Grid]:
     Raises:
         UserError: the file is damaged, or not one of ours.
     """
-    from safetensors import safe_open
-
     file = folder / FILE
     if not file.is_file():
         return {}

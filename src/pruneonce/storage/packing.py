@@ -14,7 +14,8 @@ from pruneonce.errors import UserError
 from pruneonce.modelfolder import PROVENANCE, key_of, read_provenance
 from pruneonce.storage import coding, grid, sizes, source, unpacking
 from pruneonce.storage.coding import Bools
-from pruneonce.storage.container import SUFFIX, File, Member, PackedFile, Tensor, Writer
+from pruneonce.storage.container import SUFFIX, PackedFile, Writer
+from pruneonce.storage.index import File, Member, Tensor
 from pruneonce.storage.sizes import RoundingError, Sizes
 from pruneonce.storage.source import Source
 from pruneonce.storage.tensors import Content, encode, weights_hash
@@ -98,8 +99,8 @@ def _contents(member: Source, folder: Path, values: Values, report: Sizes) -> Co
             raise UserError(f"cannot pack {name} of {folder}: {error}") from None
     if any(error.weights for error in errors.values()):
         _note_rounding(member.files, folder, values)
-    for part, error in errors.items():
-        report.errors[part] += error
+    for part, rounding in errors.items():
+        report.errors[part] += rounding
     return found
 
 
@@ -151,9 +152,9 @@ def _patterns(members: Sequence[Source], contents: Sequence[Contents]) -> dict[s
         for name, content in stored.items():
             if member.parts[name] == "encoder":
                 key = _pattern_key(member, name)
-                kept[number] += np.count_nonzero(content.kept)
+                kept[number] += int(content.kept.sum())
                 union[key] = union[key] | content.kept if key in union else content.kept
-    together = sum(np.count_nonzero(pattern) for pattern in union.values())
+    together = sum(int(pattern.sum()) for pattern in union.values())
     if together > MAX_UNION * max(kept):
         raise UserError(
             f"the models do not share one zero pattern: the densest keeps {max(kept):,} weights of the encoder, and "

@@ -35,7 +35,7 @@ class Skeleton:
         try:
             with TemporaryDirectory() as folder:
                 (Path(folder) / "config.json").write_bytes(config)
-                self.config = AutoConfig.from_pretrained(folder)
+                self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if self.config.num_hidden_layers > len(shapes):
                 raise ValueError(f"{self.config.num_hidden_layers} layers, but {len(shapes)} tensors")
             self.model_class = class_of(self.config)

@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from pruneonce.errors import UserError
 from pruneonce.storage import grid
-from pruneonce.storage.container import DTYPES, MAX_FILE, SUFFIX, is_file_name
+from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.grid import Grid
+from pruneonce.storage.index import DTYPES, MAX_FILE, is_file_name
 from pruneonce.storage.skeleton import Skeleton
 
 WEIGHTS = "model.safetensors"

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from pruneonce.storage import coding, sizes
 from pruneonce.storage.coding import Bools, DamagedError, Int8s
-from pruneonce.storage.container import DTYPES, Coded, PackedFile, Scales, Tensor
+from pruneonce.storage.container import PackedFile
 from pruneonce.storage.grid import Grid
+from pruneonce.storage.index import DTYPES, Coded, Scales, Tensor
 
 Array = npt.NDArray[np.generic]
 CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -50,7 +51,7 @@ def encode(name: str, content: Content, kept: Bools | None, add: Add) -> Tensor:
     pattern = None
     if kept is not None:
         kind, data = coding.encode_pattern(kept)
-        limit = sizes.pattern_limit(np.count_nonzero(kept), kept.size)
+        limit = sizes.pattern_limit(int(kept.sum()), kept.size)
         pattern = Coded(stream=add(data, limit), coding=kind)  # type: ignore[arg-type]
         flat = flat[kept]
     grid = None
@@ -76,7 +77,7 @@ def decode(tensor: Tensor, file: PackedFile) -> Content:
     count = tensor.size
     if tensor.pattern:
         kept = coding.decode_pattern(tensor.pattern.coding, file.stream(tensor.pattern.stream), tensor.size)
-        count = np.count_nonzero(kept)
+        count = int(kept.sum())
     data = file.stream(tensor.values.stream)
     grid = None
     values: Array
@@ -108,5 +109,5 @@ def weights_hash(tensors: Mapping[str, Array]) -> str:
     for name in sorted(tensors):
         numbers = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {CODES[numbers.dtype]} {list(numbers.shape)}\n".encode())
-        digest.update(numbers.reshape(-1).view(np.uint8))
+        digest.update(numbers.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -17,8 +17,9 @@ from pruneonce import modelfolder
 from pruneonce.errors import UserError
 from pruneonce.storage import coding, grid
 from pruneonce.storage.coding import DamagedError
-from pruneonce.storage.container import MEMBER_NAME, SUFFIX, Member, PackedFile
+from pruneonce.storage.container import SUFFIX, PackedFile
 from pruneonce.storage.grid import Grid
+from pruneonce.storage.index import MEMBER_NAME, Member
 from pruneonce.storage.skeleton import Skeleton, class_of
 from pruneonce.storage.source import CONFIG, WEIGHTS
 from pruneonce.storage.tensors import decode, weights_hash
@@ -70,9 +71,9 @@ def load(path: str | Path, member: str | None = None) -> Any:
     Raises:
         UserError: there is no model, or it is damaged; or a family without `member`.
     """
-    if not str(path).endswith(SUFFIX) or Path(path).is_dir():
+    if Path(path).is_dir() or not (Path(path).is_file() or str(path).endswith(SUFFIX)):
         if member is not None:
-            raise UserError(f"{path} is not a packed file ({SUFFIX}) and has no members")
+            raise UserError(f"{path} is not a packed file and has no members")
         model, missing = modelfolder.load_reporting(class_of(modelfolder.load_config(path)), path)
         return _complete(model, missing, path)
     packed = PackedFile(Path(path))

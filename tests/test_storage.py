@@ -20,6 +20,7 @@ from pruneonce.quickstart import packaged_model
 from pruneonce.sparsity import inspect_model
 from pruneonce.storage import grid
 from pruneonce.storage.container import PackedFile
+from pruneonce.storage.source import member_names
 
 FORMAT = Path(__file__).parents[1] / "docs/format.md"
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -253,6 +254,19 @@ def test_models_of_different_parents_are_no_family(tasks, tmp_path):
     with pytest.raises(UserError, match="do not share one zero pattern"):
         storage.pack(tasks, tmp_path / "family.pruneonce")
     assert not list(tmp_path.glob("family*"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/a"], ["a"]),
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["tasks/sst2/sparse", "tasks/sick/sparse"], ["sst2", "sick"]),
+        (["tasks/über", "tasks/.x"], ["_ber", "_.x"]),
+    ],
+)
+def test_names_of_members(paths, names, tmp_path):
+    assert member_names([tmp_path / path for path in paths]) == names
 
 
 # -- loading ----------------------------------------------------------------------------------------------------

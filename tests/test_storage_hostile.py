@@ -270,6 +270,13 @@ def test_lies(lie, message, parts, place):
     refused(write(index, streams, place / "x.pruneonce"), message)
 
 
+def test_a_configuration_that_cannot_be_loaded(parts, place):
+    index, streams = copy.deepcopy(parts[0]), list(parts[1])
+    other_config(quantization_config={"quant_method": "awq"})(index, streams)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        storage.load(write(index, streams, place / "x.pruneonce"), "first")
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -51,15 +51,15 @@ def pack(models: Sequence[str | Path], output: str | Path, values: Values = "int
     """
     folders, target = [Path(model) for model in models], Path(output)
     _check_target(target)
-    names = source.member_names(folders) if len(folders) > 1 else [folders[0].resolve().name]
+    names = source.member_names(folders)
     members = [source.read(folder) for folder in folders]
-    report = Sizes(str(output), [unpacking.safe_name(name) for name in names], values)
+    report = Sizes(str(output), names, values)
     contents = [_contents(member, folder, values, report) for member, folder in zip(members, folders, strict=True)]
     patterns = _patterns(members, contents)
     writer = Writer()
     index = {
         name: _member(member, content, patterns, writer, report)
-        for name, member, content in zip(report.members, members, contents, strict=True)
+        for name, member, content in zip(names, members, contents, strict=True)
     }
     aside = target.with_name(target.name + ".partial")
     try:

@@ -42,8 +42,7 @@ class Skeleton:
             with torch.device("meta"):
                 self.model: nn.Module = self.model_class._from_config(self.config)
         except Exception as error:  # a damaged configuration fails anywhere inside transformers, in any way
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"config.json does not describe a model: {reason}") from error
+            raise UserError(f"config.json does not describe a model: {first_line(error)}") from error
         self._prefix = f"{self.model_class.base_model_prefix}."
         self._check_shapes(shapes)
 
@@ -97,3 +96,7 @@ def _check_numbers(config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None
     for key, value in values.items():
         if isinstance(value, int) and abs(value) > bound:
             raise UserError(f"config.json is damaged: `{key}` is {value}")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pruneonce.errors import UserError
 from pruneonce.storage import grid
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.grid import Grid
-from pruneonce.storage.index import DTYPES, MAX_FILE, is_file_name
+from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
 from pruneonce.storage.skeleton import Skeleton
 
 WEIGHTS = "model.safetensors"
@@ -85,15 +86,23 @@ def _read_files(folder: Path) -> dict[str, bytes]:
 
 
 def member_names(folders: Sequence[Path]) -> list[str]:
-    """What to call several models: the last part of their paths that is different for each.
+    """What to call the models: the last part of their paths that is different for each.
 
     `tasks/sst2/sparse` and `tasks/sick/sparse` are `sst2` and `sick`.
 
     Raises:
         UserError: no part of the paths tells them apart.
     """
-    parts = [folder.resolve().parts[1:][::-1] for folder in folders]
+    parts = [[_safe(part) for part in reversed(folder.resolve().parts[1:])] for folder in folders]
+    if len(parts) == 1:
+        return parts[0][:1]
     for names in zip(*parts, strict=False):
         if len(set(names)) == len(names):
             return list(names)
     raise UserError("the same model is named twice, or folder names do not tell the models apart; rename the folders")
+
+
+def _safe(folder: str) -> str:
+    """A folder's name as a member's, which becomes a folder's name again."""
+    name = re.sub(r"[^A-Za-z0-9_. -]", "_", folder)[:99]
+    return name if re.fullmatch(MEMBER_NAME, name) else f"_{name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,8 @@ from pruneonce.storage import coding, grid
 from pruneonce.storage.coding import DamagedError
 from pruneonce.storage.container import SUFFIX, PackedFile
 from pruneonce.storage.grid import Grid
-from pruneonce.storage.index import MEMBER_NAME, Member
-from pruneonce.storage.skeleton import Skeleton, class_of
+from pruneonce.storage.index import Member
+from pruneonce.storage.skeleton import Skeleton, class_of, first_line
 from pruneonce.storage.source import CONFIG, WEIGHTS
 from pruneonce.storage.tensors import decode, weights_hash
 
@@ -80,9 +79,12 @@ def load(path: str | Path, member: str | None = None) -> Any:
     name = _chosen(packed, member)
     skeleton = _skeleton(packed, name)
     state = {key: torch.from_numpy(numbers) for key, numbers in read_member(packed, name)[0].items()}
-    model, found = skeleton.model_class.from_pretrained(
-        None, config=skeleton.config, state_dict=state, output_loading_info=True
-    )
+    try:
+        model, found = skeleton.model_class.from_pretrained(
+            None, config=skeleton.config, state_dict=state, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # what a configuration asks for besides shapes can fail in any way
+        raise UserError(f"{path} cannot be loaded: {first_line(error)}") from error
     return _complete(model, set(found["missing_keys"]), path)
 
 
@@ -105,12 +107,6 @@ def read_member(packed: PackedFile, name: str) -> tuple[Tensors, dict[str, Grid]
     except DamagedError as error:
         raise UserError(f"{packed.path} is damaged: {error}") from None
     return tensors, grids
-
-
-def safe_name(folder: str) -> str:
-    """A folder's name as a member's, which becomes a folder's name again."""
-    name = re.sub(r"[^A-Za-z0-9_. -]", "_", folder)[:100]
-    return name if re.fullmatch(MEMBER_NAME, name) else f"_{name}"[:100]
 
 
 def _chosen(packed: PackedFile, member: str | None) -> str:

@@ -12,7 +12,19 @@ from safetensors.torch import load_file, save_file
 from pruneonce import recipe, stages
 from pruneonce.cli import main
 
-VERBS = ["run", "quickstart", "prepare", "prune", "finetune", "transfer", "evaluate", "inspect", "verify"]
+VERBS = [
+    "run",
+    "quickstart",
+    "prepare",
+    "prune",
+    "finetune",
+    "transfer",
+    "evaluate",
+    "inspect",
+    "verify",
+    "pack",
+    "unpack",
+]
 RECIPES = [["recipes", verb] for verb in ("list", "show", "copy")]
 FAST = ["--set", "epochs=1", "--set", "batch_size=16"]
 

@@ -4,8 +4,17 @@ The stages are functions of the same names in `pruneonce.stages`; a whole run is
 """
 
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from pruneonce.errors import UserError
 
 __version__ = version("pruneonce")
-__all__ = ["UserError", "__version__"]
+__all__ = ["UserError", "__version__", "load"]
+
+
+def load(path: str | Path, member: str | None = None) -> Any:
+    """A ready torch model from a packed file or a model folder; see `pruneonce.storage.load`."""
+    from pruneonce import storage  # imports torch
+
+    return storage.load(path, member)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # imports torch
     from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
+    from pruneonce.storage.sizes import Sizes
 
 
 def _table(*columns: str) -> Table:
@@ -73,4 +74,24 @@ def lost_zeros(found: Sequence[LostZeros]) -> Table:
     table = _table("layer", "zeros", "lost")
     for layer in found:
         table.add_row(layer.name, f"{layer.zeros:,}", f"{layer.lost:,}")
+    return table
+
+
+def sizes(made: Sizes) -> Table:
+    """A packed file: parts down; dense and packed bytes, and how far from the entropy limit."""
+    table = _table("bytes", "dense", "packed", "smaller", "bits/weight", "limit", "over")
+    for name, part in (*made.parts.items(), ("model", made.model)):
+        if part.packed:
+            table.add_row(
+                name,
+                f"{part.dense:,}",
+                f"{part.packed:,}",
+                f"{part.dense / part.packed:.1f}x",
+                f"{8 * part.packed / part.weights:.3f}",
+                f"{part.limit:,.0f}",
+                f"{part.packed / part.limit - 1:+.1%}" if part.limit else "",
+            )
+    table.add_row("files", "", f"{made.files:,}")
+    table.add_row("index", "", f"{made.index:,}")
+    table.add_row("file", f"{made.model.dense:,}", f"{made.total:,}", f"{made.model.dense / made.total:.1f}x")
     return table

@@ -1,0 +1,113 @@
+"""One tensor into streams, and streams into the tensor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pruneonce.storage import coding, sizes
+from pruneonce.storage.coding import Bools, DamagedError, Int8s
+from pruneonce.storage.container import PackedFile
+from pruneonce.storage.grid import Grid
+from pruneonce.storage.index import DTYPES, Coded, Scales, Tensor
+
+Array = npt.NDArray[np.generic]
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+# Stores a stream that has this entropy limit in bits, and returns its number.
+Add = Callable[[bytes, float], int]
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What is stored of a tensor: `stored` is the tensor itself, or with a `grid` its integers, in the same shape."""
+
+    stored: Array
+    grid: Grid | None = None
+
+    @property
+    def numbers(self) -> Array:
+        """The tensor as it will be unpacked."""
+        return self.grid.dequantize(self.stored) if self.grid else self.stored  # type: ignore[arg-type]
+
+    @property
+    def kept(self) -> Bools:
+        """[n]: False where all bits are 0. A -0.0 is kept: it would come back as another number."""
+        flat = np.ascontiguousarray(self.stored).ravel()
+        return flat.view(f"u{flat.dtype.itemsize}") != 0
+
+
+def encode(name: str, content: Content, kept: Bools | None, add: Add) -> Tensor:
+    """Store a tensor.
+
+    Args:
+        kept: [n], the pattern to store it in, with further zeros among the kept or not; None stores every number.
+    """
+    flat = content.stored.ravel()
+    pattern = None
+    if kept is not None:
+        kind, data = coding.encode_pattern(kept)
+        limit = sizes.pattern_limit(int(kept.sum()), kept.size)
+        pattern = Coded(stream=add(data, limit), coding=kind)  # type: ignore[arg-type]
+        flat = flat[kept]
+    grid = None
+    if content.grid:
+        integers: Int8s = flat  # type: ignore[assignment]
+        kind, data = coding.encode_values(integers, content.grid.bits)
+        values = Coded(stream=add(data, sizes.values_limit(integers)), coding=kind)  # type: ignore[arg-type]
+        scale = add(coding.encode_planes(content.grid.scale.ravel()), 0.0)
+        grid = Scales(bits=content.grid.bits, shape=content.grid.scale.shape, stream=scale)
+    else:
+        values = Coded(stream=add(coding.encode_planes(flat), sizes.planes_limit(flat)), coding="planes")
+    dtype = "F32" if grid else CODES[content.stored.dtype]
+    return Tensor(name=name, dtype=dtype, shape=content.stored.shape, values=values, pattern=pattern, grid=grid)  # type: ignore[arg-type]
+
+
+def decode(tensor: Tensor, file: PackedFile) -> Content:
+    """What `encode` stored.
+
+    Raises:
+        DamagedError: the streams do not fit the tensor.
+    """
+    kept = None
+    count = tensor.size
+    if tensor.pattern:
+        kept = coding.decode_pattern(tensor.pattern.coding, file.stream(tensor.pattern.stream), tensor.size)
+        count = int(kept.sum())
+    data = file.stream(tensor.values.stream)
+    grid = None
+    values: Array
+    if tensor.grid:
+        grid = _decode_grid(tensor.grid, file)
+        if not grid.fits(tensor.shape):
+            raise DamagedError(f"the quantization grid of {tensor.name} does not fit its shape")
+        values = coding.decode_values(tensor.values.coding, data, count)
+    else:
+        values = coding.decode_planes(data, DTYPES[tensor.dtype], count)
+    if kept is not None:
+        dense = np.zeros(tensor.size, values.dtype)
+        dense[kept] = values
+        values = dense
+    return Content(values.reshape(tensor.shape), grid)
+
+
+def _decode_grid(stored: Scales, file: PackedFile) -> Grid:
+    scale = coding.decode_planes(file.stream(stored.stream), DTYPES["F32"], int(np.prod(stored.shape)))
+    try:
+        return Grid(stored.bits, scale.reshape(stored.shape))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise DamagedError(str(error)) from None
+
+
+def weights_hash(tensors: Mapping[str, Array]) -> str:
+    """sha256 over name, type, shape and bytes of every tensor, in order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        numbers = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {CODES[numbers.dtype]} {list(numbers.shape)}\n".encode())
+        digest.update(numbers.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""From a packed file to model folders, or to a model in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save_file
+
+from pruneonce import modelfolder
+from pruneonce.errors import UserError
+from pruneonce.storage import coding, grid
+from pruneonce.storage.coding import DamagedError
+from pruneonce.storage.container import SUFFIX, PackedFile
+from pruneonce.storage.grid import Grid
+from pruneonce.storage.index import Member
+from pruneonce.storage.skeleton import Skeleton, class_of, first_line
+from pruneonce.storage.source import CONFIG, WEIGHTS
+from pruneonce.storage.tensors import decode, weights_hash
+
+Tensors = dict[str, npt.NDArray[np.generic]]
+
+
+def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> list[Path]:
+    """Write the model of a packed file to `folder`, which must not exist; of a family, every member to `folder/NAME`.
+
+    The weights are bit for bit those that were packed, after rounding if there was any; their quantization grids are
+    recorded beside them (see `grid`), so that packing the folder again loses nothing.
+
+    Args:
+        member: of a family, only this one, to `folder` itself.
+
+    Returns:
+        The model folders.
+
+    Raises:
+        UserError: the file is of another kind or damaged, has no such member, or `folder` exists.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise UserError(f"{target} exists; choose another folder")
+    packed = PackedFile(Path(file))
+    if member is None and len(packed.index.members) > 1:
+        places = {name: name for name in packed.index.members}
+    else:
+        places = {_chosen(packed, member): ""}
+    aside = modelfolder.partial(target)
+    if aside.exists():
+        raise UserError(f"{aside} is in the way; remove it")
+    try:
+        for name, place in places.items():
+            _write_member(packed, name, aside / place)
+        aside.replace(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return [target / place for place in places.values()]
+
+
+def load(path: str | Path, member: str | None = None) -> Any:
+    """A ready model, of the class that was saved: from a packed file or from a model folder (or hub id).
+
+    Args:
+        member: which model of a family.
+
+    Raises:
+        UserError: there is no model, or it is damaged; or a family without `member`.
+    """
+    if Path(path).is_dir() or not (Path(path).is_file() or str(path).endswith(SUFFIX)):
+        if member is not None:
+            raise UserError(f"{path} is not a packed file and has no members")
+        model, missing = modelfolder.load_reporting(class_of(modelfolder.load_config(path)), path)
+        return _complete(model, missing, path)
+    packed = PackedFile(Path(path))
+    name = _chosen(packed, member)
+    skeleton = _skeleton(packed, name)
+    state = {key: torch.from_numpy(numbers) for key, numbers in read_member(packed, name)[0].items()}
+    try:
+        model, found = skeleton.model_class.from_pretrained(
+            None, config=skeleton.config, state_dict=state, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # what a configuration asks for besides shapes can fail in any way
+        raise UserError(f"{path} cannot be loaded: {first_line(error)}") from error
+    return _complete(model, set(found["missing_keys"]), path)
+
+
+def read_member(packed: PackedFile, name: str) -> tuple[Tensors, dict[str, Grid]]:
+    """The weights of a member, and the grids of those that have one.
+
+    Raises:
+        UserError: they are not those that were packed.
+    """
+    member = packed.index.members[name]
+    tensors, grids = {}, {}
+    try:
+        for tensor in member.tensors:
+            content = decode(tensor, packed)
+            tensors[tensor.name] = content.numbers
+            if content.grid:
+                grids[tensor.name] = content.grid
+        if weights_hash(tensors) != member.sha256:
+            raise DamagedError("the weights are not those that were packed")
+    except DamagedError as error:
+        raise UserError(f"{packed.path} is damaged: {error}") from None
+    return tensors, grids
+
+
+def _chosen(packed: PackedFile, member: str | None) -> str:
+    names = list(packed.index.members)
+    if member is None and len(names) == 1:
+        return names[0]
+    if member not in names:
+        problem = "is a family: choose a member" if member is None else f"has no member {member!r}"
+        raise UserError(f"{packed.path} {problem}; it holds {', '.join(names)}")
+    return member
+
+
+def _skeleton(packed: PackedFile, name: str) -> Skeleton:
+    """The member's architecture; checks the declared shapes against it, before anything of these shapes exists."""
+    member = packed.index.members[name]
+    config = _files(packed, member, (CONFIG,)).get(CONFIG)
+    if config is None:
+        raise UserError(f"{packed.path} is damaged: it has no {CONFIG}")
+    try:
+        return Skeleton(config, {tensor.name: tensor.shape for tensor in member.tensors})
+    except UserError as error:
+        raise UserError(f"{packed.path} is damaged: {error}") from error
+
+
+def _files(packed: PackedFile, member: Member, only: tuple[str, ...] = ()) -> Mapping[str, bytes]:
+    try:
+        return {
+            file.name: coding.decompress(packed.stream(file.stream), file.size)
+            for file in member.files
+            if not only or file.name in only
+        }
+    except DamagedError as error:
+        raise UserError(f"{packed.path} is damaged: {error}") from None
+
+
+def _write_member(packed: PackedFile, name: str, folder: Path) -> None:
+    _skeleton(packed, name)
+    tensors, grids = read_member(packed, name)
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    if grids:
+        grid.save(folder, grids)
+    for file, content in _files(packed, packed.index.members[name]).items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes(content)
+
+
+def _complete(model: Any, missing: set[str], path: str | Path) -> Any:
+    """A pooler that was not saved would be a random one, as would any other weight."""
+    if lacking := sorted(name for name in missing if "pooler." not in name):
+        raise UserError(f"{path} has no weights for {lacking[0]}")
+    if missing:
+        getattr(model, model.base_model_prefix, model).pooler = None
+    return model

@@ -1,0 +1,22 @@
+"""What test_distributed.py runs in each of two processes: every architecture and objective through the corpus stages."""
+
+import sys
+from pathlib import Path
+
+from pruneonce import distributed, stages
+from pruneonce.recipe import Corpus, Prepare, Prune
+
+
+def main(models: Path, corpus: str, output: Path) -> None:
+    text = Corpus(source=corpus, block_length=16, validation=0.1)
+    shared = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3}
+    for model in sorted(models.iterdir()):
+        prepared = stages.prepare(model, text, Prepare(**shared), output / f"{model.name}-prepared")
+        for objective in ("hidden", "both"):
+            settings = Prune(**shared, objective=objective, every=1, start=0, end=3)
+            stages.prune(prepared, text, settings, output / f"{model.name}-{objective}")
+    assert distributed.world() == 2
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

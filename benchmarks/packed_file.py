@@ -9,6 +9,7 @@ training. Sizes and errors hardly depend on that; what a model with these weight
 import shutil
 import tempfile
 import time
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers import BertConfig, BertModel
 
 from pruneonce import quickstart, storage
 from pruneonce.storage import coding, grid, sizes
+from pruneonce.summary import processor
 
 SPARSITIES = (0.8, 0.85, 0.9, 0.95, 0.97)
 
@@ -31,8 +33,9 @@ def main() -> None:
         models = {share: pruned(quickstart.packaged_model(), place / f"{share}", share) for share in SPARSITIES}
         lines = [
             "# The packed file",
-            f"`python benchmarks/packed_file.py` with zstandard {version('zstandard')}, constriction "
-            f"{version('constriction')}, numpy {version('numpy')}. MiniLM (all-MiniLM-L6-v2), pruned by magnitude.",
+            f"`python benchmarks/packed_file.py` on {date.today()}, {processor()}, with zstandard "
+            f"{version('zstandard')}, constriction {version('constriction')}, numpy {version('numpy')}. MiniLM "
+            "(all-MiniLM-L6-v2), pruned by magnitude; BERT-Base's random weights are of seed 0.",
             table_of_sizes(models),
             table_of_coders(models[0.9]),
             timing(place / "bert"),

@@ -1,4 +1,4 @@
-"""What test_distributed.py runs in each of two processes: every architecture and objective through the corpus stages."""
+"""What test_distributed.py runs in two processes: every architecture and objective through the corpus stages."""
 
 import sys
 from pathlib import Path

@@ -18,12 +18,13 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
-from pruneonce import training
+from pruneonce import attention, distributed, training
 from pruneonce.data.blocks import Passes, masked_collator
 from pruneonce.recipe import Prune
-from pruneonce.sparsity import PruningSchedule, prunable_weights
+from pruneonce.sparsity import PruningSchedule, pattern_hash, prunable_weights
 from pruneonce.sparsity.sparsifier import Gradual
 from pruneonce.stages.common import freeze
 from pruneonce.stages.objectives import pruning_objective
@@ -102,13 +103,16 @@ class PlainTrainer(Trainer):
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """As many words as BERT has; masking needs to know which are special."""
-    from tokenizers import Tokenizer, models
-
+    """One with as many words as BERT has."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = {word: number for number, word in enumerate([*special, *(f"w{n}" for n in range(WORDS - len(special)))])}
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "[UNK]")), **names)
+    made = Tokenizer(models.WordLevel(words, "[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
 def main(
@@ -122,12 +126,18 @@ def main(
     update_every: int = 4,
     compile: bool = False,
     checkpointing: bool = False,
+    kd_tokens: str = "all",
+    fused_attention: bool = False,
 ) -> None:
+    if fused_attention:
+        attention.LONGEST = 0
+    device = distributed.start()
     settings = Prune(
         steps=steps,
         batch_size=batch,
         learning_rate=1e-4,
         objective=objective,
+        kd_tokens=kd_tokens,
         start=2,
         end=steps - 1,
         every=update_every,
@@ -139,12 +149,13 @@ def main(
     teacher = BertForMaskedLM(config)
     torch.manual_seed(0)
     student = BertForMaskedLM(config)
+    if objective == "hidden":  # as the stage does
+        teacher, student = teacher.bert, student.bert
     tokens = torch.randint(5, WORDS, (blocks, length), generator=torch.Generator().manual_seed(0)).tolist()
-    data = Passes([{"input_ids": ids} for ids in tokens], steps * batch, seed=0)
+    data = Passes([{"input_ids": ids} for ids in tokens], training.examples_of(settings, steps), seed=0)
     collate = masked_collator(tokenizer(), 0.15, seed=0)
     clock = Clock()
     masks = None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         if arm == "plain":
             torch.set_flush_denormal(True)
@@ -178,10 +189,12 @@ def main(
         "tokens": batch * length,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "masks": masks and {"step": masks.step_seconds, "update": masks.update_seconds},
+        "pattern": masks and pattern_hash(masks.masks),
     }
     if torch.cuda.is_available():
         found["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    print("RESULT " + json.dumps(found))
+    if distributed.rank() == 0:
+        print("RESULT " + json.dumps(found))
 
 
 if __name__ == "__main__":

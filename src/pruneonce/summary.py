@@ -27,7 +27,7 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": sum(stage["seconds"] for stage in made),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             **{library: version(library) for library in ("pruneonce", "torch", "transformers")},
@@ -82,7 +82,7 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -35,7 +35,7 @@ Batch = dict[str, Tensor]
 # What is minimised: `loss`, and for the log its parts, already weighted. May take what it uses out of the batch.
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep what a step frees for the next one, instead of asking the system for fresh pages every time."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # larger ones come and go: kept, they would leave holes
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

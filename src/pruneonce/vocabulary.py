@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -22,6 +23,7 @@ IGNORED = -100  # the label of a position that is not predicted
 CHUNK_BYTES = {"cpu": 8 << 20}
 CHUNK_BYTES_GPU = 512 << 20
 CHUNKS_A_PRODUCT = 4  # whose gradients go into the weight's together: each time all of it is read and written
+TILE = 64  # rows that products like whole
 WORDS_A_PRODUCT = 4096  # of the vocabulary weight's gradient, which is made in fp32 out of products in bf16
 
 
@@ -119,7 +121,12 @@ class _VocabularyLoss(torch.autograd.Function):
 
 
 class _Pass:
-    """One pass over the rows. `student`, `teacher`: in the precision of the products."""
+    """One pass over the rows, which are filled up with zeros to whole groups: every product has the same shape, for
+    oneDNN compiles, and keeps, a kernel for each new one.
+
+    Args:
+        student, teacher: in the precision of the products.
+    """
 
     def __init__(
         self,
@@ -131,50 +138,55 @@ class _Pass:
         targets: Tensor,
         kd_scale: float,
     ):
-        self.student, self.teacher, self.labels = student, teacher, labels
-        self.vocabulary = len(student.weight)
-        products = student.hidden
-        self.exact = torch.float64 if products.dtype == torch.float64 else torch.float32
+        self.vocabulary, width = student.weight.shape
+        self.exact = torch.float64 if student.weight.dtype == torch.float64 else torch.float32
         self.temperature, self.task_scale, self.kd_scale = temperature, task_weight / targets.to(self.exact), kd_scale
-        self.mlm, self.kd = products.new_zeros((), dtype=self.exact), products.new_zeros((), dtype=self.exact)
-        # Of hidden states [rows, width], weight [vocabulary, width] and bias [vocabulary].
-        self.gradients = (
-            torch.empty_like(products),
-            torch.zeros_like(student.weight, dtype=self.exact),
-            products.new_zeros(self.vocabulary, dtype=self.exact),
-        )
+        self.labels, rows = labels, len(labels)
+        most = CHUNK_BYTES.get(labels.device.type, CHUNK_BYTES_GPU) // (4 * self.vocabulary)
+        self.size = min(_up(rows, TILE), max(1, most // TILE * TILE or most))
+        self.group = self.size * min(CHUNKS_A_PRODUCT, _up(rows, self.size) // self.size)
+        whole = _up(rows, self.group)
+        self.student = student._replace(hidden=F.pad(student.hidden, (0, 0, 0, whole - rows)))
+        self.teacher = teacher and teacher._replace(hidden=F.pad(teacher.hidden, (0, 0, 0, whole - rows)))
+        new = student.weight.new_zeros
+        self.mlm, self.kd = new((), dtype=self.exact), new((), dtype=self.exact)
+        self.to_hidden = new(whole, width)
+        self.to_weight = new(self.vocabulary, width, dtype=self.exact)
+        self.to_bias = new(self.vocabulary, dtype=self.exact)
+
+    @property
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of hidden states [rows, width], weight [vocabulary, width] and bias [vocabulary]."""
+        return self.to_hidden[: len(self.labels)], self.to_weight, self.to_bias
 
     def run(self) -> None:
-        rows = len(self.labels)
-        most = CHUNK_BYTES.get(self.labels.device.type, CHUNK_BYTES_GPU) // (4 * self.vocabulary)
-        self.size = min(max(1, most // 64 * 64 or most), max(1, rows))  # products like whole tiles
-        new = self.student.hidden.new_empty
+        new = self.student.weight.new_empty
         self.products = new(self.size, self.vocabulary)
         self.work = [new(self.size, self.vocabulary, dtype=self.exact) for _ in range(3)]
-        waiting = new(min(rows, CHUNKS_A_PRODUCT * self.size), self.vocabulary)
+        waiting = new(self.group, self.vocabulary)
+        rows, whole = len(self.labels), len(self.to_hidden)
         labelled = (self.labels != IGNORED).nonzero().flatten()
-        bounds = torch.arange(0, rows + self.size, self.size, device=labelled.device)
+        bounds = torch.arange(0, whole + self.size, self.size, device=labelled.device)
         ends = torch.searchsorted(labelled, bounds).tolist()
-        to_hidden, to_weight, _ = self.gradients
-        for first in range(0, rows, max(1, len(waiting))):
-            together = slice(first, min(first + len(waiting), rows))
-            for start in range(first, together.stop, self.size):
-                chunk = slice(start, min(start + self.size, together.stop))
-                number = start // self.size
-                gradient = self._chunk(chunk, labelled[ends[number] : ends[number + 1]])
-                waiting[start - first : chunk.stop - first] = gradient
-            logits = waiting[: together.stop - first]
-            torch.mm(logits, self.student.weight, out=to_hidden[together])
-            for words in range(0, self.vocabulary, WORDS_A_PRODUCT):
-                part = slice(words, words + WORDS_A_PRODUCT)
-                to_weight[part] += logits[:, part].T @ self.student.hidden[together]
+        for first in range(0, whole, self.group):
+            for start in range(first, first + self.group, self.size):
+                number, size = start // self.size, min(max(0, rows - start), self.size)
+                place = waiting[start - first : start - first + self.size]
+                if size:
+                    place[:size] = self._chunk(start, size, labelled[ends[number] : ends[number + 1]])
+                place[size:] = 0
+            together = slice(first, first + self.group)
+            torch.mm(waiting, self.student.weight, out=self.to_hidden[together])
+            for word in range(0, self.vocabulary, WORDS_A_PRODUCT):
+                words = slice(word, word + WORDS_A_PRODUCT)
+                self.to_weight[words] += waiting[:, words].T @ self.student.hidden[together]
 
-    def _chunk(self, rows: slice, labelled: Tensor) -> Tensor:
-        """Adds the losses of some rows, `labelled` among them, and gives the gradient of their logits."""
-        size = rows.stop - rows.start
+    def _chunk(self, start: int, size: int, labelled: Tensor) -> Tensor:
+        """Adds the losses of `size` rows, `labelled` among them, and gives the gradient of their logits."""
+        rows = slice(start, start + self.size)
         ours, theirs, spare = (work[:size] for work in self.work)
-        ours.copy_(self.student.logits(rows, self.products[:size]))
-        here, words = labelled - rows.start, self.labels[labelled]
+        ours.copy_(self.student.logits(rows, self.products)[:size])
+        here, words = labelled - start, self.labels[labelled]
         log_q = torch.log_softmax(ours[here], dim=-1)
         self.mlm -= self.task_scale * log_q.gather(1, words[:, None]).sum()
         to_labelled = log_q.exp_()  # d(-log q[word]) / dz = q - onehot(word)
@@ -183,9 +195,9 @@ class _Pass:
         if self.teacher is None:
             gradient = ours.zero_()
         else:
-            gradient = self._distill(ours, theirs.copy_(self.teacher.logits(rows, self.products[:size])), spare)
+            gradient = self._distill(ours, theirs.copy_(self.teacher.logits(rows, self.products)[:size]), spare)
         gradient.index_add_(0, here, to_labelled)
-        self.gradients[2].add_(gradient.sum(0))
+        self.to_bias.add_(gradient.sum(0))
         return gradient
 
     def _distill(self, ours: Tensor, theirs: Tensor, spare: Tensor) -> Tensor:
@@ -196,6 +208,11 @@ class _Pass:
         p = torch.exp(log_p, out=theirs)
         self.kd += t * t * self.kd_scale * torch.dot(p.view(-1), log_p.sub_(log_q).view(-1))
         return log_q.exp_().sub_(p).mul_(t * self.kd_scale)
+
+
+def _up(number: int, to: int) -> int:
+    """The next multiple of `to`, which is at least `to`."""
+    return max(1, -(-number // to)) * to
 
 
 @contextmanager

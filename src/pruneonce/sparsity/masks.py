@@ -59,17 +59,21 @@ def magnitude_masks(
         allocation: "uniform" prunes this share of every tensor by itself; "global" finds one threshold over all.
         within: weights pruned here are pruned first and so stay pruned (nested masks).
     """
-    scores = {name: weight.detach().abs().float() for name, weight in weights.items()}
     within = within or {}
-    for name, mask in within.items():
-        scores[name].masked_fill_(~mask, -1.0)  # below any magnitude, a kept weight of exactly 0 included
+
+    def scores(name: str) -> Tensor:
+        found = weights[name].detach().abs().float()
+        if name in within:
+            found.masked_fill_(~within[name], -1.0)  # below any magnitude, a kept weight of exactly 0 included
+        return found
+
     if allocation == "uniform":
-        masks = {name: exact_k_mask(score, count(sparsity, score.numel())) for name, score in scores.items()}
+        masks = {name: exact_k_mask(scores(name), count(sparsity, weight.numel())) for name, weight in weights.items()}
     else:
-        together = torch.cat([score.flatten() for score in scores.values()])
+        together = torch.cat([scores(name).flatten() for name in weights])
         keep = exact_k_mask(together, count(sparsity, together.numel()))
-        parts = keep.split([score.numel() for score in scores.values()])
-        masks = {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+        parts = keep.split([weight.numel() for weight in weights.values()])
+        masks = {name: part.view_as(weights[name]) for name, part in zip(weights, parts, strict=True)}
     # Where `within` prunes more than `sparsity` asks for, as a model that was sparse before does, it stands.
     return {name: mask & within[name] if name in within else mask for name, mask in masks.items()}
 

@@ -34,11 +34,15 @@ class Locked:
 
     def __init__(self, weights: Mapping[str, Tensor]):
         self.weights = weights
-        self.set_masks(locked_masks(weights))
+        self.masks = locked_masks(weights)
 
-    def set_masks(self, masks: Masks) -> None:
-        """Take `masks`, and their complement with them: each step uses it twice, and making it costs as much."""
-        self.masks = masks
+    @property
+    def masks(self) -> Masks:
+        return {name: ~pruned for name, pruned in self.pruned.items()}
+
+    @masks.setter
+    def masks(self, masks: Masks) -> None:
+        # The complement is kept: each step uses it twice, and making it costs as much as using it.
         self.pruned = {name: ~mask for name, mask in masks.items()}
 
     def before_step(self, step: int) -> None:
@@ -66,7 +70,7 @@ class Locked:
 
     def load(self, folder: Path) -> None:
         masks = load_masks(folder / "masks.safetensors")
-        self.set_masks({name: mask.to(self.weights[name].device) for name, mask in masks.items()})
+        self.masks = {name: mask.to(self.weights[name].device) for name, mask in masks.items()}
 
 
 class Gradual(Locked):
@@ -94,7 +98,7 @@ class Gradual(Locked):
         masks = magnitude_masks(self.weights, self.schedule.sparsity(step), self.settings.allocation, within)
         if distributed.world() > 1:
             distributed.must_agree(pattern_hash(masks), f"the masks of step {step}")
-        self.set_masks(masks)
+        self.masks = masks
         for name, parked in self.parked.items():
             parked.copy_(self.weights[name].masked_fill(masks[name], 0.0))
         self.apply()

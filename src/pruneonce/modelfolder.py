@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from safetensors import SafetensorError
 from torch import nn
@@ -72,6 +73,20 @@ def load_encoder(source: str | Path, **config: Any) -> Any:
     if any(name.startswith("pooler.") for name in missing):
         model.pooler = None  # transformers would leave a random one
     return model
+
+
+def load_as_saved(source: str | Path) -> Any:
+    """The model with the head, or without one, that it was saved with.
+
+    Raises:
+        UserError: as `load`, or the configuration names no model class of transformers.
+    """
+    name = (load_config(source).architectures or ["none"])[0]
+    if name.endswith("Model"):
+        return load_encoder(source)
+    if not hasattr(transformers, name):
+        raise UserError(f"{source} has a config.json whose `architectures` names no class of transformers: {name}")
+    return load(getattr(transformers, name), source)
 
 
 def load_tokenizer(source: str | Path) -> Any:

@@ -4,6 +4,17 @@ from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.prepare import prepare
 from pruneonce.stages.prune import prune, prune_one_shot
+from pruneonce.stages.quantize import calibrate, quantize
 from pruneonce.stages.transfer import transfer, transfer_gradual
 
-__all__ = ["evaluate", "finetune", "prepare", "prune", "prune_one_shot", "transfer", "transfer_gradual"]
+__all__ = [
+    "calibrate",
+    "evaluate",
+    "finetune",
+    "prepare",
+    "prune",
+    "prune_one_shot",
+    "quantize",
+    "transfer",
+    "transfer_gradual",
+]

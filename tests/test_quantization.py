@@ -184,7 +184,7 @@ def test_a_layer_that_saw_nothing_is_refused():
 
 def test_groups_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="`group_size` 24 does not divide the 32 inputs of bert"):
-        quantization.insert(classifier("bert"), Quantization(granularity="group", group_size=24))
+        quantization.insert(classifier("bert"), Quantization(bits=4, granularity="group", group_size=24))
 
 
 def test_scales_of_another_model_are_refused(tmp_path):

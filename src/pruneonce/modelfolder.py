@@ -192,7 +192,7 @@ def save(
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
     if "ForSequenceClassification" not in type(model).__name__:
-        _copy_sentence_transformer(source, folder)
+        copy_sentence_transformer(source, folder)
     versions = {name: version(name) for name in LIBRARIES}
     write_json({**provenance, "versions": versions}, folder / PROVENANCE)
     write_json(dict(metrics), folder / METRICS)
@@ -209,7 +209,7 @@ def _local(source: str | Path) -> Path:
     return Path(snapshot_download(str(source), allow_patterns=["*.json", "*/*.json", "[0-9]_*/*.safetensors"]))
 
 
-def _copy_sentence_transformer(model: str | Path, folder: Path) -> None:
+def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
     try:
         source = _local(model)
     except OSError as error:  # the hub is away: no reason to lose what was trained

@@ -132,6 +132,14 @@ class Quantization(Section):
     group_size: int = Field(64, ge=2, description="inputs that share a scale when granularity is group")
     head: bool = Field(True, description="quantize the task head too")
 
+    @model_validator(mode="after")
+    def _engines_have_it(self) -> Quantization:
+        if (self.bits == 4) != (self.granularity == "group"):
+            raise ValueError(
+                "`bits: 4` and `granularity: group` go together; 8 bits have a scale per channel or tensor"
+            )
+        return self
+
 
 class Quantize(Transfer, Quantization):
     """Quantization-aware training of a task model with its zeros locked."""

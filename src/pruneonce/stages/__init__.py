@@ -1,6 +1,7 @@
 """Stages: each takes a model folder and gives a model folder, and each is usable alone."""
 
 from pruneonce.stages.evaluate import evaluate
+from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.prepare import prepare
 from pruneonce.stages.prune import prune, prune_one_shot
@@ -10,6 +11,7 @@ from pruneonce.stages.transfer import transfer, transfer_gradual
 __all__ = [
     "calibrate",
     "evaluate",
+    "export",
     "finetune",
     "prepare",
     "prune",

@@ -30,6 +30,7 @@ GRIDS = {
     "int8-tensor": Quantization(granularity="tensor"),
     "int4": Quantization(bits=4, granularity="group", group_size=16),
 }
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
 
 
@@ -72,7 +73,9 @@ def task_model(folder, architecture, tokenizer, grid):
 
 
 def in_onnxruntime(folder):
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # else 4-bit products round to int8
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
 
@@ -83,8 +86,8 @@ def in_onnxruntime(folder):
     return names, run
 
 
-def in_openvino(folder):
-    model = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def in_openvino(folder, **config):
+    model = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", config)
     names = [value.get_any_name() for value in model.inputs]
 
     def run(batch):
@@ -109,10 +112,16 @@ def exported(tokenizer, tmp_path_factory):
     return make
 
 
-def check(engine, torch_model, tolerance):
-    """All outputs of the engine are those of torch, at any batch size and length."""
+def check(engine, torch_model, typical, most):
+    """All outputs of the engine are those of torch, at any batch size and length.
+
+    Args:
+        typical: bound of the median error, relative to the largest output.
+        most: bound of every error.
+    """
     names, run = engine
     assert {"input_ids", "attention_mask"} <= set(names)
+    errors = []
     for rows, length in SHAPES:
         batch = inputs(rows, length, names)
         with torch.no_grad():
@@ -120,19 +129,26 @@ def check(engine, torch_model, tolerance):
         found = run(batch)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, atol=tolerance * np.abs(value).max())
+            assert found[name].shape == value.shape
+            errors.append(np.abs(found[name] - value).flatten() / np.abs(value).max())
+    together = np.concatenate(errors)
+    assert np.median(together) <= typical
+    assert together.max() <= most
 
 
 @pytest.mark.parametrize(
     ("architecture", "grid"), [*((architecture, "int8") for architecture in CONFIGS), *(("bert", g) for g in GRIDS)][1:]
 )
 def test_engines_agree_with_torch(architecture, grid, exported):
+    """The same function up to rounding. An activation that lies halfway between two integers may go either way in
+    another engine, which moves a few of the outputs of models as small as these by some percent."""
     folders = exported(architecture, grid)
     load = modelfolder.load_as_saved if grid == "fp32" else quantization.load
-    # An activation halfway between two integers may go either way in another engine: 1/255 of its range.
-    tolerance = 1e-5 if grid == "fp32" else 1e-2
-    for engine in (in_onnxruntime(folders["onnx"]), in_openvino(folders["openvino"])):
-        check(engine, load(folders["model"]).eval(), tolerance)
+    model = load(folders["model"]).eval()
+    most = 1e-5 if grid in ("fp32", "int4") else 0.1
+    check(in_onnxruntime(folders["onnx"]), model, 1e-4, most)
+    check(in_openvino(folders["openvino"], **EXACT), model, 1e-4, most)
+    check(in_openvino(folders["openvino"]), model, 0.05, 0.2)  # its default: bf16 and int8 where they are fast
 
 
 @pytest.mark.parametrize(
@@ -145,8 +161,8 @@ def test_bare_encoders(architecture, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     made = to_onnx(tmp_path / "model", tmp_path)
     convert(made, tmp_path)
-    for engine in (in_onnxruntime(tmp_path), in_openvino(tmp_path)):
-        check(engine, model, 1e-5)
+    for engine in (in_onnxruntime(tmp_path), in_openvino(tmp_path, **EXACT)):
+        check(engine, model, 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +180,7 @@ def test_weights_are_stored_as_integers(grid, kind, bits, exported):
     assert not [value.name for value in stored.values() if value.data_type == 1 and value.name.endswith("dense.weight")]
     kinds = Counter(node.op_type for node in made.graph.node)
     # The query, key and value of the layer share one quantized input.
-    assert kinds["QuantizeLinear"] == len(linears) - 2
+    assert kinds["QuantizeLinear"] == (0 if bits == 4 else len(linears) - 2)
     assert kinds["DequantizeLinear"] == kinds["QuantizeLinear"] + len(linears)
     zero_points = [n.input[2] for n in made.graph.node if n.op_type == "QuantizeLinear"]
     assert all(stored[name].data_type == onnx.TensorProto.UINT8 for name in zero_points)

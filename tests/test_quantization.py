@@ -173,6 +173,7 @@ def test_scales_have_the_shapes_of_the_interface():
         model = learned(classifier("bert"), settings)
         made = quantization.freeze(model)["bert.encoder.layer.0.intermediate.dense"]
         assert made.weight_scale.shape == SHAPES[grid]
+        assert (made.input_grid is None) == (grid == "int4")
 
 
 def test_a_layer_that_saw_nothing_is_refused():

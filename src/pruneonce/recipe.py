@@ -123,7 +123,10 @@ class Transfer(Training, Distillation):
 
 
 class Quantization(Section):
-    """The grid: integer weights times a scale, uint8 inputs of every quantized layer."""
+    """The grid: integer weights times a scale and, with 8 bits, uint8 inputs of every quantized layer.
+
+    With 4 bits the inputs stay fp32, which is what engines have kernels for.
+    """
 
     bits: Literal[8, 4] = Field(8, description="bits of a weight")
     granularity: Granularity = Field(
@@ -139,6 +142,10 @@ class Quantization(Section):
                 "`bits: 4` and `granularity: group` go together; 8 bits have a scale per channel or tensor"
             )
         return self
+
+    @property
+    def quantizes_inputs(self) -> bool:
+        return self.bits == 8
 
 
 class Quantize(Transfer, Quantization):

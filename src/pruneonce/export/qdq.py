@@ -21,36 +21,40 @@ INT4_WEIGHT = "weight_int4"
 class QDQLinear(nn.Module):
     """For export only: says its nodes itself, since the exporter would leave fp32 weights in the file.
 
-    The weight is stored as MatMul takes it, [in, out], so that nothing lies between it and its DequantizeLinear.
+    The weight is stored as MatMul takes it, [in, out], so that nothing lies between it and its DequantizeLinear. Inputs
+    of 4-bit weights are fp32: ONNX Runtime and OpenVINO have fast kernels for that, and OpenVINO 2026.4 cannot compile
+    uint8 inputs to grouped weights in bf16.
     """
 
     weight_scale: Tensor
-    input_scale: Tensor
-    input_zero_point: Tensor
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
 
     def __init__(self, linear: QuantizedLinear):
         super().__init__()
         self.weight_name = INT4_WEIGHT if linear.bits == 4 else "weight_int8"
         integers = quantize_weight(linear.weight, linear.weight_scale, linear.bits)
         self.register_buffer(self.weight_name, integers.T.contiguous())
-        scale = linear.weight_scale
+        weight_scale = linear.weight_scale
         self.layout: dict[str, Any] = {}
-        if scale.dim() == 2:
-            self.layout = {"axis": 0, "block_size": linear.in_features // scale.shape[1]}
-            scale = scale.T.contiguous()
-        elif scale.numel() > 1:
+        if weight_scale.dim() == 2:
+            self.layout = {"axis": 0, "block_size": linear.in_features // weight_scale.shape[1]}
+            weight_scale = weight_scale.T.contiguous()
+        elif weight_scale.numel() > 1:
             self.layout = {"axis": 1}
         else:
-            scale = scale.squeeze(0)
-        self.register_buffer("weight_scale", scale)
-        self.register_buffer("input_scale", torch.tensor(linear.input_scale))
-        self.register_buffer("input_zero_point", torch.tensor(linear.input_zero_point, dtype=torch.uint8))
+            weight_scale = weight_scale.squeeze(0)
+        self.register_buffer("weight_scale", weight_scale)
+        scale, zero_point = linear.input_grid or (None, None)
+        self.register_buffer("input_scale", None if scale is None else torch.tensor(scale))
+        self.register_buffer("input_zero_point", None if scale is None else torch.tensor(zero_point, dtype=torch.uint8))
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = (self.input_scale, self.input_zero_point)
-        integers = ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.uint8, shape=x.shape, version=OPSET)
-        x = ops.symbolic("DequantizeLinear", (integers, *grid), dtype=torch.float32, shape=x.shape, version=OPSET)
+        if self.input_scale is not None:
+            grid = (self.input_scale, self.input_zero_point)
+            integers = ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.uint8, shape=x.shape, version=OPSET)
+            x = ops.symbolic("DequantizeLinear", (integers, *grid), dtype=torch.float32, shape=x.shape, version=OPSET)
         stored = getattr(self, self.weight_name)
         weight = ops.symbolic(
             "DequantizeLinear",

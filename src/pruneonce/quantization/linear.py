@@ -34,11 +34,11 @@ class LearningLinear(_LikeLinear):
 
     The weights' scale follows from the weights at every forward pass, so it shrinks with them. The range of the inputs
     is a moving average of the batches' extremes; it moves in training mode only, and its two buffers are part of a
-    training checkpoint.
+    training checkpoint. Inputs of 4-bit weights are left alone.
     """
 
-    input_low: Tensor
-    input_high: Tensor
+    input_low: Tensor | None
+    input_high: Tensor | None
 
     def __init__(
         self,
@@ -53,44 +53,53 @@ class LearningLinear(_LikeLinear):
         self.granularity = granularity
         self.group_size = group_size
         self.averaging = averaging
-        self.register_buffer("input_low", torch.tensor(torch.inf, device=self.weight.device))
-        self.register_buffer("input_high", torch.tensor(-torch.inf, device=self.weight.device))
+        for name, start in (("input_low", torch.inf), ("input_high", -torch.inf)):
+            self.register_buffer(name, torch.tensor(start, device=self.weight.device) if bits == 8 else None)
 
     def weight_scale(self) -> Tensor:
         return symmetric_scale(self.weight, self.bits, self.granularity, self.group_size)
 
+    def input_grid(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and zero point, if the inputs are quantized."""
+        if self.input_low is None or self.input_high is None:
+            return None
+        return affine_parameters(self.input_low, self.input_high)
+
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()  # autocast may hand over bf16, which has no more digits than the grid
-        if self.training:
-            low, high = torch.aminmax(x.detach())
+        if self.training and self.input_low is not None and self.input_high is not None:
+            low, high = torch.aminmax(x.detach().float())
             self.input_low.copy_(moving_average(self.input_low, low, self.averaging))
             self.input_high.copy_(moving_average(self.input_high, high, self.averaging))
-        scale, zero_point = affine_parameters(self.input_low, self.input_high)
-        x = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, ACTIVATION_MAX)
+        if (grid := self.input_grid()) is not None:  # in fp32: autocast may hand over bf16
+            x = torch.fake_quantize_per_tensor_affine(x.float(), *grid, 0, ACTIVATION_MAX)
         return F.linear(x, fake_quantize_weight(self.weight, self.weight_scale(), self.bits), self.bias)
 
 
 class QuantizedLinear(_LikeLinear):
-    """Linear whose weights lie on the grid, on inputs that are put on theirs; for inference and export."""
+    """Linear whose weights lie on the grid, on inputs that are put on theirs; for inference and export.
+
+    Args:
+        input_grid: scale and zero point of the inputs; None leaves them alone.
+    """
 
     weight_scale: Tensor
 
-    def __init__(self, linear: nn.Linear, bits: int, weight_scale: Tensor, input_scale: float, input_zero_point: int):
+    def __init__(self, linear: nn.Linear, bits: int, weight_scale: Tensor, input_grid: tuple[float, int] | None):
         super().__init__(linear)
         self.bits = bits
         self.register_buffer("weight_scale", weight_scale, persistent=False)
-        self.input_scale = input_scale
-        self.input_zero_point = input_zero_point
+        self.input_grid = input_grid
 
     @classmethod
     @torch.no_grad()
     def of(cls, learned: LearningLinear) -> QuantizedLinear:
         """The same function with everything fixed; the weights are put on the grid, in place."""
-        scale, zero_point = affine_parameters(learned.input_low, learned.input_high)
+        grid = learned.input_grid()
         weight_scale = learned.weight_scale()
         learned.weight.copy_(fake_quantize_weight(learned.weight, weight_scale, learned.bits))
-        return cls(learned, learned.bits, weight_scale, scale.item(), int(zero_point))
+        return cls(learned, learned.bits, weight_scale, grid and (grid[0].item(), int(grid[1])))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.fake_quantize_per_tensor_affine(x.float(), self.input_scale, self.input_zero_point, 0, ACTIVATION_MAX)
+        if self.input_grid is not None:
+            x = torch.fake_quantize_per_tensor_affine(x.float(), *self.input_grid, 0, ACTIVATION_MAX)
         return F.linear(x, self.weight, self.bias)

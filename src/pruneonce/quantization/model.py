@@ -2,8 +2,8 @@
 
 A quantized model folder is a plain one whose weights lie on the grid: transformers loads it without this package.
 The file `quantization.safetensors` beside holds what makes integers of them: for each quantized weight NAME
-`NAME.scale`, float32 [out], [1] or [out, groups]; for its module MODULE `MODULE.input.scale`, float32 [1], and
-`MODULE.input.zero_point`, uint8 [1]; in its metadata `bits` and `granularity`.
+`NAME.scale`, float32 [out], [1] or [out, groups]; for its module MODULE, where its inputs are quantized,
+`MODULE.input.scale`, float32 [1], and `MODULE.input.zero_point`, uint8 [1]; in its metadata `bits` and `granularity`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def freeze(model: nn.Module) -> dict[str, QuantizedLinear]:
         UserError: no input ever reached one of the modules.
     """
     learned = {name: module for name, module in model.named_modules() if isinstance(module, LearningLinear)}
-    unseen = [name for name, module in learned.items() if not torch.isfinite(module.input_low)]
+    unseen = [name for name, module in learned.items() if module.input_low is not None and module.input_low.isinf()]
     if unseen:
         raise UserError(
             f"no input reached {', '.join(unseen)}, so there is no range to quantize with; train or calibrate"
@@ -78,8 +78,10 @@ def save(quantized: dict[str, QuantizedLinear], settings: Quantization, folder: 
     tensors = {}
     for name, module in quantized.items():
         tensors[f"{name}.weight.scale"] = module.weight_scale
-        tensors[f"{name}.input.scale"] = torch.tensor([module.input_scale])
-        tensors[f"{name}.input.zero_point"] = torch.tensor([module.input_zero_point], dtype=torch.uint8)
+        if module.input_grid is not None:
+            scale, zero_point = module.input_grid
+            tensors[f"{name}.input.scale"] = torch.tensor([scale])
+            tensors[f"{name}.input.zero_point"] = torch.tensor([zero_point], dtype=torch.uint8)
     save_file(tensors, folder / FILE, {"bits": str(settings.bits), "granularity": settings.granularity})
 
 
@@ -104,20 +106,18 @@ def restore(model: nn.Module, folder: str | Path) -> None:
     """Make the plain `model` of a quantized model folder the fake-quantized one, in place."""
     with safe_open(Path(folder) / FILE, framework="pt") as file:
         bits = int(file.metadata()["bits"])
-        names = [name.removesuffix(".weight.scale") for name in file.keys() if name.endswith(".weight.scale")]  # noqa: SIM118
-        linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        if not set(names) <= set(linears):
-            raise UserError(f"{Path(folder) / FILE} is of another model: {sorted(set(names) - set(linears))[0]}")
-        made = {
-            name: QuantizedLinear(
-                linears[name],
-                bits,
-                file.get_tensor(f"{name}.weight.scale").to(linears[name].weight.device),
-                file.get_tensor(f"{name}.input.scale").item(),
-                int(file.get_tensor(f"{name}.input.zero_point")),
-            )
-            for name in names
-        }
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    made = {}
+    for scale_name in (name for name in tensors if name.endswith(".weight.scale")):
+        name = scale_name.removesuffix(".weight.scale")
+        if name not in linears:
+            raise UserError(f"{Path(folder) / FILE} is of another model: {name} is not in this one")
+        grid = None
+        if f"{name}.input.scale" in tensors:
+            grid = (tensors[f"{name}.input.scale"].item(), int(tensors[f"{name}.input.zero_point"]))
+        weight_scale = tensors[scale_name].to(linears[name].weight.device)
+        made[name] = QuantizedLinear(linears[name], bits, weight_scale, grid)
     _replace(model, made)
 
 

@@ -78,7 +78,8 @@ def calibrate(
 ) -> Path:
     """Quantize the task model `model` without training it; the cheap alternative to `quantize`.
 
-    The range of each layer's inputs is the mean of the extremes of batches of training examples.
+    The range of each layer's inputs is the mean of the extremes of batches of training examples. With 4 bits there is
+    no range to learn, and the weights are rounded at once.
 
     Raises:
         UserError: a mistake in the model, the task or the settings.
@@ -90,28 +91,29 @@ def calibrate(
     device = begin(seed)
     begun = modelfolder.partial(output)
     tokenizer = modelfolder.load_tokenizer(model)
-    rows = load_task(task, cache or begun / "cache").splits["train"]
-    chosen = rows.shuffle(seed=seed).select(range(min(settings.examples, len(rows))))
-    examples = encode(chosen, tokenizer, task)
-    collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
     classifier = modelfolder.load(AutoModelForSequenceClassification, model).to(device).eval()
     learning = _insert(classifier, settings)
-    for count, first in enumerate(range(0, len(examples), settings.batch_size), start=1):
-        for layer in learning.values():
-            layer.averaging = 1 / count  # the mean of all batches so far
-            layer.train()
-        batch = collate([examples[index] for index in range(first, min(first + settings.batch_size, len(examples)))])
-        batch.pop("labels")
-        with torch.no_grad():
-            classifier(**{name: value.to(device) for name, value in batch.items()})
+    if settings.quantizes_inputs:
+        rows = load_task(task, cache or begun / "cache").splits["train"]
+        chosen = rows.shuffle(seed=seed).select(range(min(settings.examples, len(rows))))
+        examples = encode(chosen, tokenizer, task)
+        collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        for count, first in enumerate(range(0, len(examples), settings.batch_size), start=1):
+            for layer in learning.values():
+                layer.averaging = 1 / count  # the mean of all batches so far
+                layer.train()
+            end = min(first + settings.batch_size, len(examples))
+            batch = collate([examples[index] for index in range(first, end)])
+            batch.pop("labels")
+            with torch.no_grad():
+                classifier(**{name: value.to(device) for name, value in batch.items()})
     _fold(classifier.eval(), settings, begun)
     return finish(classifier, tokenizer, output, stage="calibrate", source=model, key=key, settings=settings, seed=seed)
 
 
 def _insert(model: nn.Module, settings: Quantization, averaging: float = 1.0) -> dict[str, quantization.LearningLinear]:
     how = f"int{settings.bits}, a scale per {settings.granularity}"
-    if settings.granularity == "group":
-        how += f" of {settings.group_size}"
+    how += ", inputs uint8" if settings.quantizes_inputs else f" of {settings.group_size}, inputs fp32"
     linears = quantization.quantizable(model, settings.head)
     said = quantization.describe(model, linears, how)
     console.print("\n".join(f"  {line}" for line in said.splitlines()))

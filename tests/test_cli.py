@@ -22,6 +22,8 @@ VERBS = [
     "evaluate",
     "inspect",
     "verify",
+    "quantize",
+    "export",
     "pack",
     "unpack",
 ]
@@ -277,6 +279,33 @@ def test_stage_verbs_one_after_the_other(encoder, corpus_file, task_files, here,
     assert 0 <= found["test"]["accuracy"] <= 1
     assert main(["evaluate", "task", "--test", str(task_files / "test.jsonl")]) == 0
     assert f"{found['test']['accuracy']:.4g}" in capsys.readouterr().out
+
+    quantize = ["quantize", "task", *task, "--output"]
+    assert main([*quantize, "int8", "--teacher", "dense", *FAST]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "quantized: 14 Linears" in shown[0]
+    assert shown[-1] == "next: pruneonce export int8 --output int8-onnx"
+    assert main(shlex.split(shown[-1])[2:]) == 0
+    assert "made int8-onnx:" in capsys.readouterr().out
+    assert (here / "int8-onnx" / "model.onnx").is_file()
+    int4 = ["--post-training", "--set", "bits=4", "--set", "granularity=group", "--set", "group_size=16"]
+    assert main([*quantize, "int4", *int4]) == 0
+    assert "int4, a scale per group of 16, inputs fp32" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either --teacher, to train on the grid, or --post-training"),
+        (["--teacher", "dense", "--post-training"], "give either --teacher"),
+        (["--teacher", "dense", "--set", "bits=4"], "`bits: 4` and `granularity: group` go together"),
+        (["--post-training", "--set", "averaging=0.1"], "unknown key `averaging`"),
+    ],
+)
+def test_mistakes_in_quantizing(options, message, task_files, here, capsys):
+    assert main(["quantize", "task", *as_options(task_files), "--output", "int8", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(here.iterdir())
 
 
 def test_options_reach_the_stage(monkeypatch, encoder, here):

@@ -224,3 +224,45 @@ def test_inspection_counts_like_the_file(encoder, tmp_path):
     assert found.bytes == (sparse / "model.safetensors").stat().st_size
     assert found.provenance["stage"] == "prune-one-shot"
     assert found.to_json()["layers"][0]["sparsity"] == found.layers[0].sparsity
+
+
+@pytest.mark.parametrize("objective", ["mlm", "hidden"])
+def test_a_streamed_corpus(objective, tokenizer, corpus, tmp_path):
+    dense = make_model(tmp_path / "dense", tokenizer, "distilbert", head=True)
+    streamed = corpus.model_copy(update={"streaming": True})
+    made = stages.prune(dense, streamed, Prune(**PRUNE, objective=objective), tmp_path / "sparse")
+    assert inspect_model(made).encoder == pytest.approx(0.9, abs=1e-3)
+    settings = Prune(**{**PRUNE, "steps": None}, epochs=1)
+    with pytest.raises(UserError, match="give `steps`, not `epochs`"):
+        stages.prune(dense, streamed, settings, tmp_path / "epochs")
+    assert not list(tmp_path.glob("epochs*"))
+
+
+def test_dropout_of_the_training_is_not_that_of_the_result(tokenizer, corpus, tmp_path):
+    dense = make_model(tmp_path / "dense", tokenizer, head=True)
+    made = stages.prune(dense, corpus, Prune(**PRUNE, objective="hidden", dropout=0.0), tmp_path / "sparse")
+    config = AutoModel.from_pretrained(made).config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.1, 0.1)
+
+
+def final_loss(dense, corpus, folder, **settings):
+    made = stages.prune(dense, corpus, Prune(**PRUNE, objective="mlm", dropout=0.0, **settings), folder)
+    return json.loads((made / "metrics.json").read_text())["final"]
+
+
+def test_switches_that_must_not_change_the_result(tokenizer, corpus, tmp_path):
+    dense = make_model(tmp_path / "dense", tokenizer, head=True)
+    dense = stages.prepare(dense, corpus, Prepare(steps=2, batch_size=4, learning_rate=1e-4), tmp_path / "teacher")
+    plain = final_loss(dense, corpus, tmp_path / "plain")
+    again = final_loss(dense, corpus, tmp_path / "checkpointed", activation_checkpointing=True)
+    assert again == pytest.approx(plain, rel=1e-4)
+    masked = final_loss(dense, corpus, tmp_path / "masked", kd_tokens="masked")
+    assert masked["mlm"] == pytest.approx(plain["mlm"], rel=0.05)
+    assert masked["kd"] != pytest.approx(plain["kd"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_the_same(tokenizer, corpus, tmp_path):
+    dense = make_model(tmp_path / "dense", tokenizer, "distilbert", head=True)
+    plain = final_loss(dense, corpus, tmp_path / "plain")
+    assert final_loss(dense, corpus, tmp_path / "compiled", compile=True) == pytest.approx(plain, rel=1e-2)

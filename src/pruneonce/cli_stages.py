@@ -47,23 +47,23 @@ Subset = Annotated[str | None, typer.Option(help="Configuration of the hub data 
 app = typer.Typer()
 
 
-def _defaults(example: str, settings: dict[str, Any]) -> str:
+def defaults(example: str, settings: dict[str, Any]) -> str:
     shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
     return f"Defaults: {shown}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
 
 
-@app.command(epilog=_defaults("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))
+@app.command(epilog=defaults("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))
 def prepare(model: Model, corpus: Source, output: Output, sets: Sets = None, seed: Seed = 42) -> None:
     """Teach a dense model the corpus (MLM). A model without an MLM head gets one."""
-    text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prepare, PRETRAIN, {}, sets)
+    text, settings = sections(recipe.Corpus, {"source": corpus}, recipe.Prepare, PRETRAIN, {}, sets)
     from pruneonce import stages
 
     made = stages.prepare(model, text, settings, output, seed=seed)
-    _show_made(made, "prune", output, "--corpus", corpus, "--output", "sparse")
+    show_made(made, "prune", output, "--corpus", corpus, "--output", "sparse")
 
 
 @app.command(
-    epilog=_defaults("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRETRAIN),
+    epilog=defaults("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRETRAIN),
 )
 def prune(
     model: Model,
@@ -77,15 +77,15 @@ def prune(
 ) -> None:
     """Sparse pre-training, the step that is done once. The dense model is the teacher."""
     options = {"sparsity": sparsity, "objective": objective, "steps": steps}
-    text, settings = _sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRETRAIN, options, sets)
+    text, settings = sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRETRAIN, options, sets)
     from pruneonce import stages
 
     made = stages.prune(model, text, settings, output, seed=seed)
     task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
-    _show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
+    show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
 
 
-@app.command(epilog=_defaults("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
+@app.command(epilog=defaults("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
 def finetune(
     context: typer.Context,
     model: Model,
@@ -103,16 +103,16 @@ def finetune(
     seed: Seed = 42,
 ) -> None:
     """Fine-tune a dense model on a task: the teacher of the sparse one, and what it is compared with."""
-    values = _task_values(context.params)
-    task, settings = _sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
+    values = task_values(context.params)
+    task, settings = sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
     from pruneonce import stages
 
     made = stages.finetune(model, task, settings, output, seed=seed)
-    _show_made(made, "transfer", "sparse", "--teacher", output, *_as_options(values), "--output", "task")
+    show_made(made, "transfer", "sparse", "--teacher", output, *as_options(values), "--output", "task")
 
 
 @app.command(
-    epilog=_defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
+    epilog=defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
 )
 def transfer(
     context: typer.Context,
@@ -132,11 +132,11 @@ def transfer(
     seed: Seed = 42,
 ) -> None:
     """Fine-tune a sparse model on a task with its zeros locked, distilling from a dense teacher."""
-    task, settings = _sections(recipe.Task, _task_values(context.params), recipe.Transfer, TRANSFER, {}, sets)
+    task, settings = sections(recipe.Task, task_values(context.params), recipe.Transfer, TRANSFER, {}, sets)
     from pruneonce import stages
 
     made = stages.transfer(model, task, settings, output, teacher=teacher, seed=seed)
-    _show_made(made, "verify", output, "--against", model)
+    show_made(made, "verify", output, "--against", model)
 
 
 @app.command(epilog="Example: [cyan]pruneonce evaluate task --test test.jsonl --json[/cyan]")
@@ -163,7 +163,7 @@ def evaluate(
     names = load_config(model).id2label
     first = context.params[splits[0]]
     values = {"labels": [names[index] for index in sorted(names)], "train": first, "dev": first}
-    task = recipe.validate(recipe.Task, {**values, **_task_values(context.params)})
+    task = recipe.validate(recipe.Task, {**values, **task_values(context.params)})
     found = stages.evaluate(model, task, splits=splits)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -171,7 +171,7 @@ def evaluate(
         console.print(tables.metrics(found))
 
 
-def _sections(
+def sections(
     inputs: type[recipe.Section],
     given: dict[str, Any],
     section: type[recipe.Section],
@@ -189,7 +189,7 @@ def _sections(
     return validated, recipe.validate(section, values)
 
 
-def _task_values(parameters: dict[str, Any]) -> dict[str, Any]:
+def task_values(parameters: dict[str, Any]) -> dict[str, Any]:
     """The task's options out of all of a verb's."""
     values = {name: parameters[name] for name in TASK if parameters.get(name) is not None}
     if "labels" in values:
@@ -197,14 +197,14 @@ def _task_values(parameters: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _as_options(task: dict[str, Any]) -> list[str]:
+def as_options(task: dict[str, Any]) -> list[str]:
     """A task's values as they were typed."""
     typed = {**task, "labels": ",".join(task.get("labels", []))}
     flags = {name: "--hub" if name == "source" else f"--{name.replace('_', '-')}" for name in typed}
     return [part for name, value in typed.items() if value for part in (flags[name], value)]
 
 
-def _show_made(folder: Path, *following: str | Path) -> None:
+def show_made(folder: Path, *following: str | Path) -> None:
     from pruneonce.modelfolder import read_provenance
 
     made = read_provenance(folder) or {}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from safetensors import SafetensorError
 from torch import nn
@@ -72,6 +73,20 @@ def load_encoder(source: str | Path, **config: Any) -> Any:
     if any(name.startswith("pooler.") for name in missing):
         model.pooler = None  # transformers would leave a random one
     return model
+
+
+def load_as_saved(source: str | Path) -> Any:
+    """The model with the head, or without one, that it was saved with.
+
+    Raises:
+        UserError: as `load`, or the configuration names no model class of transformers.
+    """
+    name = (load_config(source).architectures or ["none"])[0]
+    if name.endswith("Model"):
+        return load_encoder(source)
+    if not hasattr(transformers, name):
+        raise UserError(f"{source} has a config.json whose `architectures` names no class of transformers: {name}")
+    return load(getattr(transformers, name), source)
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -180,7 +195,7 @@ def save(
     model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
     if "ForSequenceClassification" not in type(model).__name__:
-        _copy_sentence_transformer(source, folder)
+        copy_sentence_transformer(source, folder)
     versions = {name: version(name) for name in LIBRARIES}
     write_json({**provenance, "versions": versions}, folder / PROVENANCE)
     write_json(dict(metrics), folder / METRICS)
@@ -197,7 +212,7 @@ def _local(source: str | Path) -> Path:
     return Path(snapshot_download(str(source), allow_patterns=["*.json", "*/*.json", "[0-9]_*/*.safetensors"]))
 
 
-def _copy_sentence_transformer(model: str | Path, folder: Path) -> None:
+def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
     try:
         source = _local(model)
     except OSError as error:  # the hub is away: no reason to lose what was trained

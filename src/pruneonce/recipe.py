@@ -18,6 +18,7 @@ from pruneonce.errors import UserError
 from pruneonce.validation import validate
 
 Objective = Literal["mlm", "hidden", "both"]
+Granularity = Literal["channel", "tensor", "group"]
 RECIPES = Path(str(resources.files("pruneonce") / "recipes"))
 
 
@@ -128,6 +129,46 @@ class Transfer(Training, Distillation):
 
     task_weight: float = Field(0.0, ge=0)
     kd_weight: float = Field(1.0, ge=0)
+
+
+class Quantization(Section):
+    """The grid: integer weights times a scale and, with 8 bits, uint8 inputs of every quantized layer.
+
+    With 4 bits the inputs stay fp32, which is what engines have kernels for.
+    """
+
+    bits: Literal[8, 4] = Field(8, description="bits of a weight")
+    granularity: Granularity = Field(
+        "channel", description="a scale for each output channel, for the whole weight, or for a group of inputs"
+    )
+    group_size: int = Field(64, ge=2, description="inputs that share a scale when granularity is group")
+    head: bool = Field(True, description="quantize the task head too")
+
+    @model_validator(mode="after")
+    def _engines_have_it(self) -> Quantization:
+        if (self.bits == 4) != (self.granularity == "group"):
+            raise ValueError(
+                "`bits: 4` and `granularity: group` go together; 8 bits have a scale per channel or tensor"
+            )
+        return self
+
+    @property
+    def quantizes_inputs(self) -> bool:
+        return self.bits == 8
+
+
+class Quantize(Transfer, Quantization):
+    """Quantization-aware training of a task model with its zeros locked."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    averaging: float = Field(0.01, gt=0, le=1, description="constant of the moving average of the inputs' ranges")
+
+
+class Calibrate(Quantization):
+    """Quantization after training: no weight learns, the inputs' ranges are read off some examples."""
+
+    examples: int = Field(256, ge=1, description="training examples to read the ranges off")
+    batch_size: int = Field(32, ge=1)
 
 
 class Gradual(Transfer, Sparsification):

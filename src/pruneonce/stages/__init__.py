@@ -1,9 +1,22 @@
 """Stages: each takes a model folder and gives a model folder, and each is usable alone."""
 
 from pruneonce.stages.evaluate import evaluate
+from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.prepare import prepare
 from pruneonce.stages.prune import prune, prune_one_shot
+from pruneonce.stages.quantize import calibrate, quantize
 from pruneonce.stages.transfer import transfer, transfer_gradual
 
-__all__ = ["evaluate", "finetune", "prepare", "prune", "prune_one_shot", "transfer", "transfer_gradual"]
+__all__ = [
+    "calibrate",
+    "evaluate",
+    "export",
+    "finetune",
+    "prepare",
+    "prune",
+    "prune_one_shot",
+    "quantize",
+    "transfer",
+    "transfer_gradual",
+]

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from pruneonce import modelfolder
+from pruneonce import modelfolder, quantization
 from pruneonce.data.tasks import encode, load_task, metrics
 from pruneonce.errors import UserError
 from pruneonce.recipe import Task
@@ -20,7 +20,8 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """`{split: {metric: value}}` of a task model on `dev` and, where the task has one, `test`.
 
-    `examples` among the metrics is the number of examples. Nothing is written.
+    `examples` among the metrics is the number of examples. Nothing is written. A quantized
+    model is measured as such, by fake quantization.
 
     Raises:
         UserError: a mistake in the model or the task; the model's labels are not the task's.
@@ -29,6 +30,8 @@ def evaluate(
     with TemporaryDirectory() as scratch:
         data = load_task(task, cache or Path(scratch))
         classifier = modelfolder.load(AutoModelForSequenceClassification, model).to(device)
+        if quantization.is_quantized(model):
+            quantization.restore(classifier, model)
         names = [classifier.config.id2label[index] for index in range(classifier.config.num_labels)]
         if names != data.labels:
             raise UserError(f"{model} has the labels {names}, the task has {data.labels}")

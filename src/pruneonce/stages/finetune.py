@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from pruneonce.training import Batch, Objective, predict, total_steps, train
 
 # Makes the sparsifier from the prunable weights and the number of steps.
 MakeSparsifier = Callable[[Mapping[str, Tensor], int], Locked]
+# Changes the model for the time of training. What belongs beside the weights it writes to the folder.
+During = Callable[[nn.Module, Path], AbstractContextManager[None]]
 
 
 def finetune(
@@ -88,6 +91,7 @@ def run(
     objective: Objective,
     teacher: str | Path | None = None,
     make_sparsifier: MakeSparsifier | None = None,
+    during: During = lambda model, folder: nullcontext(),
 ) -> Path:
     """One fine-tuning run. A `teacher` is asked once for its logits on the training data, and not kept."""
     parents = [modelfolder.content_key(folder) for folder in (model, teacher) if folder is not None]
@@ -115,21 +119,22 @@ def run(
     ).to(device)
     steps = total_steps(settings, len(examples))
     weights = prunable_weights(student)
-    trained = train(
-        student,
-        objective,
-        examples,
-        collate,
-        settings,
-        steps=steps,
-        length=max(map(len, examples["input_ids"])),
-        folder=begun,
-        title=f"{stage} {output.parent.name}",
-        seed=seed,
-        report_to=report_to,
-        sparsifier=make_sparsifier(weights, steps) if make_sparsifier else None,
-        group_by_length=True,
-    )
+    with during(student, begun):
+        trained = train(
+            student,
+            objective,
+            examples,
+            collate,
+            settings,
+            steps=steps,
+            length=max(map(len, examples["input_ids"])),
+            folder=begun,
+            title=f"{stage} {output.parent.name}",
+            seed=seed,
+            report_to=report_to,
+            sparsifier=make_sparsifier(weights, steps) if make_sparsifier else None,
+            group_by_length=True,
+        )
     return finish(
         student,
         tokenizer,

@@ -1,0 +1,85 @@
+"""The command line's verbs after transfer: `quantize` and `export`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from pruneonce import recipe
+from pruneonce.cli_stages import (
+    Dev,
+    Hub,
+    LabelColumn,
+    Labels,
+    Model,
+    Output,
+    PairColumn,
+    Seed,
+    Sets,
+    Subset,
+    Test,
+    TextColumn,
+    Train,
+    defaults,
+    sections,
+    show_made,
+    task_values,
+)
+from pruneonce.errors import UserError
+
+# The paper's, on GLUE; its learning rate is the default of recipe.Quantize.
+QUANTIZE = {"epochs": 3, "batch_size": 32}
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=defaults("quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output int8", QUANTIZE)
+)
+def quantize(
+    context: typer.Context,
+    model: Model,
+    train: Train,
+    dev: Dev,
+    output: Output,
+    teacher: Annotated[str | None, typer.Option(help="Dense model fine-tuned on the same task.")] = None,
+    post_training: Annotated[
+        bool, typer.Option("--post-training", help="Only read ranges off training examples; needs no teacher.")
+    ] = False,
+    test: Test = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    source: Hub = None,
+    subset: Subset = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Int8 (or 4-bit) weights and uint8 activations, by training with the zeros locked or by calibration alone."""
+    if (teacher is None) is not post_training:
+        raise UserError("give either --teacher, to train on the grid, or --post-training, to calibrate only")
+    section, start = (recipe.Calibrate, {}) if post_training else (recipe.Quantize, QUANTIZE)
+    task, settings = sections(recipe.Task, task_values(context.params), section, start, {}, sets)
+    from pruneonce import stages
+
+    if teacher is None:
+        made = stages.calibrate(model, task, settings, output, seed=seed)
+    else:
+        made = stages.quantize(model, task, settings, output, teacher=teacher, seed=seed)
+    show_made(made, "export", output, "--output", f"{output}-onnx")
+
+
+@app.command(epilog="Example: [cyan]pruneonce export int8 --output int8-onnx[/cyan]")
+def export(
+    model: Model,
+    output: Output,
+    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="What to write.")] = "onnx",
+) -> None:
+    """Write a model, dense, sparse or quantized, for ONNX Runtime or OpenVINO, with dynamic batch and sequence."""
+    from pruneonce import stages
+
+    made = stages.export(model, output, format=format)
+    size = sum(file.stat().st_size for file in made.iterdir() if file.suffix in {".onnx", ".bin", ".data", ".xml"})
+    typer.echo(f"made {made}: {size / 1e6:.1f} MB for {format}")

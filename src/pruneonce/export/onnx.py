@@ -1,0 +1,124 @@
+"""Model folders to ONNX, by PyTorch's exporter; quantized ones as a QDQ graph with integer weights.
+
+The graph takes what the tokenizer gives, with dynamic batch and sequence, and gives what the model does, under the same
+names. Nothing in it is this package's.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from pruneonce import modelfolder, quantization
+from pruneonce.errors import UserError
+from pruneonce.export.qdq import OPSET, pack_int4, with_nodes
+
+FILE = "model.onnx"
+
+
+class _Positional(nn.Module):
+    """The model with its inputs in order and its outputs as a tuple."""
+
+    def __init__(self, model: nn.Module, inputs: list[str], outputs: list[str]):
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        found = self.model(**dict(zip(self.inputs, values, strict=True)))
+        return tuple(found[name] for name in self.outputs)
+
+
+def to_onnx(source: str | Path, folder: Path) -> Path:
+    """Write `model.onnx` into `folder`.
+
+    Args:
+        source: any model folder (or hub id): dense, sparse or quantized; with a task head or without.
+
+    Raises:
+        UserError: there is no model, or the extra `onnx` is not installed.
+    """
+    need("onnxscript", "onnx")
+    tokenizer = modelfolder.load_tokenizer(source)
+    is_quantized = quantization.is_quantized(source)
+    model = quantization.load(source) if is_quantized else modelfolder.load_as_saved(source).eval()
+    model.set_attn_implementation("eager")  # plain MatMul and Softmax, which engines know to fuse
+    example = _example(model, tokenizer)
+    with torch.no_grad():
+        outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
+    if is_quantized:
+        with_nodes(model)
+    graph = _Positional(model, list(example), outputs).eval()
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph,
+            tuple(example.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(example),
+            output_names=outputs,
+            dynamic_shapes=(tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in example),),
+            verbose=False,
+        )
+    assert program is not None
+    for value in program.model.graph.inputs:
+        program.rename_axes({value.shape[0]: "batch", value.shape[1]: "sequence"})
+    pack_int4(program.model.graph)
+    _strip(program.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    program.save(folder / FILE)
+    return folder / FILE
+
+
+def need(module: str, extra: str) -> None:
+    """
+    Raises:
+        UserError: `module` is not installed.
+    """
+    if find_spec(module) is None:
+        raise UserError(f"this needs {module}, which is not installed; run: pip install 'pruneonce[{extra}]'")
+
+
+def _example(model: Any, tokenizer: Any) -> dict[str, Tensor]:
+    """A padded batch of pairs, with the inputs that tokenizer and model agree on."""
+    names = signature(model.forward).parameters
+    batch = tokenizer(["a", "a b c"], ["b", "c d e"], padding=True, return_tensors="pt")
+    return {name: value for name, value in batch.items() if name in names}
+
+
+@contextmanager
+def _quiet() -> Generator[None, None, None]:
+    """Without what PyTorch tells itself: that torchvision is missing, and that a class of its own is deprecated."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip(model: Any) -> None:
+    """Take out what the exporter notes for debugging, stack traces and this machine's paths among it."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()

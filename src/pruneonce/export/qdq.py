@@ -1,0 +1,91 @@
+"""Quantized Linears as ONNX has them: QuantizeLinear and DequantizeLinear around the inputs, integers for weights.
+
+https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.onnx import ops
+
+from pruneonce.quantization import QuantizedLinear, quantize_weight
+
+OPSET = 21  # the first whose DequantizeLinear has groups ("blocks") and 4-bit integers
+INT4_WEIGHT = "weight_int4"
+
+
+class QDQLinear(nn.Module):
+    """For export only: says its nodes itself, since the exporter would leave fp32 weights in the file.
+
+    The weight is stored as MatMul takes it, [in, out], so that nothing lies between it and its DequantizeLinear. Inputs
+    of 4-bit weights are fp32: ONNX Runtime and OpenVINO have fast kernels for that, and OpenVINO 2026.4 cannot compile
+    uint8 inputs to grouped weights in bf16.
+    """
+
+    weight_scale: Tensor
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+
+    def __init__(self, linear: QuantizedLinear):
+        super().__init__()
+        self.weight_name = INT4_WEIGHT if linear.bits == 4 else "weight_int8"
+        integers = quantize_weight(linear.weight, linear.weight_scale, linear.bits)
+        self.register_buffer(self.weight_name, integers.T.contiguous())
+        weight_scale = linear.weight_scale
+        self.layout: dict[str, Any] = {}
+        if weight_scale.dim() == 2:
+            self.layout = {"axis": 0, "block_size": linear.in_features // weight_scale.shape[1]}
+            weight_scale = weight_scale.T.contiguous()
+        elif weight_scale.numel() > 1:
+            self.layout = {"axis": 1}
+        else:
+            weight_scale = weight_scale.squeeze(0)
+        self.register_buffer("weight_scale", weight_scale)
+        scale, zero_point = linear.input_grid or (None, None)
+        self.register_buffer("input_scale", None if scale is None else torch.tensor(scale))
+        self.register_buffer("input_zero_point", None if scale is None else torch.tensor(zero_point, dtype=torch.uint8))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_scale is not None:
+            grid = (self.input_scale, self.input_zero_point)
+            integers = ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.uint8, shape=x.shape, version=OPSET)
+            x = ops.symbolic("DequantizeLinear", (integers, *grid), dtype=torch.float32, shape=x.shape, version=OPSET)
+        stored = getattr(self, self.weight_name)
+        weight = ops.symbolic(
+            "DequantizeLinear",
+            (stored, self.weight_scale),
+            attrs=self.layout,
+            dtype=torch.float32,
+            shape=stored.shape,
+            version=OPSET,
+        )
+        product = x @ weight
+        return product if self.bias is None else product + self.bias
+
+
+def with_nodes(model: nn.Module) -> nn.Module:
+    """`model` with a QDQLinear in the place of each QuantizedLinear, in place."""
+    made = {name: QDQLinear(module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    for name, module in made.items():
+        model.set_submodule(name, module)
+    return model
+
+
+def pack_int4(graph: Any) -> None:
+    """Store 4-bit weights in 4 bits, in place: PyTorch has no such type, so they came as int8.
+
+    Args:
+        graph: `onnx_ir.Graph`.
+    """
+    import onnx_ir
+
+    for name, value in list(graph.initializers.items()):
+        if name.endswith(f".{INT4_WEIGHT}"):
+            integers = np.asarray(value.const_value.numpy(), dtype=onnx_ir.DataType.INT4.numpy())
+            value.const_value = onnx_ir.Tensor(integers, dtype=onnx_ir.DataType.INT4, name=name)
+            value.dtype = onnx_ir.DataType.INT4

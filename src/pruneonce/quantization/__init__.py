@@ -1,0 +1,31 @@
+"""Fake quantization of the Linear layers: in training, after it, and as saved in a model folder."""
+
+from pruneonce.quantization.functions import (
+    affine_parameters,
+    fake_quantize_weight,
+    moving_average,
+    quantize_weight,
+    symmetric_scale,
+)
+from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
+from pruneonce.quantization.model import freeze, insert, is_quantized, load, restore, save, unwrap
+from pruneonce.quantization.selection import describe, quantizable
+
+__all__ = [
+    "LearningLinear",
+    "QuantizedLinear",
+    "affine_parameters",
+    "describe",
+    "fake_quantize_weight",
+    "freeze",
+    "insert",
+    "is_quantized",
+    "load",
+    "moving_average",
+    "quantizable",
+    "quantize_weight",
+    "restore",
+    "save",
+    "symmetric_scale",
+    "unwrap",
+]

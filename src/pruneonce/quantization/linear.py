@@ -1,0 +1,105 @@
+"""The Linear layers of a quantized model: one that learns its ranges, one whose scales are fixed.
+
+Both hold the Linear's own parameters under its names, so that a state dict of either loads into the plain model.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruneonce.quantization.functions import (
+    ACTIVATION_MAX,
+    affine_parameters,
+    fake_quantize_weight,
+    moving_average,
+    symmetric_scale,
+)
+from pruneonce.recipe import Granularity
+
+
+class _LikeLinear(nn.Linear):
+    """A Linear with the parameters, not copies of them, of the one that it takes the place of."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.train(linear.training)
+
+
+class LearningLinear(_LikeLinear):
+    """Fake-quantized Linear during training or calibration.
+
+    The weights' scale follows from the weights at every forward pass, so it shrinks with them. The range of the inputs
+    is a moving average of the batches' extremes; it moves in training mode only, and its two buffers are part of a
+    training checkpoint. Inputs of 4-bit weights are left alone.
+    """
+
+    input_low: Tensor | None
+    input_high: Tensor | None
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        bits: int = 8,
+        granularity: Granularity = "channel",
+        group_size: int = 64,
+        averaging: float = 0.01,
+    ):
+        super().__init__(linear)
+        self.bits = bits
+        self.granularity = granularity
+        self.group_size = group_size
+        self.averaging = averaging
+        for name, start in (("input_low", torch.inf), ("input_high", -torch.inf)):
+            self.register_buffer(name, torch.tensor(start, device=self.weight.device) if bits == 8 else None)
+
+    def weight_scale(self) -> Tensor:
+        return symmetric_scale(self.weight, self.bits, self.granularity, self.group_size)
+
+    def input_grid(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and zero point, if the inputs are quantized."""
+        if self.input_low is None or self.input_high is None:
+            return None
+        return affine_parameters(self.input_low, self.input_high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.input_low is not None and self.input_high is not None:
+            low, high = torch.aminmax(x.detach().float())
+            self.input_low.copy_(moving_average(self.input_low, low, self.averaging))
+            self.input_high.copy_(moving_average(self.input_high, high, self.averaging))
+        if (grid := self.input_grid()) is not None:  # in fp32: autocast may hand over bf16
+            x = torch.fake_quantize_per_tensor_affine(x.float(), *grid, 0, ACTIVATION_MAX)
+        return F.linear(x, fake_quantize_weight(self.weight, self.weight_scale(), self.bits), self.bias)
+
+
+class QuantizedLinear(_LikeLinear):
+    """Linear whose weights lie on the grid, on inputs that are put on theirs; for inference and export.
+
+    Args:
+        input_grid: scale and zero point of the inputs; None leaves them alone.
+    """
+
+    weight_scale: Tensor
+
+    def __init__(self, linear: nn.Linear, bits: int, weight_scale: Tensor, input_grid: tuple[float, int] | None):
+        super().__init__(linear)
+        self.bits = bits
+        self.register_buffer("weight_scale", weight_scale, persistent=False)
+        self.input_grid = input_grid
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, learned: LearningLinear) -> QuantizedLinear:
+        """The same function with everything fixed; the weights are put on the grid, in place."""
+        grid = learned.input_grid()
+        weight_scale = learned.weight_scale()
+        learned.weight.copy_(fake_quantize_weight(learned.weight, weight_scale, learned.bits))
+        return cls(learned, learned.bits, weight_scale, grid and (grid[0].item(), int(grid[1])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_grid is not None:
+            x = torch.fake_quantize_per_tensor_affine(x.float(), *self.input_grid, 0, ACTIVATION_MAX)
+        return F.linear(x, self.weight, self.bias)

@@ -1,0 +1,120 @@
+"""Making a model learn on the grid, fixing it there, and keeping its scales beside it in the model folder.
+
+A quantized model folder is a plain one whose weights lie on the grid: transformers loads it without this package.
+Beside them, `quantization.safetensors` holds the scales that make integers of them (see storage/grid.py), and
+`quantized_inputs.json`, where inputs are quantized, `{MODULE: {"scale": s, "zero_point": z}}`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneonce import modelfolder
+from pruneonce.errors import UserError
+from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
+from pruneonce.quantization.selection import check_groups, quantizable
+from pruneonce.recipe import Quantization
+from pruneonce.storage import grid
+
+INPUTS = "quantized_inputs.json"
+
+
+def insert(model: nn.Module, settings: Quantization, averaging: float = 0.01) -> dict[str, LearningLinear]:
+    """Put a LearningLinear in the place of each Linear that is to be quantized.
+
+    Args:
+        averaging: constant of the inputs' moving average.
+
+    Raises:
+        UserError: the architecture is not supported, or the groups do not fit.
+    """
+    linears = quantizable(model, settings.head)
+    if settings.granularity == "group":
+        check_groups(linears, settings.group_size)
+    made = {
+        name: LearningLinear(linear, settings.bits, settings.granularity, settings.group_size, averaging)
+        for name, linear in linears.items()
+    }
+    _replace(model, made)
+    return made
+
+
+def freeze(model: nn.Module) -> dict[str, QuantizedLinear]:
+    """Fix the scales of what `insert` made, and put the weights on the grid.
+
+    Raises:
+        UserError: no input ever reached one of the modules.
+    """
+    learned = {name: module for name, module in model.named_modules() if isinstance(module, LearningLinear)}
+    unseen = [name for name, module in learned.items() if module.input_low is not None and module.input_low.isinf()]
+    if unseen:
+        raise UserError(
+            f"no input reached {', '.join(unseen)}, so there is no range to quantize with; train or calibrate"
+        )
+    made = {name: QuantizedLinear.of(module) for name, module in learned.items()}
+    _replace(model, made)
+    return made
+
+
+def unwrap(model: nn.Module) -> None:
+    """Plain Linears again, with the weights as they are."""
+    plain = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            plain[name] = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
+            plain[name].weight, plain[name].bias = module.weight, module.bias
+            plain[name].train(module.training)
+    _replace(model, plain)
+
+
+def save(quantized: dict[str, QuantizedLinear], settings: Quantization, folder: Path) -> None:
+    """Write the grids of the weights and of the inputs to the model folder."""
+    weights = {f"{name}.weight": module.weight_scale.cpu().numpy() for name, module in quantized.items()}
+    grid.save(folder, {name: grid.Grid(settings.bits, scale) for name, scale in weights.items()})
+    inputs = {
+        name: {"scale": module.input_grid[0], "zero_point": module.input_grid[1]}
+        for name, module in quantized.items()
+        if module.input_grid is not None
+    }
+    modelfolder.write_json(inputs, folder / INPUTS)
+
+
+def is_quantized(folder: str | Path) -> bool:
+    return (Path(folder) / grid.FILE).is_file()
+
+
+def load(folder: str | Path) -> Any:
+    """The fake-quantized model of a quantized model folder, in evaluation mode: equal to the one that was saved.
+
+    Raises:
+        UserError: there is no quantized model in the folder.
+    """
+    if not is_quantized(folder):
+        raise UserError(f"{folder} is not quantized: it has no {grid.FILE}")
+    model = modelfolder.load_as_saved(folder)
+    restore(model, folder)
+    return model.eval()
+
+
+def restore(model: nn.Module, folder: str | Path) -> None:
+    """Make the plain `model` of a quantized model folder the fake-quantized one, in place."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    inputs = modelfolder.read_json(Path(folder) / INPUTS) or {}
+    made = {}
+    for weight_name, weights in grid.load(Path(folder)).items():
+        name = weight_name.removesuffix(".weight")
+        if name not in linears:
+            raise UserError(f"{Path(folder) / grid.FILE} is of another model: {name} is not in this one")
+        scale = torch.from_numpy(weights.scale).to(linears[name].weight.device)
+        of_inputs = (inputs[name]["scale"], inputs[name]["zero_point"]) if name in inputs else None
+        made[name] = QuantizedLinear(linears[name], weights.bits, scale, of_inputs)
+    _replace(model, made)
+
+
+def _replace(model: nn.Module, modules: Any) -> None:
+    for name, module in modules.items():
+        model.set_submodule(name, module)

@@ -1,0 +1,53 @@
+"""A model folder for an inference engine: the model in its format, with tokenizer and configuration beside it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, get_args
+
+from pruneonce import modelfolder
+from pruneonce.errors import UserError
+from pruneonce.export import to_onnx, to_openvino
+from pruneonce.stages.common import is_made, tidy
+
+Format = Literal["onnx", "openvino"]
+
+
+@tidy
+def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
+    """Export any `model` that this package makes or takes; a quantized one with integer weights.
+
+    Args:
+        output: gets `model.onnx`, or `openvino_model.xml` and `.bin`; tokenizer and configuration; the files of
+            sentence-transformers where the source has them; `pruneonce.json` with provenance.
+
+    Raises:
+        UserError: there is no such model, or the format's extra is not installed.
+    """
+    if format not in get_args(Format):
+        raise UserError(f"no format {format!r}; there are {', '.join(get_args(Format))}")
+    key = modelfolder.key_of("export", modelfolder.content_key(model), format)
+    if is_made(output, key):
+        return output
+    folder = modelfolder.partial(output)
+    written = (to_onnx if format == "onnx" else to_openvino)(model, folder)
+    config = modelfolder.load_config(model)
+    config.save_pretrained(folder)
+    modelfolder.load_tokenizer(model).save_pretrained(folder)
+    if any(name.endswith("Model") for name in config.architectures or []):
+        modelfolder.copy_sentence_transformer(model, folder)
+    libraries = (*modelfolder.LIBRARIES, *(["onnx"] if format == "onnx" else ["onnx", "openvino"]))
+    provenance = {
+        "stage": "export",
+        "key": key,
+        "source": str(model),
+        "parents": [modelfolder.content_key(model)],
+        "settings": {"format": format},
+        "file": written.name,
+        "versions": {name: version(name) for name in libraries},
+    }
+    modelfolder.write_json(provenance, folder / modelfolder.PROVENANCE)
+    (folder / "begun.json").unlink()
+    folder.replace(output)
+    return output

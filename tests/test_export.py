@@ -1,0 +1,234 @@
+"""Exports through the real engines: ONNX Runtime and OpenVINO give what torch gives, whatever the batch and the length.
+
+Warnings are errors here as everywhere, so that a deprecated path of an exporter fails these tests.
+"""
+
+import copy
+import json
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from conftest import CONFIGS, make_model
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from pruneonce import modelfolder, quantization, stages
+from pruneonce.errors import UserError
+from pruneonce.export import onnx as onnx_export
+from pruneonce.export import to_onnx
+from pruneonce.export.openvino import convert
+from pruneonce.recipe import Quantization
+
+GRIDS = {
+    "fp32": None,
+    "int8": Quantization(),
+    "int8-tensor": Quantization(granularity="tensor"),
+    "int4": Quantization(bits=4, granularity="group", group_size=16),
+}
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
+
+
+def inputs(rows, length, names=("input_ids", "attention_mask")):
+    chosen = torch.Generator().manual_seed(rows * 1000 + length)
+    ids = torch.randint(5, 50, (rows, length), generator=chosen)
+    mask = torch.ones_like(ids)
+    mask[-1, (length + 1) // 2 :] = 0
+    second = torch.zeros_like(ids)
+    second[:, length // 2 :] = 1
+    batch = {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask, "token_type_ids": second}
+    return {name: batch[name] for name in names}
+
+
+def small(architecture):
+    """One layer is enough to export, and two of ModernBERT, whose second has local attention."""
+    config = copy.deepcopy(CONFIGS[architecture])
+    if architecture != "modernbert":
+        config.num_hidden_layers = 1
+    return config
+
+
+def task_model(folder, architecture, tokenizer, grid):
+    """A classifier with half of its weights zero, quantized or not; large weights, so that outputs differ."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(small(architecture)).eval()
+    for module in quantization.quantizable(model).values():
+        module.weight.data.mul_(4).masked_fill_(torch.rand_like(module.weight) < 0.5, 0.0)
+    if GRIDS[grid] is not None:
+        for layer in quantization.insert(model, GRIDS[grid], 1.0).values():
+            layer.train()
+        with torch.no_grad():
+            model(**inputs(8, 20))
+        folder.mkdir(parents=True)
+        quantization.save(quantization.freeze(model), GRIDS[grid], folder)
+        quantization.unwrap(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def in_onnxruntime(folder):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # else 4-bit products round to int8
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    outputs = [value.name for value in session.get_outputs()]
+
+    def run(batch):
+        values = session.run(None, {name: batch[name].numpy() for name in names})
+        return dict(zip(outputs, values, strict=True))
+
+    return names, run
+
+
+def in_openvino(folder, **config):
+    model = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", config)
+    names = [value.get_any_name() for value in model.inputs]
+
+    def run(batch):
+        values = model({name: batch[name].numpy() for name in names})
+        return {value.get_any_name(): values[value] for value in model.outputs}
+
+    return names, run
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer, tmp_path_factory):
+    """`{format: folder}` of a task model, with the model itself under "model"; each is made once."""
+
+    @cache
+    def make(architecture, grid):
+        folder = tmp_path_factory.mktemp(f"{architecture}-{grid}")
+        model = task_model(folder / "model", architecture, tokenizer, grid)
+        made = stages.export(model, folder / "onnx")
+        convert(made / "model.onnx", folder / "openvino")
+        return {name: folder / name for name in ("model", "onnx", "openvino")}
+
+    return make
+
+
+def check(engine, torch_model, typical, most):
+    """All outputs of the engine are those of torch, at any batch size and length.
+
+    Args:
+        typical: bound of the median error, relative to the largest output.
+        most: bound of every error.
+    """
+    names, run = engine
+    assert {"input_ids", "attention_mask"} <= set(names)
+    errors = []
+    for rows, length in SHAPES:
+        batch = inputs(rows, length, names)
+        with torch.no_grad():
+            expected = {name: value.numpy() for name, value in torch_model(**batch).items()}
+        found = run(batch)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name].shape == value.shape
+            errors.append(np.abs(found[name] - value).flatten() / np.abs(value).max())
+    together = np.concatenate(errors)
+    assert np.median(together) <= typical
+    assert together.max() <= most
+
+
+@pytest.mark.parametrize(
+    ("architecture", "grid"), [*((architecture, "int8") for architecture in CONFIGS), *(("bert", g) for g in GRIDS)][1:]
+)
+def test_engines_agree_with_torch(architecture, grid, exported):
+    """The same function up to rounding. An activation that lies halfway between two integers may go either way in
+    another engine, which moves a few of the outputs of models as small as these by some percent."""
+    folders = exported(architecture, grid)
+    load = modelfolder.load_as_saved if grid == "fp32" else quantization.load
+    model = load(folders["model"]).eval()
+    most = 1e-5 if grid in ("fp32", "int4") else 0.1
+    check(in_onnxruntime(folders["onnx"]), model, 1e-4, most)
+    check(in_openvino(folders["openvino"], **EXACT), model, 1e-4, most)
+    check(in_openvino(folders["openvino"]), model, 0.05, 0.2)  # its default: bf16 and int8 where they are fast
+
+
+@pytest.mark.parametrize(
+    "architecture", [name if name == "bert" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
+def test_bare_encoders(architecture, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = AutoModel.from_config(small(architecture)).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    made = to_onnx(tmp_path / "model", tmp_path)
+    convert(made, tmp_path)
+    for engine in (in_onnxruntime(tmp_path), in_openvino(tmp_path, **EXACT)):
+        check(engine, model, 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("grid", "kind", "bits"), [("int8", "INT8", 8), ("int8-tensor", "INT8", 8), ("int4", "INT4", 4)]
+)
+def test_weights_are_stored_as_integers(grid, kind, bits, exported):
+    folders = exported("bert", grid)
+    linears = quantization.quantizable(modelfolder.load_as_saved(folders["model"]))
+    made = onnx.load(folders["onnx"] / "model.onnx")
+    onnx.checker.check_model(made, full_check=True)
+    stored = {value.name: value for value in made.graph.initializer}
+    weights = [value for value in stored.values() if value.data_type == onnx.TensorProto.DataType.Value(kind)]
+    assert len(weights) == len(linears)
+    assert sum(len(value.raw_data) for value in weights) * 8 == bits * sum(x.weight.numel() for x in linears.values())
+    assert not [value.name for value in stored.values() if value.data_type == 1 and value.name.endswith("dense.weight")]
+    kinds = Counter(node.op_type for node in made.graph.node)
+    # The query, key and value of the layer share one quantized input.
+    assert kinds["QuantizeLinear"] == (0 if bits == 4 else len(linears) - 2)
+    assert kinds["DequantizeLinear"] == kinds["QuantizeLinear"] + len(linears)
+    zero_points = [n.input[2] for n in made.graph.node if n.op_type == "QuantizeLinear"]
+    assert all(stored[name].data_type == onnx.TensorProto.UINT8 for name in zero_points)
+
+
+def test_integers_and_zeros_are_those_of_the_model(exported):
+    folders = exported("bert", "int8")
+    layer = quantization.load(folders["model"]).bert.encoder.layer[0].intermediate.dense
+    made = onnx.load(folders["onnx"] / "model.onnx")
+    (stored,) = (value for value in made.graph.initializer if "layer.0.intermediate.dense.weight_int8" in value.name)
+    integers = torch.from_numpy(onnx.numpy_helper.to_array(stored).copy()).T
+    assert torch.equal(integers * layer.weight_scale[:, None], layer.weight)
+    assert torch.equal(integers == 0, layer.weight == 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("onnx", {"model.onnx"}), ("openvino", {"openvino_model.xml", "openvino_model.bin"})]
+)
+def test_what_is_in_the_folder(name, files, exported, tokenizer, tmp_path):
+    source = exported("bert", "int8")["model"]
+    made = exported("bert", "int8")["onnx"] if name == "onnx" else stages.export(source, tmp_path / "ov", format=name)
+    found = {file.name for file in made.iterdir()}
+    assert files < found
+    assert not {"model.safetensors", "quantization.safetensors", "begun.json"} & found
+    assert AutoConfig.from_pretrained(made).id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert AutoTokenizer.from_pretrained(made)("the river")["input_ids"] == tokenizer("the river")["input_ids"]
+    assert json.loads((made / "pruneonce.json").read_text())["settings"] == {"format": name}
+    stages.export(source, made, format=name)  # already made
+    with pytest.raises(UserError, match="already holds something else"):
+        stages.export(source, made, format="onnx" if name == "openvino" else "openvino")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_the_graph_names_its_dynamic_sizes_and_no_machine(architecture, exported):
+    file = exported(architecture, "int8")["onnx"] / "model.onnx"
+    for value in onnx.load(file).graph.input:
+        assert [size.dim_param for size in value.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    assert b"site-packages" not in file.read_bytes()
+
+
+def test_a_missing_extra_is_named(tokenizer, tmp_path, monkeypatch):
+    folder = make_model(tmp_path / "model", tokenizer)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnxscript.*pip install 'pruneonce\[onnx\]'"):
+        stages.export(folder, tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_unknown_format(tmp_path):
+    with pytest.raises(UserError, match="no format 'tflite'; there are onnx, openvino"):
+        stages.export(tmp_path, tmp_path / "made", format="tflite")

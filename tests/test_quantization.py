@@ -1,0 +1,302 @@
+"""Fake quantization against plain references and hand values; quantized model folders, with and without our code."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from pruneonce import quantization, stages
+from pruneonce.errors import UserError
+from pruneonce.modelfolder import read_json, write_json
+from pruneonce.quantization import LearningLinear, QuantizedLinear
+from pruneonce.recipe import Calibrate, Prune, Quantization, Quantize, Task, Training, Transfer
+from pruneonce.sparsity import verify
+from pruneonce.storage import pack, unpack
+from pruneonce.storage.grid import load as load_grids
+
+GRIDS = {
+    "channel": Quantization(),
+    "tensor": Quantization(granularity="tensor"),
+    "int4": Quantization(bits=4, granularity="group", group_size=16),
+}
+SHAPES = {"channel": (64,), "tensor": (1,), "int4": (64, 2)}
+
+
+def classifier(architecture):
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(CONFIGS[architecture]).eval()
+
+
+def batch(seed=0, rows=4, length=12):
+    ids = torch.randint(5, 50, (rows, length), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids)
+    mask[0, length // 2 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def learned(model, settings=GRIDS["channel"]):
+    """`model` with ranges from one batch, in place."""
+    for layer in quantization.insert(model, settings, 1.0).values():
+        layer.train()
+    with torch.no_grad():
+        model(**batch())
+    return model.eval()
+
+
+# -- functions --------------------------------------------------------------------------------------------------
+
+
+def reference_weight(weight, bits, granularity, group_size):
+    """Group by group, in plain float64."""
+    most = 2 ** (bits - 1) - 1
+    out, inputs = weight.shape
+    width = {"tensor": inputs, "channel": inputs, "group": group_size}[granularity]
+    found = np.zeros((out, inputs))
+    for row in range(out):
+        for start in range(0, inputs, width):
+            part = weight[row, start : start + width].astype(np.float64)
+            largest = np.abs(weight if granularity == "tensor" else part).max()
+            scale = largest / most if largest else 1.0
+            found[row, start : start + width] = np.clip(np.rint(part / scale), -most, most) * scale
+    return found
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("granularity", ["channel", "tensor", "group"])
+def test_weights_equal_the_reference(bits, granularity):
+    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    weight[2] = 0
+    scale = quantization.symmetric_scale(weight, bits, granularity, 8)
+    assert scale.shape == {"channel": (6,), "tensor": (1,), "group": (6, 4)}[granularity]
+    found = quantization.fake_quantize_weight(weight, scale, bits)
+    np.testing.assert_allclose(found, reference_weight(weight.numpy(), bits, granularity, 8), rtol=1e-6)
+    integers = quantization.quantize_weight(weight, scale, bits)
+    assert integers.abs().max() == 2 ** (bits - 1) - 1
+    assert torch.equal((integers.view(scale.numel(), -1) * scale.view(-1, 1)).view_as(weight), found)
+    assert torch.equal(quantization.fake_quantize_weight(found, scale, bits), found)  # what is on the grid stays
+
+
+def test_the_extreme_weight_and_zero_are_on_the_grid():
+    weight = torch.tensor([[1.27, -0.5, 0.0, 0.004]])
+    scale = quantization.symmetric_scale(weight)
+    assert scale.item() == pytest.approx(0.01)
+    assert quantization.fake_quantize_weight(weight, scale)[0].tolist() == pytest.approx([1.27, -0.5, 0.0, 0.0])
+    assert quantization.quantize_weight(weight, scale)[0].tolist() == [127, -50, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "zero_point"),
+    [(-1.0, 1.55, 0.01, 100), (0.5, 2.55, 0.01, 0), (-2.55, -1.0, 0.01, 255), (0.0, 0.0, 1.0, 0)],
+)
+def test_zero_is_exact_for_activations(low, high, scale, zero_point):
+    found, zero = quantization.affine_parameters(torch.tensor(low), torch.tensor(high))
+    assert (found.item(), zero.item()) == (pytest.approx(scale), zero_point)
+    x = torch.tensor([0.0, -1e4, 1e4])
+    y = torch.fake_quantize_per_tensor_affine(x, found, zero, 0, 255)
+    assert y[0] == 0
+    assert y[1:].tolist() == pytest.approx([-zero_point * scale, (255 - zero_point) * scale])
+
+
+def test_the_moving_average():
+    average = torch.tensor(torch.inf)
+    seen = []
+    for value in (-1.0, -2.0, -2.0):
+        average = quantization.moving_average(average, torch.tensor(value), 0.01)
+        seen.append(average.item())
+    assert seen == pytest.approx([-1.0, -1.01, -1.0199])
+
+
+def test_gradients_pass_straight_through():
+    layer = LearningLinear(torch.nn.Linear(4, 3), averaging=0.5)
+    layer(torch.tensor([[-1.0, 0.2, 0.3, 2.0]]))  # the range is now -1..2
+    x = torch.tensor([[-9.0, 0.2, 0.3, 1.0]], requires_grad=True)
+    layer.eval()(x).sum().backward()
+    on_grid = quantization.fake_quantize_weight(layer.weight, layer.weight_scale())
+    assert x.grad[0].tolist() == pytest.approx([0.0, *on_grid.sum(0)[1:].tolist()])  # outside the range: none
+    assert torch.allclose(layer.weight.grad[:, 1:], x.detach()[:, 1:].expand(3, -1), atol=0.01)
+
+
+# -- models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_which_modules(architecture):
+    model = classifier(architecture)
+    every = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    found = quantization.quantizable(model)
+    assert every - set(found) == ({"electra.embeddings_project"} if architecture == "electra" else set())
+    heads = set(found) - set(quantization.quantizable(model, head=False))
+    assert heads
+    assert all(name.startswith(("classifier", "pre_classifier", "head")) for name in heads)
+    said = quantization.describe(model, found, "int8")
+    assert f"{len(found)} Linears" in said
+    assert "embeddings" in said.splitlines()[1]
+    assert not any(name in said for name in found)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_save_and_load(architecture, grid, tokenizer, tmp_path):
+    """The same outputs after loading; names in the files agree; the plain model holds the weights on the grid."""
+    model = classifier(architecture)
+    exact = model(**batch(1)).logits
+    learned(model, GRIDS[grid])
+    before = model(**batch(1)).logits
+    frozen = quantization.freeze(model)
+    assert torch.equal(model(**batch(1)).logits, before)
+    quantization.unwrap(model)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    quantization.save(frozen, GRIDS[grid], tmp_path)
+
+    loaded = quantization.load(tmp_path)
+    assert torch.equal(loaded(**batch(1)).logits, before)
+    weights, grids = load_file(tmp_path / "model.safetensors"), load_grids(tmp_path)
+    assert grids.keys() == {f"{name}.weight" for name in quantization.quantizable(loaded)}
+    for name, found in grids.items():
+        assert found.bits == GRIDS[grid].bits
+        on_grid = found.dequantize(found.quantize(weights[name].numpy()))
+        assert torch.equal(torch.from_numpy(on_grid), weights[name])
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert not any(isinstance(module, QuantizedLinear) for module in plain.modules())
+    assert (plain(**batch(1)).logits - exact).abs().max() < 0.2 * exact.abs().max()
+    assert not torch.equal(before, exact)
+
+
+def test_scales_have_the_shapes_of_the_interface():
+    for grid, settings in GRIDS.items():
+        model = learned(classifier("bert"), settings)
+        made = quantization.freeze(model)["bert.encoder.layer.0.intermediate.dense"]
+        assert made.weight_scale.shape == SHAPES[grid]
+        assert (made.input_grid is None) == (grid == "int4")
+
+
+def test_a_layer_that_saw_nothing_is_refused():
+    model = classifier("bert")
+    quantization.insert(model, GRIDS["channel"])
+    with pytest.raises(UserError, match=r"no input reached bert\.encoder"):
+        quantization.freeze(model)
+
+
+def test_groups_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="`group_size` 24 does not divide the 32 inputs of bert"):
+        quantization.insert(classifier("bert"), Quantization(bits=4, granularity="group", group_size=24))
+
+
+def test_scales_of_another_model_are_refused(tmp_path):
+    model = learned(classifier("bert"))
+    quantization.save(quantization.freeze(model), GRIDS["channel"], tmp_path)
+    with pytest.raises(UserError, match="is of another model: bert"):
+        quantization.restore(classifier("roberta"), tmp_path)
+    with pytest.raises(UserError, match="is not quantized"):
+        quantization.load(tmp_path / "elsewhere")
+
+
+def test_the_scale_follows_weights_that_shrink():
+    layer = LearningLinear(torch.nn.Linear(8, 2))
+    before = layer.weight_scale()
+    with torch.no_grad():
+        layer.weight.mul_(0.5)
+    assert torch.equal(layer.weight_scale(), before * 0.5)
+
+
+# -- stages -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def task(task_files):
+    return Task(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
+
+
+@pytest.fixture(scope="module")
+def models(encoder, task, tmp_path_factory):
+    """A dense teacher and a sparse task model."""
+    folder = tmp_path_factory.mktemp("task")
+    settings = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    dense = stages.finetune(encoder, task, Training(**settings), folder / "dense")
+    one_shot = stages.prune_one_shot(encoder, Prune(steps=1, learning_rate=1, sparsity=0.8), folder / "pruned")
+    return dense, stages.transfer(one_shot, task, Transfer(**settings), folder / "sparse", teacher=dense)
+
+
+TRAIN = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_training_on_the_grid(grid, models, task, tmp_path, capsys):
+    dense, sparse = models
+    settings = Quantize(**TRAIN, **GRIDS[grid].model_dump())
+    made = stages.quantize(sparse, task, settings, tmp_path / "int", teacher=dense)
+    assert verify(made, sparse).ok
+    assert "quantized: 14 Linears" in capsys.readouterr().out
+    found = stages.evaluate(made, task)["test"]["accuracy"]
+    assert found >= stages.evaluate(sparse, task)["test"]["accuracy"] - 0.1
+    weights = load_file(made / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"]
+    assert not torch.equal(weights, load_file(sparse / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"])
+
+
+def test_calibration_alone(models, task, tmp_path):
+    _, sparse = models
+    made = stages.calibrate(sparse, task, Calibrate(examples=40, batch_size=16), tmp_path / "int8")
+    assert verify(made, sparse).ok
+    exact = AutoModelForSequenceClassification.from_pretrained(sparse)
+    difference = quantization.load(made)(**batch()).logits - exact(**batch()).logits
+    assert 0 < difference.abs().max() < 0.2 * exact(**batch()).logits.abs().max()
+    assert stages.evaluate(made, task)["test"]["accuracy"] == pytest.approx(
+        stages.evaluate(sparse, task)["test"]["accuracy"], abs=0.1
+    )
+
+
+def test_evaluation_is_of_the_quantized_model(models, task, tmp_path):
+    """Inputs clipped to a hair's breadth of zero leave nothing to tell the classes by."""
+    _, sparse = models
+    made = stages.calibrate(sparse, task, Calibrate(examples=40), tmp_path / "int8")
+    inputs = read_json(made / quantization.model.INPUTS)
+    tiny = {name: {**found, "scale": found["scale"] * 1e-9} for name, found in inputs.items()}
+    write_json(tiny, made / quantization.model.INPUTS)
+    assert stages.evaluate(made, task)["test"]["accuracy"] == pytest.approx(0.5)
+
+
+def test_packing_loses_nothing(models, task, tmp_path):
+    """The packed file takes the grid that was recorded: the unpacked model quantizes as the packed one did."""
+    _, sparse = models
+    made = stages.calibrate(sparse, task, Calibrate(examples=40), tmp_path / "int8")
+    pack([made], tmp_path / "int8.pruneonce")
+    (unpacked,) = unpack(tmp_path / "int8.pruneonce", tmp_path / "again")
+    one, other = (quantization.load(folder)(**batch()).logits for folder in (made, unpacked))
+    assert (one - other).abs().max() < 1e-2 * one.abs().max()  # its embeddings were rounded
+    weights = [load_file(folder / "model.safetensors") for folder in (made, unpacked)]
+    for name in load_grids(made):
+        assert torch.equal(weights[0][name], weights[1][name])
+
+
+def test_resuming_equals_going_straight_through(models, task, tmp_path, monkeypatch):
+    dense, sparse = models
+    settings = Quantize(**{**TRAIN, "epochs": None, "steps": 6}, checkpoint_every=3)
+    straight = stages.quantize(sparse, task, settings, tmp_path / "straight", teacher=dense)
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pruneonce.training.MaskHooks.on_step_end", stop, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            stages.quantize(sparse, task, settings, tmp_path / "resumed", teacher=dense)
+    assert (tmp_path / "resumed.partial" / "checkpoints" / "checkpoint-3").is_dir()
+    resumed = stages.quantize(sparse, task, settings, tmp_path / "resumed", teacher=dense)
+    assert read_json(straight / quantization.model.INPUTS) == read_json(resumed / quantization.model.INPUTS)
+    for name in ("model.safetensors", "quantization.safetensors"):
+        one, other = load_file(straight / name), load_file(resumed / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_quantized_copy_leaves_the_original_alone():
+    model = classifier("bert")
+    before = copy.deepcopy(model.state_dict())
+    quantization.freeze(learned(copy.deepcopy(model)))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

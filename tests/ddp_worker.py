@@ -15,7 +15,7 @@ def main(models: Path, corpus: str, output: Path) -> None:
         for objective in ("hidden", "both"):
             settings = Prune(**shared, objective=objective, every=1, start=0, end=3)
             stages.prune(prepared, text, settings, output / f"{model.name}-{objective}")
-    streamed = text.model_copy(update={"streaming": True})
+    streamed = text.model_copy(update={"streaming": True, "validation": 0.01})
     stages.prune(prepared, streamed, Prune(**shared, start=0, end=3), output / "streamed")
     assert distributed.world() == 2
 

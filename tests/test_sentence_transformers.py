@@ -54,7 +54,7 @@ def test_one_from_the_hub(sentence_encoder, tmp_path, monkeypatch):
     """The hub is not to be had in tests; what it would have put into the cache is."""
     asked = []
     monkeypatch.setattr(modelfolder, "snapshot_download", lambda source, **_: asked.append(source) or sentence_encoder)
-    modelfolder._copy_sentence_transformer("someone/model", tmp_path)
+    modelfolder.copy_sentence_transformer("someone/model", tmp_path)
     assert asked == ["someone/model"]
     assert (tmp_path / "1_Pooling" / "config.json").is_file()
 
@@ -64,7 +64,7 @@ def test_a_hub_that_is_away_costs_nothing_else(tmp_path, monkeypatch, capsys):
         raise OSError("no route to host")
 
     monkeypatch.setattr(modelfolder, "snapshot_download", away)
-    modelfolder._copy_sentence_transformer("someone/model", tmp_path)
+    modelfolder.copy_sentence_transformer("someone/model", tmp_path)
     assert not list(tmp_path.iterdir())
     assert "no route to host" in capsys.readouterr().out
 

@@ -229,7 +229,7 @@ def test_inspection_counts_like_the_file(encoder, tmp_path):
 @pytest.mark.parametrize("objective", ["mlm", "hidden"])
 def test_a_streamed_corpus(objective, tokenizer, corpus, tmp_path):
     dense = make_model(tmp_path / "dense", tokenizer, "distilbert", head=True)
-    streamed = corpus.model_copy(update={"streaming": True})
+    streamed = corpus.model_copy(update={"streaming": True, "validation": 0.01})
     made = stages.prune(dense, streamed, Prune(**PRUNE, objective=objective), tmp_path / "sparse")
     assert inspect_model(made).encoder == pytest.approx(0.9, abs=1e-3)
     settings = Prune(**{**PRUNE, "steps": None}, epochs=1)
@@ -262,6 +262,9 @@ def test_switches_that_must_not_change_the_result(tokenizer, corpus, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+)  # torch's own use of it
 def test_compiled_training_gives_the_same(tokenizer, corpus, tmp_path):
     dense = make_model(tmp_path / "dense", tokenizer, "distilbert", head=True)
     plain = final_loss(dense, corpus, tmp_path / "plain")

@@ -62,7 +62,12 @@ def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[
     """As `load`, and the names of the parameters that were not in the file and so are newly initialised."""
     with _loading("load a model", source):
         model, info = auto_class.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **config
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,  # left out, transformers would ask
+            **config,
         )
     return model, set(info["missing_keys"])
 
@@ -91,12 +96,12 @@ def load_as_saved(source: str | Path) -> Any:
 
 def load_tokenizer(source: str | Path) -> Any:
     with _loading("load a tokenizer", source):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def load_config(source: str | Path) -> Any:
     with _loading("read a model configuration", source):
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import ctypes
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -84,7 +85,6 @@ def train(
     Raises:
         LostProcessError: another process of this run is gone.
     """
-    torch.set_flush_denormal(True)  # Adam's moments of pruned weights decay to denormals, which slow the step
     keep_freed_memory()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
     arguments = _arguments(settings, steps, folder, seed, report_to or [], group_by_length)
@@ -105,7 +105,7 @@ def train(
     for callback in callbacks:
         trainer.add_callback(callback)
     began = monotonic()
-    with distributed.watching_others(), fast_attention(model, length):
+    with distributed.watching_others(), fast_attention(model, length), flushed_denormals():
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     seconds = monotonic() - began
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -138,6 +138,16 @@ def has_bf16() -> bool:
         return torch.cuda.is_bf16_supported()
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not tell
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+@contextmanager
+def flushed_denormals() -> Generator[None, None, None]:
+    """Adam's moments of pruned weights decay to denormals, which slow the step: within it they are 0."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def keep_freed_memory() -> None:

@@ -73,7 +73,8 @@ def to_onnx(source: str | Path, folder: Path) -> Path:
         )
     assert program is not None
     for value in program.model.graph.inputs:
-        program.rename_axes({value.shape[0]: "batch", value.shape[1]: "sequence"})
+        assert value.shape is not None
+        program.rename_axes(dict(zip(value.shape, ("batch", "sequence"), strict=True)))  # type: ignore[arg-type]
     pack_int4(program.model.graph)
     _strip(program.model)
     folder.mkdir(parents=True, exist_ok=True)

@@ -103,10 +103,13 @@ def load(folder: str | Path) -> Any:
 def restore(model: nn.Module, folder: str | Path) -> None:
     """Make the plain `model` of a quantized model folder the fake-quantized one, in place."""
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     inputs = modelfolder.read_json(Path(folder) / INPUTS) or {}
     made = {}
     for weight_name, weights in grid.load(Path(folder)).items():
         name = weight_name.removesuffix(".weight")
+        if name in embeddings:  # rounded to be packed, and looked up as they are
+            continue
         if name not in linears:
             raise UserError(f"{Path(folder) / grid.FILE} is of another model: {name} is not in this one")
         scale = torch.from_numpy(weights.scale).to(linears[name].weight.device)

@@ -6,12 +6,9 @@ Many processes (torchrun) train as one does at the same global batch.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
-import platform
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -27,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from pruneonce import distributed
 from pruneonce.attention import fast_attention
 from pruneonce.errors import UserError
+from pruneonce.machine import autocast, flushed_denormals, has_bf16, keep_freed_memory
 from pruneonce.progress import Bar
 from pruneonce.recipe import Training, as_steps
 from pruneonce.sparsity.schedule import linear_multiplier
@@ -35,8 +33,6 @@ from pruneonce.sparsity.sparsifier import Locked
 Batch = dict[str, Tensor]
 # What is minimised: `loss`, and for the log its parts, already weighted. May take what it uses out of the batch.
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -130,37 +126,6 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint. `trainer_state.json` is written last, so one without it is not whole."""
     found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
-
-
-def has_bf16() -> bool:
-    """Whether bf16 products are faster than fp32 here: a GPU that has them, or a CPU with AMX or AVX-512 BF16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not tell
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
-@contextmanager
-def flushed_denormals() -> Generator[None, None, None]:
-    """Adam's moments of pruned weights decay to denormals, which slow the step: within it they are 0."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one, instead of asking the system for fresh pages every time."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # larger ones come and go: kept, they would leave holes
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Products in bf16 where this machine is faster with them, as in training."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16())
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

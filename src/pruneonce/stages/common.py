@@ -20,9 +20,10 @@ from pruneonce.console import console
 from pruneonce.data.blocks import in_order
 from pruneonce.data.corpus import blocks_of
 from pruneonce.errors import UserError
+from pruneonce.machine import has_bf16
 from pruneonce.recipe import Corpus, Section, Training
 from pruneonce.sparsity import inspect_module
-from pruneonce.training import Trained, examples_of, has_bf16, total_steps
+from pruneonce.training import Trained, examples_of, total_steps
 
 P = ParamSpec("P")
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 from pruneonce import modelfolder
 from pruneonce.data.blocks import Collate
 from pruneonce.distillation import hidden_distillation, logit_distillation
+from pruneonce.machine import autocast
 from pruneonce.recipe import Prune
-from pruneonce.training import Batch, Objective, autocast, unwrapped
+from pruneonce.training import Batch, Objective, unwrapped
 from pruneonce.vocabulary import IGNORED, Head, vocabulary_loss, without_decoder
 
 

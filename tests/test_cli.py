@@ -14,6 +14,7 @@ from pruneonce.cli import main
 
 VERBS = [
     "run",
+    "plan",
     "quickstart",
     "prepare",
     "prune",

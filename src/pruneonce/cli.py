@@ -122,6 +122,27 @@ def run(name: Name, output: Output, sets: Sets = None) -> None:
     _show_results(pipeline.run(resolved, output), output)
 
 
+@app.command(epilog="Example: [cyan]pruneonce plan bert-base-90 --set prune.batch_size=16[/cyan]")
+def plan(
+    name: Name,
+    sets: Sets = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Measure steps for about so long.")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would take on this machine: steps, tokens, FLOPs, hours, memory and disk. Nothing is written."""
+    resolved = recipe.load(name, sets)
+    from pruneonce.plan import plan
+
+    with Console(stderr=True).status("measuring some steps of each stage"):
+        found = plan(resolved, seconds)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    console.print(tables.plan(found))
+    for sentence in found.sentences():
+        console.print(sentence, markup=False)
+
+
 @app.command(epilog="Example: [cyan]pruneonce quickstart --output quickstart[/cyan]")
 def quickstart(output: Output = Path("quickstart")) -> None:
     """Prune a real model on real text and measure it, in minutes and without any download."""

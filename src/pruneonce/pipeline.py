@@ -31,7 +31,7 @@ def run(recipe: Recipe, output: Path) -> dict[str, Any]:
     distributed.start()
     is_new = distributed.by_first(lambda: _claim(recipe, output))
     try:
-        distributed.by_first(lambda: _check(recipe, output))
+        distributed.by_first(lambda: check(recipe, output / "cache"))
         _run_stages(recipe, output)
     except UserError:
         if is_new and distributed.rank() == 0 and not list(output.rglob(modelfolder.PROVENANCE)):
@@ -80,13 +80,20 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
     return found
 
 
-def _check(recipe: Recipe, output: Path) -> None:
-    """Find what is wrong before hours are spent: the architecture, every task's data, every given teacher."""
+def check(recipe: Recipe, cache: Path) -> None:
+    """Find what is wrong before hours are spent: the architecture, every task's data, every given teacher.
+
+    Args:
+        cache: folder that hub data is downloaded to.
+
+    Raises:
+        UserError: a mistake in the recipe or what it points to.
+    """
     roles_of(modelfolder.load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
-        load_task(task, output / "cache")
+        load_task(task, cache)
         if task.teacher_model:
             modelfolder.load_config(task.teacher_model)
 

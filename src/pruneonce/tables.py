@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 if TYPE_CHECKING:  # imports torch
+    from pruneonce.plan import Plan
     from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
     from pruneonce.storage.sizes import Sizes
 
@@ -95,3 +96,26 @@ def sizes(made: Sizes) -> Table:
     table.add_row("index", "", f"{made.index:,}")
     table.add_row("file", f"{made.model.dense:,}", f"{made.total:,}", f"{made.model.dense / made.total:.1f}x")
     return table
+
+
+def plan(found: Plan) -> Table:
+    """Stages down, what each takes across."""
+    table = _table("stage", "steps", "tokens", "PFLOPs", "s/step", "hours")
+    for stage in found.stages:
+        table.add_row(
+            stage.name,
+            _or_unknown(stage.steps, ","),
+            _or_unknown(stage.tokens, ","),
+            _or_unknown(stage.flops and stage.flops / 1e15, ",.3g"),
+            f"{stage.seconds_per_step:.3g}",
+            _or_unknown(stage.hours, ".3g"),
+        )
+    total = found.total
+    unknown = any(stage.steps is None for stage in found.stages)
+    name = "total of what is known" if unknown else "total"
+    table.add_row(name, "", f"{total['tokens']:,}", f"{total['flops'] / 1e15:,.3g}", "", f"{total['hours']:.3g}")
+    return table
+
+
+def _or_unknown(value: float | None, form: str) -> str:
+    return "?" if value is None else f"{value:{form}}"

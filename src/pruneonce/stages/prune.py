@@ -8,6 +8,7 @@ Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pruneonce import modelfolder
 from pruneonce.console import console
@@ -48,7 +49,7 @@ def prune(
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
     """
-    _check(settings)
+    check_settings(settings)
     check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = modelfolder.load_tokenizer(model)
     key = modelfolder.key_of(
@@ -58,10 +59,10 @@ def prune(
     if is_made(output, key):
         return output
     begun = modelfolder.partial(output)
-    student = _load(model, settings, settings.dropout)
+    student = load_dense(model, settings, settings.dropout)
     console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
     examples, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
-    teacher = freeze(_load(model, settings, None), device)
+    teacher = freeze(load_dense(model, settings, None), device)
     student.to(device)
     if settings.objective == "hidden":
         # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
@@ -104,7 +105,7 @@ def prune(
 @tidy
 def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: int = 42) -> Path:
     """The contrast: magnitude pruning to the same sparsity in one step, without any training."""
-    _check(settings)
+    check_settings(settings)
     begin(seed)
     key = modelfolder.key_of(
         "prune-one-shot", modelfolder.content_key(model), settings.sparsity, settings.allocation, seed
@@ -127,17 +128,23 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
     )
 
 
-def _check(settings: Prune) -> None:
+def check_settings(settings: Prune) -> None:
+    """Raise unless there is something to prune."""
     if settings.sparsity == 0:
         raise UserError("`sparsity: 0` prunes nothing; give the share of zeros to reach, such as 0.9")
 
 
-def _load(model: str | Path, settings: Prune, dropout: float | None):  # type: ignore[no-untyped-def]
+def load_dense(model: str | Path, settings: Prune, dropout: float | None, *, head_may_be_new: bool = False) -> Any:
+    """The dense model as `settings.objective` needs it: the bare encoder, or with its MLM head.
+
+    Raises:
+        UserError: the model has no MLM head, the objective needs one, and it may not be new.
+    """
     overrides = modelfolder.without_dropout(modelfolder.load_config(model), dropout)
     if settings.objective == "hidden":
         return modelfolder.load_encoder(model, **overrides)
     loaded, new_head = load_vocabulary_model(model, **overrides)
-    if new_head:
+    if new_head and not head_may_be_new:
         raise UserError(
             f"{model} has no MLM head, which `objective: {settings.objective}` needs; "
             "run the stage `prepare` first, or use `objective: hidden`"

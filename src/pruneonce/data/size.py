@@ -1,0 +1,86 @@
+"""How many blocks a corpus has, told without packing it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from pruneonce.data import packing
+from pruneonce.errors import UserError
+from pruneonce.recipe import Corpus
+
+SAMPLE_BYTES = 2_000_000
+SAMPLE_FILES = 64
+
+
+def count_blocks(corpus: Corpus, tokenizer: Any) -> tuple[int | None, str]:
+    """The number of blocks, held-out ones included, and in words how it is known.
+
+    Up to 2 MB of local files are packed to count them. Of more, if it is uncompressed text or JSON, 2 MB are, and the
+    rest is taken to be like them. Otherwise `corpus.max_tokens` counts, if it is set, and None says that nothing does.
+
+    Raises:
+        UserError: the source is missing, unreadable, or holds less than two blocks.
+    """
+    words = Tokenizer.from_str(packing.backend(tokenizer))
+    files = packing.local_files(corpus.source)
+    if files is not None:
+        size = sum(file.stat().st_size for file in files)
+        if size <= SAMPLE_BYTES:
+            blocks = sum(1 for _ in packing.blocks(corpus, files, words, corpus.max_tokens))
+            if blocks < 2:
+                raise UserError(f"the corpus {corpus.source!r} is too small: {blocks} blocks, where two are needed")
+            return blocks, "counted"
+        if all(file.suffix.lower() in (".txt", ".jsonl", ".json") for file in files):
+            return _sampled(corpus, files, size, words)
+    if corpus.max_tokens is not None:
+        capacity = corpus.block_length - sum(map(len, packing.frame(words)))
+        return corpus.max_tokens // capacity, "if it has as many tokens as `corpus.max_tokens`"
+    return None, "cannot be told without reading all of it: it is compressed, Parquet, or on the hub"
+
+
+def _sampled(corpus: Corpus, files: list[Path], size: int, words: Tokenizer) -> tuple[int, str]:
+    """Blocks by the beginnings of up to 64 of `files`, which have `size` bytes in all."""
+    chosen = files[:: -(-len(files) // SAMPLE_FILES)]
+    tokens = 0
+
+    def count(read: int) -> None:
+        nonlocal tokens
+        tokens = read
+
+    with TemporaryDirectory() as scratch:
+        heads = {Path(scratch) / f"{number}{file.suffix}": file for number, file in enumerate(chosen)}
+        for head, file in heads.items():
+            _copy_lines(file, head, SAMPLE_BYTES // len(chosen))
+        read = sum(head.stat().st_size for head in heads)
+        blocks = _originals_named(
+            lambda: sum(1 for _ in packing.blocks(corpus, list(heads), words, corpus.max_tokens, count)), heads
+        )
+    if tokens == corpus.max_tokens:
+        return blocks, "counted up to `corpus.max_tokens`"
+    scale = size / read
+    if corpus.max_tokens is not None:
+        scale = min(scale, corpus.max_tokens / max(1, tokens))
+    return round(blocks * scale), f"estimated from {read / 1e6:.1f} of its {size / 1e6:.1f} MB"
+
+
+def _copy_lines(file: Path, target: Path, size: int) -> None:
+    """The first whole lines of `file`, `size` bytes of them or a little more."""
+    with file.open("rb") as source, target.open("wb") as sink:
+        while sink.tell() < size and (line := source.readline()):
+            sink.write(line)
+
+
+def _originals_named(function: Callable[[], int], heads: dict[Path, Path]) -> int:
+    """What `function` gives; its complaints are of the files themselves, of which `heads` are beginnings."""
+    try:
+        return function()
+    except UserError as error:
+        text = str(error)
+        for head, file in heads.items():
+            text = text.replace(str(head), str(file))
+        raise UserError(text) from None

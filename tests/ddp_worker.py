@@ -18,6 +18,7 @@ def main(models: Path, corpus: str, output: Path) -> None:
     streamed = text.model_copy(update={"streaming": True, "validation": 0.01})
     stages.prune(prepared, streamed, Prune(**shared, start=0, end=3), output / "streamed")
     assert distributed.world() == 2
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_from_its_checkpoint(recipe
     assert launcher.returncode != 0
     assert "another process of this run ended" in said or "Signal 9 (SIGKILL)" in said
     assert not (output / "sparse").exists()
-    assert in_two(recipe, output).returncode == 0
+    again = in_two(recipe, output)
+    assert again.returncode == 0, again.stderr
     resumed, whole = (load_file(run / "sparse" / "model.safetensors") for run in (output, run_of_two))
     assert all(whole[name].equal(resumed[name]) for name in whole)
     assert provenance(output / "sparse")["pattern"] == provenance(run_of_two / "sparse")["pattern"]

@@ -246,7 +246,7 @@ def test_dropout_of_the_training_is_not_that_of_the_result(tokenizer, corpus, tm
 
 
 def final_loss(dense, corpus, folder, **settings):
-    made = stages.prune(dense, corpus, Prune(**PRUNE, objective="mlm", dropout=0.0, **settings), folder)
+    made = stages.prune(dense, corpus, Prune(**{**PRUNE, "objective": "mlm", "dropout": 0.0, **settings}), folder)
     return json.loads((made / "metrics.json").read_text())["final"]
 
 
@@ -256,6 +256,8 @@ def test_switches_that_must_not_change_the_result(tokenizer, corpus, tmp_path):
     plain = final_loss(dense, corpus, tmp_path / "plain")
     again = final_loss(dense, corpus, tmp_path / "checkpointed", activation_checkpointing=True)
     assert again == pytest.approx(plain, rel=1e-4)
+    halves = final_loss(dense, corpus, tmp_path / "halves", batch_size=2, accumulate=2)
+    assert halves == pytest.approx(plain, rel=1e-3)
     masked = final_loss(dense, corpus, tmp_path / "masked", kd_tokens="masked")
     assert masked["mlm"] == pytest.approx(plain["mlm"], rel=0.05)
     assert masked["kd"] != pytest.approx(plain["kd"], rel=1e-3)

@@ -55,6 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere if others else sys.stdout):
             code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
+        if "WORLD_SIZE" in os.environ:
+            from pruneonce import distributed
+
+            distributed.leave()
         if code == 130:
             Console(stderr=True).print("interrupted")
         return code

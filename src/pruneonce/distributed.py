@@ -39,6 +39,13 @@ def start() -> torch.device:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
 
 
+def leave() -> None:
+    """Part from the other processes, when all have come so far; one that just ends may take the others with it."""
+    if world() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def world() -> int:
     """The number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T
 
 from pruneonce import attention, distributed, training
 from pruneonce.data.blocks import Passes, masked_collator
-from pruneonce.machine import has_bf16
+from pruneonce.machine import autocast
 from pruneonce.recipe import Prune
 from pruneonce.sparsity import PruningSchedule, pattern_hash, prunable_weights
 from pruneonce.sparsity.sparsifier import Gradual
@@ -163,7 +163,7 @@ def main(
             arguments = training._arguments(settings, steps, Path(folder), 42, [], False)
             arguments.logging_steps = 1
             teacher.eval().requires_grad_(False).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
+            with autocast(device):
                 PlainTrainer(
                     teacher, settings, model=student, args=arguments, train_dataset=data, data_collator=collate,
                     callbacks=[clock],

@@ -80,9 +80,15 @@ def magnitude_masks(
 
 @torch.no_grad()
 def apply_masks(weights: Mapping[str, Tensor], masks: Masks) -> None:
-    """Zero the pruned weights in place. Not by multiplication: that would leave -0.0 and keep a NaN."""
-    for name, mask in masks.items():
-        weights[name].masked_fill_(~mask, 0.0)
+    """Zero what the masks prune, in place."""
+    zero(weights, {name: ~mask for name, mask in masks.items()})
+
+
+@torch.no_grad()
+def zero(weights: Mapping[str, Tensor], pruned: Mapping[str, Tensor]) -> None:
+    """Zero the weights where `pruned` is True, in place. Not by multiplication: it would leave -0.0 and keep a NaN."""
+    for name, where in pruned.items():
+        weights[name].masked_fill_(where, 0.0)
 
 
 def locked_masks(weights: Mapping[str, Tensor]) -> Masks:

@@ -19,6 +19,7 @@ from pruneonce.sparsity.masks import (
     pattern_hash,
     save_masks,
     sparsity_of,
+    zero,
 )
 from pruneonce.sparsity.schedule import PruningSchedule
 
@@ -56,11 +57,8 @@ class Locked:
             if grad is not None:
                 grad.masked_fill_(pruned, 0.0)
 
-    @torch.no_grad()
     def apply(self) -> None:
-        """Zero the pruned weights in place. Not by multiplication: that would leave -0.0 and keep a NaN."""
-        for name, pruned in self.pruned.items():
-            self.weights[name].masked_fill_(pruned, 0.0)
+        zero(self.weights, self.pruned)
 
     def sparsity(self) -> float:
         return sparsity_of(self.masks)

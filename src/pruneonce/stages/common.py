@@ -12,18 +12,16 @@ from typing import Any, ParamSpec
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset as TorchDataset
 from transformers import set_seed
 
 from pruneonce import distributed, modelfolder
 from pruneonce.console import console
-from pruneonce.data.blocks import in_order
 from pruneonce.data.corpus import blocks_of
 from pruneonce.errors import UserError
 from pruneonce.machine import has_bf16
 from pruneonce.recipe import Corpus, Section, Training
 from pruneonce.sparsity import inspect_module
-from pruneonce.training import Trained, examples_of, total_steps
+from pruneonce.training import Trained, total_steps
 
 P = ParamSpec("P")
 
@@ -84,18 +82,15 @@ def check_length(length: int, model: str | Path, key: str) -> None:
         raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")
 
 
-def corpus_blocks(
-    corpus: Corpus, settings: Training, tokenizer: Any, cache: Path, seed: int
-) -> tuple[TorchDataset[Any], Any, int]:
-    """Examples to train on, held-out blocks, and the number of steps.
+def corpus_blocks(corpus: Corpus, settings: Training, tokenizer: Any, cache: Path, seed: int) -> tuple[Any, Any, int]:
+    """The (train, held out) blocks of a corpus, and the number of steps.
 
     The first process prepares the blocks, the others read what it wrote.
     """
     if corpus.streaming and settings.steps is None:
         raise UserError("a streamed corpus has no known length: give `steps`, not `epochs`")
     blocks, held_out = distributed.first_then_all(lambda: blocks_of(corpus, tokenizer, cache, seed))
-    steps = settings.steps or total_steps(settings, len(blocks))
-    return in_order(blocks, examples_of(settings, steps), seed), held_out, steps
+    return blocks, held_out, settings.steps or total_steps(settings, len(blocks))
 
 
 def begin(seed: int) -> torch.device:
@@ -127,41 +122,30 @@ def finish(
     usual = modelfolder.load_config(source)
     for name in modelfolder.dropouts(usual):
         setattr(model.config, name, getattr(usual, name))
-    distributed.by_first(lambda: _save(model, tokenizer, output, stage, source, key, settings, seed, trained, final))
+
+    def save() -> None:
+        found = inspect_module(model)
+        begun = modelfolder.partial(output)
+        (begun / "begun.json").unlink()
+        for scratch in ("cache", "head"):
+            shutil.rmtree(begun / scratch, ignore_errors=True)
+        provenance = {
+            "stage": stage,
+            "key": key,
+            "source": str(source),
+            "parents": [modelfolder.content_key(source)],
+            "settings": settings.model_dump(),
+            "seed": seed,
+            "training": trained.spent() if trained else {"steps": 0, "tokens": 0, "seconds": 0.0},
+            "pattern": found.pattern,
+            "sparsity": {
+                "encoder": found.encoder,
+                "model": found.model,
+                "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in found.layers],
+            },
+        }
+        metrics = {"history": trained.history if trained else [], "final": final or {}}
+        modelfolder.save(model.cpu(), tokenizer, output, source=source, provenance=provenance, metrics=metrics)
+
+    distributed.by_first(save)
     return output
-
-
-def _save(
-    model: nn.Module,
-    tokenizer: Any,
-    output: Path,
-    stage: str,
-    source: str | Path,
-    key: str,
-    settings: Section,
-    seed: int,
-    trained: Trained | None,
-    final: dict[str, float] | None,
-) -> None:
-    found = inspect_module(model)
-    begun = modelfolder.partial(output)
-    (begun / "begun.json").unlink()
-    for scratch in ("cache", "head"):
-        shutil.rmtree(begun / scratch, ignore_errors=True)
-    provenance = {
-        "stage": stage,
-        "key": key,
-        "source": str(source),
-        "parents": [modelfolder.content_key(source)],
-        "settings": settings.model_dump(),
-        "seed": seed,
-        "training": trained.spent() if trained else {"steps": 0, "tokens": 0, "seconds": 0.0},
-        "pattern": found.pattern,
-        "sparsity": {
-            "encoder": found.encoder,
-            "model": found.model,
-            "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in found.layers],
-        },
-    }
-    metrics = {"history": trained.history if trained else [], "final": final or {}}
-    modelfolder.save(model.cpu(), tokenizer, output, source=source, provenance=provenance, metrics=metrics)

@@ -11,13 +11,13 @@ from typing import Any
 
 from pruneonce import modelfolder
 from pruneonce.console import console
-from pruneonce.data.blocks import Collate, masked_collator
+from pruneonce.data.blocks import Collate, in_order, masked_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.recipe import Corpus, Prepare, as_steps, changed
 from pruneonce.sparsity import base_of
 from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, is_made, tidy
 from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, mlm_objective
-from pruneonce.training import train
+from pruneonce.training import examples_of, train
 
 
 @tidy
@@ -48,24 +48,20 @@ def prepare(
     if is_made(output, key):
         return output
     begun = modelfolder.partial(output)
-    cache = cache or begun / "cache"
-    examples, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache, seed)
+    blocks, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
     config = modelfolder.load_config(model)
     teacher, new_head = load_vocabulary_model(model, **modelfolder.without_dropout(config, settings.dropout))
     teacher.to(device)
     collate = masked_collator(tokenizer, settings.mlm_probability, seed)
     if new_head:
-        alone = changed(
-            settings,
-            {"steps": max(1, as_steps(settings.head_steps, steps)), "warmup": 0.0, "checkpoint_every": None},
-        )
-        first, _, _ = corpus_blocks(corpus, alone, tokenizer, cache, seed)
-        _train_head(teacher, first, collate, alone, corpus.block_length, begun / "head", seed)
+        head_steps = max(1, as_steps(settings.head_steps, steps))
+        alone = changed(settings, {"steps": head_steps, "warmup": 0.0, "checkpoint_every": None})
+        _train_head(teacher, blocks, collate, alone, head_steps, corpus.block_length, begun / "head", seed)
     freeze_untrained(teacher)
     trained = train(
         teacher,
         mlm_objective,
-        examples,
+        in_order(blocks, examples_of(settings, steps), seed),
         collate,
         settings,
         steps=steps,
@@ -100,18 +96,16 @@ def freeze_untrained(model: Any) -> None:
 
 
 def _train_head(
-    teacher: Any, examples: Any, collate: Collate, settings: Prepare, length: int, folder: Path, seed: int
+    teacher: Any, blocks: Any, collate: Collate, settings: Prepare, steps: int, length: int, folder: Path, seed: int
 ) -> None:
     """Train a new MLM head with everything else frozen, so that its first gradients do not spoil the encoder."""
-    steps = settings.steps
-    assert steps is not None
     console.print(f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps")
     freeze_untrained(teacher)
     base_of(teacher).requires_grad_(False)
     train(
         teacher,
         mlm_objective,
-        examples,
+        in_order(blocks, examples_of(settings, steps), seed),
         collate,
         settings,
         steps=steps,

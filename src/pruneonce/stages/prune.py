@@ -12,7 +12,7 @@ from typing import Any
 
 from pruneonce import modelfolder
 from pruneonce.console import console
-from pruneonce.data.blocks import masked_collator, plain_collator
+from pruneonce.data.blocks import in_order, masked_collator, plain_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Prune
@@ -27,7 +27,7 @@ from pruneonce.sparsity import (
 from pruneonce.sparsity.sparsifier import Gradual
 from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, freeze, is_made, tidy
 from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, pruning_objective
-from pruneonce.training import train
+from pruneonce.training import examples_of, train
 
 
 @tidy
@@ -61,7 +61,7 @@ def prune(
     begun = modelfolder.partial(output)
     student = load_dense(model, settings, settings.dropout)
     console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
-    examples, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
+    blocks, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
     teacher = freeze(load_dense(model, settings, None), device)
     student.to(device)
     if settings.objective == "hidden":
@@ -75,7 +75,7 @@ def prune(
     trained = train(
         student,
         objective,
-        examples,
+        in_order(blocks, examples_of(settings, steps), seed),
         collate,
         settings,
         steps=steps,

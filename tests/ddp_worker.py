@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from pruneonce import distributed, stages
 from pruneonce.recipe import Corpus, Prepare, Prune
 
@@ -18,6 +20,9 @@ def main(models: Path, corpus: str, output: Path) -> None:
     streamed = text.model_copy(update={"streaming": True, "validation": 0.01})
     stages.prune(prepared, streamed, Prune(**shared, start=0, end=3), output / "streamed")
     assert distributed.world() == 2
+    distributed.must_agree("the same", "the masks")
+    with pytest.raises(RuntimeError, match="the masks differ between the processes"):
+        distributed.must_agree(f"of {distributed.rank()}", "the masks")
     distributed.leave()
 
 

@@ -10,16 +10,16 @@ from typing import Any
 import yaml
 from rich.rule import Rule
 
-from pruneonce import distributed, modelfolder, stages
+from pruneonce import distributed, modelfolder, stages, storage
 from pruneonce.console import console
 from pruneonce.data.tasks import load_task
 from pruneonce.errors import UserError
-from pruneonce.recipe import Recipe
+from pruneonce.recipe import Calibrate, Recipe
 from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
 from pruneonce.stages.common import check_length
-from pruneonce.summary import arms, evaluation_file, summarize
+from pruneonce.summary import arms, evaluation_file, packed_file, sizes_file, summarize
 
 
 def run(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -118,22 +118,48 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
             teacher_settings = recipe.teacher_for(name)
             assert teacher_settings is not None
             teacher = stages.finetune(dense, task, teacher_settings, folder / "dense", **common)
-        stages.transfer(sparse, task, settings, folder / "sparse", teacher=teacher, **common)
+        transferred = stages.transfer(sparse, task, settings, folder / "sparse", teacher=teacher, **common)
         if one_shot:
             stages.transfer(one_shot, task, settings, folder / "one-shot", teacher=teacher, **common)
         if recipe.baselines.gradual:
             rival = recipe.baselines.gradual
             stages.transfer_gradual(dense, task, rival, folder / "gradual", teacher=teacher, **common)
+        _quantize(recipe, output, name, transferred, teacher, common)
         distributed.by_first(partial(_measure, recipe, output, name, sparse))
 
 
+def _quantize(
+    recipe: Recipe, output: Path, name: str, transferred: Path, teacher: str | Path, common: dict[str, Any]
+) -> None:
+    """The quantized models of a task's sparse one, and their exports."""
+    task, folder = recipe.tasks[name], output / "tasks" / name
+    for arm, settings in recipe.quantize_for(name).by_arm().items():
+        if isinstance(settings, Calibrate):
+            kept = {key: common[key] for key in ("seed", "cache")}
+            made = stages.calibrate(transferred, task, settings, folder / arm, **kept)
+        else:
+            made = stages.quantize(transferred, task, settings, folder / arm, teacher=teacher, **common)
+        for format in recipe.export:
+            stages.export(made, folder / f"{arm}-{format}", format=format)
+
+
 def _measure(recipe: Recipe, output: Path, name: str, sparse: Path) -> None:
-    """Evaluate every arm of a task, and verify that the sparse one kept its zeros."""
+    """Evaluate every arm of a task; verify that what comes of the sparse model kept its zeros, and pack it."""
     for arm, model in arms(recipe, output, name):
         if modelfolder.read_json(evaluation_file(output, name, arm)) is None:
             found = stages.evaluate(model, recipe.tasks[name], cache=output / "cache")
             modelfolder.write_json(found, evaluation_file(output, name, arm))
-    _verify(output / "tasks" / name / "sparse", sparse)
+    for arm in ("sparse", *recipe.quantize_for(name).by_arm()):
+        model = output / "tasks" / name / arm
+        _verify(model, sparse)
+        if recipe.pack and modelfolder.read_json(sizes_file(output, name, arm)) is None:
+            _pack(model, output / packed_file(name, arm), sizes_file(output, name, arm))
+
+
+def _pack(model: Path, file: Path, report: Path) -> None:
+    """Pack a model without rounding it further, so that what was measured is what is in the file."""
+    file.unlink(missing_ok=True)  # of a run that ended before the report
+    modelfolder.write_json(storage.pack([model], file, "fp32").to_json(), report)
 
 
 def _verify(child: Path, parent: Path) -> None:

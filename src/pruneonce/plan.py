@@ -157,8 +157,8 @@ def _disk(recipe: Recipe, works: list[Work], blocks: int | None) -> Disk:
         assert work.settings is not None
         if work.settings.checkpoint_every:
             checkpoints.append(2 * 3 * size)  # two of them, each with weights and two moments
-    if recipe.baselines.one_shot:
-        models += BYTES * Shape.of(recipe.model, False).parameters
+    untrained = sum(recipe.quantize_for(name).int8_ptq is not None for name in recipe.tasks) + recipe.baselines.one_shot
+    models += untrained * BYTES * Shape.of(recipe.model, False).parameters
     tokens = None if blocks is None else BYTES * blocks * recipe.corpus.block_length
     return Disk(max(checkpoints), models, tokens, shutil.disk_usage(Path.cwd()).free)
 

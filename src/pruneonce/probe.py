@@ -28,10 +28,10 @@ from joblib.externals.loky import ProcessPoolExecutor
 from torch.utils.data import Dataset as TorchDataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainerCallback
 
-from pruneonce import modelfolder
+from pruneonce import modelfolder, quantization
 from pruneonce.data.blocks import masked_collator, plain_collator
 from pruneonce.errors import UserError
-from pruneonce.recipe import Gradual, Prepare, Prune, Training, Transfer, changed
+from pruneonce.recipe import Gradual, Prepare, Prune, Quantize, Training, Transfer, changed
 from pruneonce.sparsity import PruningSchedule, base_of, prunable_weights, sparsifier
 from pruneonce.stages.common import begin, freeze
 from pruneonce.stages.finetune import distilled_objective, task_objective
@@ -40,7 +40,7 @@ from pruneonce.stages.prepare import freeze_untrained
 from pruneonce.stages.prune import load_dense
 from pruneonce.training import Objective, examples_of, predict, train
 
-Kind = Literal["head", "prepare", "prune", "finetune", "transfer", "gradual", "predict"]
+Kind = Literal["head", "prepare", "prune", "finetune", "transfer", "gradual", "quantize", "predict"]
 
 PREDICT_ROWS = 32  # of `training.predict`
 MOST = 1000  # steps; time is up before
@@ -167,6 +167,8 @@ def _train(probe: Probe, settings: Training, clock: Clock, device: torch.device,
         masks = sparsifier.Gradual(prunable_weights(student), settings, PruningSchedule.of(settings, MOST))
     elif isinstance(settings, Transfer):
         masks = sparsifier.Locked(prunable_weights(student))
+    if isinstance(settings, Quantize):
+        quantization.insert(student, settings, settings.averaging)
     train(
         student,
         objective,

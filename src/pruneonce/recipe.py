@@ -19,6 +19,7 @@ from pruneonce.validation import validate
 
 Objective = Literal["mlm", "hidden", "both"]
 Granularity = Literal["channel", "tensor", "group"]
+Format = Literal["onnx", "openvino"]
 RECIPES = Path(str(resources.files("pruneonce") / "recipes"))
 
 
@@ -171,6 +172,34 @@ class Calibrate(Quantization):
     batch_size: int = Field(32, ge=1)
 
 
+class Int4(Quantize):
+    """As `Quantize`, with the 4-bit grid as default."""
+
+    bits: Literal[8, 4] = 4
+    granularity: Granularity = "group"
+
+
+class Quantizations(Section):
+    """The quantized models to make of the sparse model of each task; every one is an arm of the task."""
+
+    int8: Quantize | None = Field(None, description="8 bits, by training on the grid with the zeros locked")
+    int8_ptq: Calibrate | None = Field(None, description="8 bits after training, by calibration alone")
+    int4: Int4 | None = Field(None, description="4-bit weights, by training on the grid")
+
+    @model_validator(mode="after")
+    def _bits_are_those_of_the_name(self) -> Quantizations:
+        for name in type(self).model_fields:
+            settings = getattr(self, name)
+            if settings and settings.bits != int(name[3]):
+                raise ValueError(f"`{name}` has `bits: {settings.bits}`; that is `int{settings.bits}`")
+        return self
+
+    def by_arm(self) -> dict[str, Quantize | Calibrate]:
+        """Settings by the name of the arm: int8, int8-ptq, int4."""
+        found = {name.replace("_", "-"): getattr(self, name) for name in type(self).model_fields}
+        return {arm: settings for arm, settings in found.items() if settings}
+
+
 class Gradual(Transfer, Sparsification):
     """The rival: prune the dense model gradually during fine-tuning, task by task."""
 
@@ -200,6 +229,7 @@ class Task(Section):
     teacher_model: str | None = Field(None, description="dense task teacher; trained by the pipeline if left out")
     teacher: dict[str, Any] = Field({}, description="this task's changes to the recipe's `teacher`")
     transfer: dict[str, Any] = Field({}, description="this task's changes to the recipe's `transfer`")
+    quantize: dict[str, Any] = Field({}, description="this task's changes to the recipe's `quantize`")
 
 
 class Recipe(Section):
@@ -215,8 +245,11 @@ class Recipe(Section):
     prune: Prune
     teacher: Training | None = None
     transfer: Transfer | None = None
+    quantize: Quantizations = Quantizations()
     tasks: dict[str, Task] = {}
     baselines: Baselines = Baselines()
+    pack: bool = Field(True, description="also write each sparse and each quantized task model as a packed file")
+    export: list[Format] = Field([], description="also write each quantized task model in these formats")
 
     @model_validator(mode="after")
     def _tasks_have_settings(self) -> Recipe:
@@ -229,7 +262,7 @@ class Recipe(Section):
                 raise ValueError(f"task {name!r} needs `teacher` settings or a `teacher_model`")
             if task.teacher_model and task.teacher:
                 raise ValueError(f"task {name!r} has a `teacher_model`, so its `teacher` changes nothing; drop one")
-            self.transfer_for(name), self.teacher_for(name)
+            self.transfer_for(name), self.teacher_for(name), self.quantize_for(name)
         return self
 
     @model_validator(mode="after")
@@ -249,6 +282,10 @@ class Recipe(Section):
     def teacher_for(self, task: str) -> Training | None:
         """The settings of the dense teacher of `task`, its own changes included."""
         return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
+
+    def quantize_for(self, task: str) -> Quantizations:
+        """The quantized models to make of `task`'s sparse one, its own changes included."""
+        return changed(self.quantize, self.tasks[task].quantize, f"tasks.{task}.quantize")  # type: ignore[no-any-return]
 
 
 def changed(section: Any, changes: dict[str, Any], at: str = "") -> Any:

@@ -12,8 +12,10 @@ import torch
 
 from pruneonce import modelfolder
 from pruneonce.recipe import Recipe
+from pruneonce.storage import SUFFIX
 
-ARMS = ("dense", "one-shot", "gradual", "sparse")
+# In the order in which they are shown: the reference, the rivals, ours.
+ARMS = ("dense", "one-shot", "gradual", "sparse", "int8", "int8-ptq", "int4")
 
 
 def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def _stages(output: Path) -> list[dict[str, Any]]:
     found = []
     for folder in folders:
         made = modelfolder.read_provenance(folder)
-        if made is None:
+        if made is None or "training" not in made:  # an export
             continue
         measured = modelfolder.read_json(folder / modelfolder.METRICS) or {"history": [], "final": {}}
         name = str(folder.relative_to(output))
@@ -65,6 +67,7 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
         split = "test" if "test" in everything else "dev"
         made = modelfolder.read_provenance(model) or {"sparsity": {"encoder": 0.0}}
         value = everything[split][metric]
+        sizes = modelfolder.read_json(sizes_file(output, task, "sparse" if arm == "dense" else arm))
         found.append(
             {
                 "task": task,
@@ -76,10 +79,24 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 "examples": everything[split]["examples"],
                 "value": value,
                 "recovery": value / found[0]["value"] if found and found[0]["value"] else 1.0,
+                "size": sizes and _size(sizes, arm, packed_file(task, arm)),
                 "all": everything,
             }
         )
     return found
+
+
+def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
+    """Bytes of a packed model and of its encoder, or of the dense one in fp32, which has no packed file."""
+    encoder, model = packed["parts"]["encoder"], packed["parts"]["model"]
+    if arm == "dense":
+        return {"file": None, "bytes": model["dense_bytes"], "encoder": encoder["dense_bytes"], "limit": None}
+    return {
+        "file": file,
+        "bytes": packed["bytes"],
+        "encoder": encoder["packed_bytes"],
+        "limit": encoder["limit_bytes"],
+    }
 
 
 def processor() -> str:
@@ -97,6 +114,16 @@ def arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path]
     found: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
     given = recipe.tasks[task].teacher_model
     return [("dense", given), *found] if given else found
+
+
+def packed_file(task: str, arm: str) -> str:
+    """Relative to the run's folder."""
+    return f"tasks/{task}/{arm}{SUFFIX}"
+
+
+def sizes_file(output: Path, task: str, arm: str) -> Path:
+    """What `storage.pack` reports of an arm."""
+    return output / "tasks" / task / f"{arm}.packed.json"
 
 
 def evaluation_file(output: Path, task: str, arm: str) -> Path:

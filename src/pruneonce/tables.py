@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -22,17 +23,29 @@ def _table(*columns: str) -> Table:
 
 
 def results(rows: Sequence[dict[str, Any]]) -> Table:
-    """A summary's results: tasks down, arms across, each with its share of the dense value."""
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    """A summary's results: a block for each task, a row for each arm; columns that no arm has are left out."""
+    table = _table("task", "model", "value", "of dense", "zeros", "MB", "smaller")
+    blocks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        recovery = "" if row["arm"] == "dense" else f" ({row['recovery']:.1%})"
-        task = (row["task"], f"{row['metric']} ({row['split']})")
-        cells.setdefault(task, {})[row["arm"]] = f"{row['value']:.4f}{recovery}"
-    table = _table("task", "metric", *arms)
-    for task, values in cells.items():
-        table.add_row(*task, *(values.get(arm, "") for arm in arms))
+        blocks.setdefault(row["task"], []).append(row)
+    for task, arms in blocks.items():
+        dense = arms[0]["size"] if arms[0]["arm"] == "dense" else None
+        titles = [task, f"{arms[0]['metric']}, {arms[0]['split']}"]
+        for title, row in zip_longest(titles, arms):
+            table.add_row(title or "", *(_result(row, dense) if row else ()))
     return table
+
+
+def _result(row: Mapping[str, Any], dense: dict[str, Any] | None) -> list[str]:
+    size = row["size"]
+    return [
+        row["arm"],
+        f"{row['value']:.4f}",
+        "" if row["arm"] == "dense" else f"{row['recovery']:.1%}",
+        f"{row['sparsity']:.0%}",
+        f"{size['bytes'] / 1e6:.1f}" if size else "",
+        f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",
+    ]
 
 
 def recipes(descriptions: Mapping[str, str]) -> Table:

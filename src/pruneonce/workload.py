@@ -28,7 +28,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from pruneonce import modelfolder, probe
 from pruneonce.data.size import count_blocks
 from pruneonce.data.tasks import encode, load_task
-from pruneonce.recipe import Prepare, Prune, Recipe, Task, Training, as_steps
+from pruneonce.recipe import Prepare, Prune, Quantize, Recipe, Task, Training, as_steps
 from pruneonce.sparsity import PruningSchedule
 from pruneonce.stages.objectives import load_vocabulary_model
 from pruneonce.stages.prune import load_dense
@@ -186,11 +186,18 @@ def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
     if gradual:
         works.append(_task_work(f"{at}/gradual", "gradual", recipe, gradual, train))
         PruningSchedule.of(gradual, works[-1].steps or 0)
+    calibrations = []
+    for arm, settings in recipe.quantize_for(name).by_arm().items():
+        if isinstance(settings, Quantize):
+            works.append(_task_work(f"{at}/{arm}", "quantize", recipe, settings, train))
+        elif settings.quantizes_inputs:
+            some = Lengths(min(settings.examples, train.examples), train.sample)
+            calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
     distilled = sum(work.kind != "finetune" for work in works)
     held_out = [lengths[split] for split in ("dev", "test") if split in lengths]
+    evaluated = held_out * (distilled + len(calibrations) + 1)
     works.append(_asking(f"{at}: teacher's logits", task.teacher_model or recipe.model, [train] * distilled))
-    works.append(_asking(f"{at}: evaluation", recipe.model, held_out * (distilled + 1)))
-    return works
+    return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
 
 
 def _task_work(name: str, kind: probe.Kind, recipe: Recipe, settings: Training, data: Lengths) -> Work:

@@ -16,6 +16,7 @@ from pruneonce.report import plots
 __all__ = ["verdict", "write_report"]
 
 ARMS = tuple(plots.ARM_COLORS)
+UNQUANTIZED = ("sparse", "one-shot", "gradual")
 RIVALS = {"one-shot": "one-shot pruning", "gradual": "gradual pruning during fine-tuning"}
 
 Results = dict[str, dict[str, dict[str, Any]]]  # {task: {arm: result}}
@@ -69,10 +70,25 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         )
     opening = "; ".join(sentences)
     said = [opening[0].upper() + opening[1:] + "."] if opening else []
+    said += _quantized(results)
     compared = sorted((_against(rival, results) for rival in RIVALS), key=lambda told: not told[0])  # bad news first
     said += [text for _, text in compared if text]
     if not results:
         said.append("No task was measured in this run.")
+    return said
+
+
+def _quantized(results: Results) -> list[str]:
+    """How good and how small the models are that were quantized by training, as far as there are any."""
+    said = []
+    for arm in ("int8", "int4"):
+        found = [(arms[arm], arms["dense"]) for arms in results.values() if arm in arms and "dense" in arms]
+        if not found:
+            continue
+        kept = _percent(sum(ours["recovery"] for ours, _ in found) / len(found))
+        sizes = [dense["size"]["bytes"] / ours["size"]["bytes"] for ours, dense in found if ours.get("size")]
+        smaller = f", in a file {sum(sizes) / len(sizes):.1f} times smaller than the dense one" if sizes else ""
+        said.append(f"In {arm} {'it keeps' if len(found) == 1 else 'they keep'} {kept}{smaller}.")
     return said
 
 
@@ -125,7 +141,10 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "facts": _facts(summary, results),
         "arms": [arm for arm in ARMS if any(arm in arms for arms in results.values())],
         "tasks": tasks,
+        "marks_best": any(task["best"] for task in tasks),
         "measures": measures,
+        "sizes": [size for task, arms in results.items() for size in _sizes(task, arms)],
+        "sizes_plot": _sizes_plot(results),
         "metrics": list(dict.fromkeys(metric for row in measures for metric in row["measured"])),
         "heatmap": plots.heatmap(layers, "layers") if layers else "",
         "training": [stage for stage in training if stage["plot"]],
@@ -145,7 +164,7 @@ def _by_task(summary: Mapping[str, Any]) -> Results:
 
 def _task_row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
     values = {arm: result["value"] for arm, result in arms.items()}
-    pruned = {arm: _tenths(value) for arm, value in values.items() if arm != "dense"}
+    pruned = {arm: _tenths(value) for arm, value in values.items() if arm in UNQUANTIZED}
     first = next(iter(arms.values()))
     return {
         "name": task,
@@ -157,6 +176,31 @@ def _task_row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> 
         "best": {arm for arm, value in pruned.items() if len(pruned) > 1 and value == max(pruned.values())},
         "plot": plots.bars(values, prefix),
     }
+
+
+def _sizes(task: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What the files and the encoders in them take, for the arms of which it is known."""
+    dense = arms.get("dense", {}).get("size")
+    rows = []
+    for arm, result in arms.items():
+        if not (size := result.get("size")):
+            continue
+        row = {"task": task, "arm": arm, "file": _megabytes(size["bytes"]), "encoder": _megabytes(size["encoder"])}
+        if dense and arm != "dense":
+            row["smaller"] = f"{dense['bytes'] / size['bytes']:.1f}"
+            row["encoder_smaller"] = f"{dense['encoder'] / size['encoder']:.1f}"
+        row["over"] = f"{100 * (size['encoder'] / size['limit'] - 1):.1f} %" if size["limit"] else ""
+        rows.append({"smaller": "", "encoder_smaller": "", **row})
+    return rows
+
+
+def _sizes_plot(results: Results) -> str:
+    """Of the first task: those of the others hardly differ."""
+    found = [
+        {arm: result["size"]["bytes"] for arm, result in arms.items() if result.get("size")}
+        for arms in results.values()
+    ]
+    return plots.sizes(found[0], "sizes") if found and found[0] else ""
 
 
 def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
@@ -200,6 +244,10 @@ def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:
         **(summary.get("machine") or {}),
     }
     return {label: str(value) for label, value in shown.items() if value}
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.2f}"
 
 
 def _percent(share: float) -> str:

@@ -20,7 +20,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 # Colours that stand for what the page's CSS says; nothing else is drawn in them.
 INK = "#010203"
-ARM_COLORS = {"dense": "#010204", "sparse": "#010205", "one-shot": "#010206", "gradual": "#010207"}
+ARM_COLORS = {
+    "dense": "#010204",
+    "sparse": "#010205",
+    "int8": "#010208",
+    "int8-ptq": "#010209",
+    "int4": "#01020a",
+    "one-shot": "#010206",
+    "gradual": "#010207",
+}
 CSS_COLORS = {INK: "currentColor", **{color: f"var(--{arm})" for arm, color in ARM_COLORS.items()}}
 
 SPARSITY_COLORS = LinearSegmentedColormap.from_list("sparsity", ["#eef3f2", "#8cc5bc", "#0f766e", "#063b38"])
@@ -127,19 +135,37 @@ def bars(values: Mapping[str, float], prefix: str) -> Markup:
         values: `{arm: value}`, values as shares of 1.
         prefix: as for `heatmap`.
     """
+    percent = {arm: 100 * value for arm, value in values.items()}
+    label = "Bars from 0: " + ", ".join(f"{arm} {value:.1f} %" for arm, value in percent.items())
+    return _bars(percent, (-112 if min(percent.values()) < 0 else 0, 112), prefix, label)
+
+
+def sizes(values: Mapping[str, float], prefix: str) -> Markup:
+    """One bar an arm, with its megabytes.
+
+    Args:
+        values: `{arm: bytes}`.
+        prefix: as for `heatmap`.
+    """
+    megabytes = {arm: value / 1e6 for arm, value in values.items()}
+    label = "Bars from 0: " + ", ".join(f"{arm} {value:.1f} MB" for arm, value in megabytes.items())
+    return _bars(megabytes, (0, 1.12 * max(megabytes.values())), prefix, label)
+
+
+def _bars(values: Mapping[str, float], limits: tuple[float, float], prefix: str, label: str) -> Markup:
+    """Horizontal bars in the arms' colours, each with its value to a tenth."""
     arms = list(values)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 0.15 + 0.27 * len(arms)), layout="constrained")
         axes = figure.subplots()
-        drawn = axes.barh(arms, [100 * values[arm] for arm in arms], 0.72, color=[ARM_COLORS[a] for a in arms])
-        axes.bar_label(drawn, [f"{100 * values[arm]:.1f}" for arm in arms], padding=3)
+        drawn = axes.barh(arms, list(values.values()), 0.72, color=[ARM_COLORS[arm] for arm in arms])
+        axes.bar_label(drawn, [f"{value:.1f}" for value in values.values()], padding=3)
         axes.invert_yaxis()
         axes.axvline(0, color=INK, lw=0.6)
-        axes.set_xlim(-112 if min(values.values()) < 0 else 0, 112)
+        axes.set_xlim(*limits)
         axes.spines[:].set_visible(False)
         axes.tick_params("x", bottom=False, labelbottom=False)
         axes.tick_params("y", length=0)
-        label = "Bars from 0: " + ", ".join(f"{arm} {100 * values[arm]:.1f} %" for arm in arms)
         return _svg(figure, prefix, label)
 
 

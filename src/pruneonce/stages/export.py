@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from pruneonce import modelfolder
+from pruneonce import distributed, modelfolder
 from pruneonce.errors import UserError
 from pruneonce.export import to_onnx, to_openvino
+from pruneonce.recipe import Format
 from pruneonce.stages.common import is_made, tidy
-
-Format = Literal["onnx", "openvino"]
 
 
 @tidy
@@ -28,8 +27,12 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
     if format not in get_args(Format):
         raise UserError(f"no format {format!r}; there are {', '.join(get_args(Format))}")
     key = modelfolder.key_of("export", modelfolder.content_key(model), format)
-    if is_made(output, key):
-        return output
+    if not is_made(output, key):
+        distributed.by_first(lambda: _write(model, output, format, key))
+    return output
+
+
+def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
     folder = modelfolder.partial(output)
     written = (to_onnx if format == "onnx" else to_openvino)(model, folder)
     config = modelfolder.load_config(model)
@@ -50,4 +53,3 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
     modelfolder.write_json(provenance, folder / modelfolder.PROVENANCE)
     (folder / "begun.json").unlink()
     folder.replace(output)
-    return output

@@ -94,7 +94,8 @@ def calibrate(
     classifier = modelfolder.load(AutoModelForSequenceClassification, model).to(device).eval()
     learning = _insert(classifier, settings)
     if settings.quantizes_inputs:
-        rows = load_task(task, cache or begun / "cache").splits["train"]
+        data = distributed.first_then_all(lambda: load_task(task, cache or begun / "cache"))
+        rows = data.splits["train"]
         chosen = rows.shuffle(seed=seed).select(range(min(settings.examples, len(rows))))
         examples = encode(chosen, tokenizer, task)
         collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)

@@ -1,8 +1,9 @@
 """The packed file: a sparse model, or a family of task models of one sparse parent, in as few bytes as it needs."""
 
+from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.grid import Grid
 from pruneonce.storage.packing import pack
 from pruneonce.storage.sizes import Sizes
 from pruneonce.storage.unpacking import load, unpack
 
-__all__ = ["Grid", "Sizes", "load", "pack", "unpack"]
+__all__ = ["SUFFIX", "Grid", "Sizes", "load", "pack", "unpack"]

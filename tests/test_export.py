@@ -65,7 +65,7 @@ def task_model(folder, architecture, tokenizer, grid):
         with torch.no_grad():
             model(**inputs(8, 20))
         folder.mkdir(parents=True)
-        quantization.save(quantization.freeze(model), GRIDS[grid], folder)
+        quantization.save(quantization.freeze(model), folder)
         quantization.unwrap(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

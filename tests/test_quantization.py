@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 import pruneonce
 from pruneonce import quantization, stages
 from pruneonce.errors import UserError
+from pruneonce.export.qdq import IntegerEmbedding, with_nodes
 from pruneonce.modelfolder import read_json, write_json
 from pruneonce.quantization import LearningEmbedding, LearningLinear, QuantizedEmbedding, QuantizedLinear
 from pruneonce.recipe import Calibrate, Prune, Quantization, Quantize, Task, Training, Transfer
@@ -161,6 +162,20 @@ def test_a_tied_vocabulary_head_stays_tied_and_fp32():
     assert isinstance(table, QuantizedEmbedding)
     assert model.get_output_embeddings().weight is table.weight
     assert not isinstance(model.get_output_embeddings(), QuantizedLinear)
+
+    with_nodes(model)  # an export holds the shared table once, in fp32, and the others in int8
+    assert model.get_input_embeddings() is table
+    assert isinstance(model.bert.embeddings.position_embeddings, IntegerEmbedding)
+
+
+def test_what_pack_has_rounded_is_known_as_such(encoder, tmp_path):
+    """A model that was rounded only to be packed is exported in integers, too, without ranges of inputs."""
+    pack([encoder], tmp_path / "rounded.pruneonce")
+    (unpacked,) = unpack(tmp_path / "rounded.pruneonce", tmp_path / "unpacked")
+    model = quantization.load(unpacked)
+    assert all(isinstance(table, QuantizedEmbedding) for table in quantization.tables(model).values())
+    plain = pruneonce.load(tmp_path / "rounded.pruneonce")
+    assert torch.equal(model(**batch()).last_hidden_state, plain(**batch()).last_hidden_state)
 
 
 # -- models -----------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def restore(model: nn.Module, folder: str | Path) -> None:
         module = modules.get(name)
         if not isinstance(module, (nn.Linear, nn.Embedding)) or not weights.fits(tuple(module.weight.shape)):
             raise UserError(
-                f"{Path(folder) / grid.FILE} is of another model: {name} is not in this one, or not so large"
+                f"{Path(folder) / grid.FILE} is of another model: {name} is not in this one, or of another size"
             )
         scale = torch.from_numpy(weights.scale).to(module.weight.device)
         if isinstance(module, nn.Linear):

@@ -382,6 +382,7 @@ def test_resuming_equals_going_straight_through(models, task, tmp_path, monkeypa
     assert (tmp_path / "resumed.partial" / "checkpoints" / "checkpoint-3").is_dir()
     resumed = stages.quantize(sparse, task, settings, tmp_path / "resumed", teacher=dense)
     assert read_json(straight / quantization.model.INPUTS) == read_json(resumed / quantization.model.INPUTS)
+    assert "bert.embeddings.word_embeddings.weight" in load_grids(resumed)
     for name in ("model.safetensors", "quantization.safetensors"):
         one, other = load_file(straight / name), load_file(resumed / name)
         assert one.keys() == other.keys()

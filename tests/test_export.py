@@ -5,6 +5,7 @@ Warnings are errors here as everywhere, so that a deprecated path of an exporter
 
 import copy
 import json
+import logging
 from collections import Counter
 from functools import cache
 
@@ -23,6 +24,7 @@ from pruneonce.export import onnx as onnx_export
 from pruneonce.export import to_onnx
 from pruneonce.export.openvino import convert
 from pruneonce.recipe import Quantization
+from pruneonce.storage import grid as grid_file
 
 GRIDS = {
     "fp32": None,
@@ -65,7 +67,7 @@ def task_model(folder, architecture, tokenizer, grid):
         with torch.no_grad():
             model(**inputs(8, 20))
         folder.mkdir(parents=True)
-        quantization.save(quantization.freeze(model), GRIDS[grid], folder)
+        quantization.save(quantization.freeze(model), folder)
         quantization.unwrap(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -95,6 +97,16 @@ def in_openvino(folder, **config):
         return {value.get_any_name(): values[value] for value in model.outputs}
 
     return names, run
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_in_logs(caplog):
+    """The exporter logs what others would warn of; PyTorch keeps its loggers apart from the root."""
+    logger = logging.getLogger("torch.onnx")
+    logger.addHandler(caplog.handler)
+    yield
+    logger.removeHandler(caplog.handler)
+    assert not [found.getMessage() for found in caplog.get_records("call") if found.levelno >= logging.WARNING]
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +186,11 @@ def test_weights_are_stored_as_integers(grid, kind, bits, exported):
     made = onnx.load(folders["onnx"] / "model.onnx")
     onnx.checker.check_model(made, full_check=True)
     stored = {value.name: value for value in made.graph.initializer}
-    weights = [value for value in stored.values() if value.data_type == onnx.TensorProto.DataType.Value(kind)]
+    weights = [
+        value
+        for value in stored.values()
+        if value.data_type == onnx.TensorProto.DataType.Value(kind) and "embeddings" not in value.name
+    ]
     assert len(weights) == len(linears)
     assert sum(len(value.raw_data) for value in weights) * 8 == bits * sum(x.weight.numel() for x in linears.values())
     assert not [value.name for value in stored.values() if value.data_type == 1 and value.name.endswith("dense.weight")]
@@ -194,6 +210,105 @@ def test_integers_and_zeros_are_those_of_the_model(exported):
     integers = torch.from_numpy(onnx.numpy_helper.to_array(stored).copy()).T
     assert torch.equal(integers * layer.weight_scale[:, None], layer.weight)
     assert torch.equal(integers == 0, layer.weight == 0)
+
+
+def looked_up_in_torch(folder, batch):
+    """`{table: what it gave}` during a forward pass."""
+    model = quantization.load(folder)
+    tables = quantization.tables(model)
+    names = {table: name for name, table in tables.items()}
+    found = {}
+
+    def keep(table, args, output):
+        found[names[table]] = output.numpy()
+
+    for table in tables.values():
+        table.register_forward_hook(keep)
+    with torch.no_grad():
+        model(**batch)
+    return found
+
+
+def looked_up_in_onnxruntime(folder, batch):
+    made = onnx.load(folder / "model.onnx")
+    tables = {node.output[0]: node.input[0] for node in made.graph.node if node.op_type == "Gather"}
+    names = {}
+    for node in made.graph.node:
+        for value in node.input:
+            if node.op_type == "Mul" and tables.get(value, "").endswith(".weight_scale"):
+                names[tables[value].removeprefix("model.").removesuffix(".weight_scale")] = node.output[0]
+    made.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names.values())
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = {value.name for value in session.get_inputs()}
+    values = session.run([*names.values()], {name: batch[name].numpy() for name in wanted})
+    return dict(zip(names, values, strict=True))
+
+
+def looked_up_in_openvino(folder, batch):
+    model = openvino.Core().read_model(folder / "openvino_model.xml")
+    names = []
+    for op in model.get_ops():
+        for value in op.input_values():
+            gather = value.get_node()
+            if op.get_type_name() == "Multiply" and gather.get_type_name() == "Gather":
+                names.append(gather.input_value(0).get_node().get_friendly_name())
+                model.add_outputs(op.output(0))
+    before = len(model.outputs) - len(names)
+    compiled = openvino.Core().compile_model(model, "CPU", EXACT)
+    values = compiled({value.get_any_name(): batch[value.get_any_name()].numpy() for value in compiled.inputs})
+    return {
+        name.removeprefix("model.").removesuffix(".weight_scale"): values[before + number]
+        for number, name in enumerate(names)
+    }
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_lookups_are_exactly_those_of_torch(architecture, exported):
+    folders = exported(architecture, "int8")
+    wanted = in_onnxruntime(folders["onnx"])[0]
+    for rows, length in SHAPES:
+        batch = inputs(rows, length, wanted)
+        expected = looked_up_in_torch(folders["model"], batch)
+        assert expected
+        for found in (
+            looked_up_in_onnxruntime(folders["onnx"], batch),
+            looked_up_in_openvino(folders["openvino"], batch),
+        ):
+            assert found.keys() == expected.keys()
+            for name, value in expected.items():
+                np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "grid"), [*((architecture, "int8") for architecture in CONFIGS), ("bert", "int4")]
+)
+def test_tables_are_stored_as_integers(architecture, grid, exported):
+    """A file holds integers, scales, what stays fp32, and no fp32 copy of anything."""
+    folders = exported(architecture, grid)
+    model = quantization.load(folders["model"])
+    made = onnx.load(folders["onnx"] / "model.onnx")
+    stored = {value.name: value for value in made.graph.initializer}
+    tables = quantization.tables(model)
+    for name, table in tables.items():
+        integers, scale = (
+            onnx.numpy_helper.to_array(stored[f"model.{name}.{part}"]) for part in ("weight_int8", "weight_scale")
+        )
+        assert integers.dtype == np.int8
+        np.testing.assert_array_equal(integers * scale, table.weight.detach())
+    ops = openvino.Core().read_model(folders["openvino"] / "openvino_model.xml").get_ops()
+    kinds = {op.get_friendly_name(): op.get_element_type() for op in ops if op.get_type_name() == "Constant"}
+    assert all(kinds[f"model.{name}.weight_int8"] == openvino.Type.i8 for name in tables)
+
+    grids = grid_file.load(folders["model"])
+    size = sum(
+        parameter.numel() * grids[name].bits // 8 + grids[name].scale.nbytes if name in grids else parameter.nbytes
+        for name, parameter in model.named_parameters()
+    )
+    most = (
+        size + sum(buffer.nbytes for buffer in model.buffers()) + 1000
+    )  # positions as a range, and numbers of the graph
+    assert sum(len(value.raw_data) for value in stored.values()) < most
+    assert (folders["openvino"] / "openvino_model.bin").stat().st_size < most
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import pytest
 import torch
 from conftest import CONFIGS
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+import pruneonce
 from pruneonce import quantization, stages
 from pruneonce.errors import UserError
+from pruneonce.export.qdq import IntegerEmbedding, with_nodes
 from pruneonce.modelfolder import read_json, write_json
-from pruneonce.quantization import LearningLinear, QuantizedLinear
+from pruneonce.quantization import LearningEmbedding, LearningLinear, QuantizedEmbedding, QuantizedLinear
 from pruneonce.recipe import Calibrate, Prune, Quantization, Quantize, Task, Training, Transfer
 from pruneonce.sparsity import verify
 from pruneonce.storage import pack, unpack
@@ -22,6 +24,14 @@ GRIDS = {
     "channel": Quantization(),
     "tensor": Quantization(granularity="tensor"),
     "int4": Quantization(bits=4, granularity="group", group_size=16),
+}
+TABLES = {
+    "bert": {"word_embeddings", "position_embeddings", "token_type_embeddings"},
+    "distilbert": {"word_embeddings", "position_embeddings"},
+    "electra": {"word_embeddings", "position_embeddings", "token_type_embeddings"},
+    "modernbert": {"tok_embeddings"},
+    "mpnet": {"word_embeddings", "position_embeddings"},
+    "roberta": {"word_embeddings", "position_embeddings", "token_type_embeddings"},
 }
 SHAPES = {"channel": (64,), "tensor": (1,), "int4": (64, 2)}
 
@@ -120,6 +130,54 @@ def test_gradients_pass_straight_through():
     assert torch.allclose(layer.weight.grad[:, 1:], x.detach()[:, 1:].expand(3, -1), atol=0.01)
 
 
+def test_a_table_learns_on_the_grid_of_its_rows():
+    """Only what is looked up is rounded, and to what the whole table will be; rows that are not stay as they are."""
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(10, 6, padding_idx=3)
+    table.weight.data[7] *= 100
+    layer, ids = LearningEmbedding(table), torch.tensor([[1, 7, 3], [1, 1, 9]])
+    assert layer.weight is table.weight
+    found = layer(ids)
+    before = table.weight.detach().clone()
+    expected = reference_weight(before.numpy(), 8, "channel", 0)
+    np.testing.assert_allclose(found.detach(), expected[ids], rtol=1e-6)
+    assert not torch.equal(found, before[ids])
+    assert torch.equal(table.weight, before)
+
+    found.sum().backward()
+    assert table.weight.grad[:, 0].tolist() == [0, 3, 0, 0, 0, 0, 0, 1, 0, 1]  # straight through, and none for padding
+
+    frozen = layer.frozen()
+    assert torch.equal(frozen(ids), found)
+    assert frozen.weight_scale[3] == 1  # all zero
+    assert frozen.plain().padding_idx == 3
+    assert frozen.plain().weight is table.weight
+
+
+def test_a_tied_vocabulary_head_stays_tied_and_fp32():
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(CONFIGS["bert"]).eval()
+    quantization.freeze(learned(model))
+    table = model.get_input_embeddings()
+    assert isinstance(table, QuantizedEmbedding)
+    assert model.get_output_embeddings().weight is table.weight
+    assert not isinstance(model.get_output_embeddings(), QuantizedLinear)
+
+    with_nodes(model)  # an export holds the shared table once, in fp32, and the others in int8
+    assert model.get_input_embeddings() is table
+    assert isinstance(model.bert.embeddings.position_embeddings, IntegerEmbedding)
+
+
+def test_what_pack_has_rounded_is_known_as_such(encoder, tmp_path):
+    """A model that was rounded only to be packed is exported in integers, too, without ranges of inputs."""
+    pack([encoder], tmp_path / "rounded.pruneonce")
+    (unpacked,) = unpack(tmp_path / "rounded.pruneonce", tmp_path / "unpacked")
+    model = quantization.load(unpacked)
+    assert all(isinstance(table, QuantizedEmbedding) for table in quantization.tables(model).values())
+    plain = pruneonce.load(tmp_path / "rounded.pruneonce")
+    assert torch.equal(model(**batch()).last_hidden_state, plain(**batch()).last_hidden_state)
+
+
 # -- models -----------------------------------------------------------------------------------------------------
 
 
@@ -132,10 +190,18 @@ def test_which_modules(architecture):
     heads = set(found) - set(quantization.quantizable(model, head=False))
     assert heads
     assert all(name.startswith(("classifier", "pre_classifier", "head")) for name in heads)
-    said = quantization.describe(model, found, "int8")
-    assert f"{len(found)} Linears" in said
-    assert "embeddings" in said.splitlines()[1]
-    assert not any(name in said for name in found)
+    first, second, kept = quantization.describe(model, Quantization()).splitlines()
+    assert f"{len(found)} Linears" in first
+    assert second.startswith("quantized: ")
+    assert not any(name in kept for name in found)
+    assert "norms, biases" in kept
+    tables = {name.rpartition(".")[2]: module for name, module in quantization.tables(model).items()}
+    assert tables.keys() == TABLES[architecture]
+    assert all(name in second and name not in kept for name in tables)
+    assert ("relative_attention_bias" in kept) == (architecture == "mpnet")
+    fp32 = quantization.describe(model, Quantization(embeddings=False)).splitlines()
+    assert fp32[0] == first
+    assert all(name in fp32[1] for name in tables)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -151,18 +217,19 @@ def test_save_and_load(architecture, grid, tokenizer, tmp_path):
     quantization.unwrap(model)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    quantization.save(frozen, GRIDS[grid], tmp_path)
+    quantization.save(frozen, tmp_path)
 
     loaded = quantization.load(tmp_path)
     assert torch.equal(loaded(**batch(1)).logits, before)
     weights, grids = load_file(tmp_path / "model.safetensors"), load_grids(tmp_path)
-    assert grids.keys() == {f"{name}.weight" for name in quantization.quantizable(loaded)}
+    tables = {f"{name}.weight" for name in quantization.tables(loaded)}
+    assert grids.keys() == {f"{name}.weight" for name in quantization.quantizable(loaded)} | tables
     for name, found in grids.items():
-        assert found.bits == GRIDS[grid].bits
+        assert found.bits == (8 if name in tables else GRIDS[grid].bits)
         on_grid = found.dequantize(found.quantize(weights[name].numpy()))
         assert torch.equal(torch.from_numpy(on_grid), weights[name])
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert not any(isinstance(module, QuantizedLinear) for module in plain.modules())
+    assert not any(isinstance(module, QuantizedLinear | QuantizedEmbedding) for module in plain.modules())
     assert (plain(**batch(1)).logits - exact).abs().max() < 0.2 * exact.abs().max()
     assert not torch.equal(before, exact)
 
@@ -189,7 +256,7 @@ def test_groups_that_do_not_fit_are_refused():
 
 def test_scales_of_another_model_are_refused(tmp_path):
     model = learned(classifier("bert"))
-    quantization.save(quantization.freeze(model), GRIDS["channel"], tmp_path)
+    quantization.save(quantization.freeze(model), tmp_path)
     with pytest.raises(UserError, match="is of another model: bert"):
         quantization.restore(classifier("roberta"), tmp_path)
     with pytest.raises(UserError, match="is not quantized"):
@@ -234,8 +301,20 @@ def test_training_on_the_grid(grid, models, task, tmp_path, capsys):
     assert "quantized: 14 Linears" in capsys.readouterr().out
     found = stages.evaluate(made, task)["test"]["accuracy"]
     assert found >= stages.evaluate(sparse, task)["test"]["accuracy"] - 0.1
-    weights = load_file(made / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"]
-    assert not torch.equal(weights, load_file(sparse / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"])
+    after, before = (load_file(folder / "model.safetensors") for folder in (made, sparse))
+    grids = load_grids(made)
+    for name in ("bert.encoder.layer.0.output.dense.weight", "bert.embeddings.word_embeddings.weight"):
+        rounded = grids[name].dequantize(grids[name].quantize(before[name].numpy()))
+        assert not torch.equal(after[name], before[name])
+        assert not torch.equal(after[name], torch.from_numpy(rounded))  # it has learned, besides
+
+
+def test_tables_may_stay_fp32(models, task, tmp_path):
+    _, sparse = models
+    made = stages.calibrate(sparse, task, Calibrate(examples=16, embeddings=False), tmp_path / "int8")
+    name = "bert.embeddings.word_embeddings.weight"
+    assert name not in load_grids(made)
+    assert torch.equal(*(load_file(folder / "model.safetensors")[name] for folder in (made, sparse)))
 
 
 def test_calibration_alone(models, task, tmp_path):
@@ -260,17 +339,31 @@ def test_evaluation_is_of_the_quantized_model(models, task, tmp_path):
     assert stages.evaluate(made, task)["test"]["accuracy"] == pytest.approx(0.5)
 
 
-def test_packing_loses_nothing(models, task, tmp_path):
-    """The packed file takes the grid that was recorded, and the ranges of the inputs travel along."""
-    _, sparse = models
-    made = stages.calibrate(sparse, task, Calibrate(examples=40), tmp_path / "int8")
-    pack([made], tmp_path / "int8.pruneonce")
-    (unpacked,) = unpack(tmp_path / "int8.pruneonce", tmp_path / "again")
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_packing_loses_nothing(architecture, grid, tokenizer, tmp_path):
+    """The packed file takes the grids that were recorded and rounds nothing; the inputs' ranges travel along."""
+    made = tmp_path / "quantized"
+    made.mkdir()
+    model = learned(classifier(architecture), GRIDS[grid])
+    quantization.save(quantization.freeze(model), made)
+    quantization.unwrap(model)
+    model.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+
+    report = pack([made], tmp_path / "packed.pruneonce")
+    assert not any(error.weights for error in report.errors.values())
+    (unpacked,) = unpack(tmp_path / "packed.pruneonce", tmp_path / "again")
     assert read_json(unpacked / quantization.model.INPUTS) == read_json(made / quantization.model.INPUTS)
-    assert quantization.load(unpacked)(**batch()).logits.isfinite().all()
-    weights = [load_file(folder / "model.safetensors") for folder in (made, unpacked)]
-    for name in load_grids(made):
-        assert torch.equal(weights[0][name], weights[1][name])
+    one, other = (load_file(folder / "model.safetensors") for folder in (made, unpacked))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    one, other = (load_file(folder / "quantization.safetensors") for folder in (made, unpacked))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(quantization.load(unpacked)(**batch()).logits, quantization.load(made)(**batch()).logits)
+    packed = pruneonce.load(tmp_path / "packed.pruneonce")
+    assert torch.equal(packed(**batch()).logits, pruneonce.load(made)(**batch()).logits)
 
 
 def test_resuming_equals_going_straight_through(models, task, tmp_path, monkeypatch):
@@ -289,6 +382,7 @@ def test_resuming_equals_going_straight_through(models, task, tmp_path, monkeypa
     assert (tmp_path / "resumed.partial" / "checkpoints" / "checkpoint-3").is_dir()
     resumed = stages.quantize(sparse, task, settings, tmp_path / "resumed", teacher=dense)
     assert read_json(straight / quantization.model.INPUTS) == read_json(resumed / quantization.model.INPUTS)
+    assert "bert.embeddings.word_embeddings.weight" in load_grids(resumed)
     for name in ("model.safetensors", "quantization.safetensors"):
         one, other = load_file(straight / name), load_file(resumed / name)
         assert one.keys() == other.keys()

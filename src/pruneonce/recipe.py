@@ -144,6 +144,7 @@ class Quantization(Section):
     )
     group_size: int = Field(64, ge=2, description="inputs that share a scale when granularity is group")
     head: bool = Field(True, description="quantize the task head too")
+    embeddings: bool = Field(True, description="embedding tables in int8 too, a scale for each row")
 
     @model_validator(mode="after")
     def _engines_have_it(self) -> Quantization:

@@ -1,4 +1,5 @@
-"""Quantized Linears as ONNX has them: QuantizeLinear and DequantizeLinear around the inputs, integers for weights.
+"""Quantized modules as ONNX has them: integers for weights; around the inputs of Linears, QuantizeLinear and
+DequantizeLinear.
 
 https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 """
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx import ops
 
-from pruneonce.quantization import QuantizedLinear, quantize_weight
+from pruneonce.quantization import QuantizedEmbedding, QuantizedLinear, quantize_weight
 
 OPSET = 21  # the first whose DequantizeLinear has groups ("blocks") and 4-bit integers
 INT4_WEIGHT = "weight_int4"
@@ -68,9 +70,36 @@ class QDQLinear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
+class IntegerEmbedding(nn.Module):
+    """For export only: looks up integers and scales, and multiplies what it found.
+
+    In this order nothing is constant but the integers, so that no engine makes fp32 of the whole table before it runs.
+    """
+
+    weight_int8: Tensor
+    weight_scale: Tensor
+
+    def __init__(self, table: QuantizedEmbedding):
+        super().__init__()
+        self.register_buffer("weight_int8", quantize_weight(table.weight, table.weight_scale, table.bits))
+        self.register_buffer("weight_scale", table.weight_scale.unsqueeze(1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.embedding(input, self.weight_int8).float() * F.embedding(input, self.weight_scale)
+
+
 def with_nodes(model: nn.Module) -> nn.Module:
-    """`model` with a QDQLinear in the place of each QuantizedLinear, in place."""
-    made = {name: QDQLinear(module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    """`model` with a module for export in the place of each quantized one, in place.
+
+    A table that a vocabulary head multiplies by stays fp32: the file holds it once, and not in int8 besides.
+    """
+    multiplied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    made: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            made[name] = QDQLinear(module)
+        elif isinstance(module, QuantizedEmbedding) and id(module.weight) not in multiplied:
+            made[name] = IntegerEmbedding(module)
     for name, module in made.items():
         model.set_submodule(name, module)
     return model

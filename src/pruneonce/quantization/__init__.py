@@ -1,5 +1,6 @@
-"""Fake quantization of the Linear layers: in training, after it, and as saved in a model folder."""
+"""Fake quantization of Linears and embedding tables: in training, after it, and as saved in a model folder."""
 
+from pruneonce.quantization.embedding import LearningEmbedding, QuantizedEmbedding
 from pruneonce.quantization.functions import (
     affine_parameters,
     fake_quantize_weight,
@@ -9,10 +10,12 @@ from pruneonce.quantization.functions import (
 )
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
 from pruneonce.quantization.model import freeze, insert, is_quantized, load, restore, save, unwrap
-from pruneonce.quantization.selection import describe, quantizable
+from pruneonce.quantization.selection import describe, quantizable, tables
 
 __all__ = [
+    "LearningEmbedding",
     "LearningLinear",
+    "QuantizedEmbedding",
     "QuantizedLinear",
     "affine_parameters",
     "describe",
@@ -27,5 +30,6 @@ __all__ = [
     "restore",
     "save",
     "symmetric_scale",
+    "tables",
     "unwrap",
 ]

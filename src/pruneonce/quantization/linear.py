@@ -65,6 +65,14 @@ class LearningLinear(_LikeLinear):
             return None
         return affine_parameters(self.input_low, self.input_high)
 
+    @torch.no_grad()
+    def frozen(self) -> QuantizedLinear:
+        """The same function with everything fixed; the weights are put on the grid, in place."""
+        grid = self.input_grid()
+        scale = self.weight_scale()
+        self.weight.copy_(fake_quantize_weight(self.weight, scale, self.bits))
+        return QuantizedLinear(self, self.bits, scale, grid and (grid[0].item(), int(grid[1])))
+
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.input_low is not None and self.input_high is not None:
             low, high = torch.aminmax(x.detach().float())
@@ -90,14 +98,11 @@ class QuantizedLinear(_LikeLinear):
         self.register_buffer("weight_scale", weight_scale, persistent=False)
         self.input_grid = input_grid
 
-    @classmethod
-    @torch.no_grad()
-    def of(cls, learned: LearningLinear) -> QuantizedLinear:
-        """The same function with everything fixed; the weights are put on the grid, in place."""
-        grid = learned.input_grid()
-        weight_scale = learned.weight_scale()
-        learned.weight.copy_(fake_quantize_weight(learned.weight, weight_scale, learned.bits))
-        return cls(learned, learned.bits, weight_scale, grid and (grid[0].item(), int(grid[1])))
+    def plain(self) -> nn.Linear:
+        """A Linear with the same parameters."""
+        made = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        made.weight, made.bias = self.weight, self.bias
+        return made.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.input_grid is not None:

@@ -15,19 +15,25 @@ from torch import nn
 
 from pruneonce import modelfolder
 from pruneonce.errors import UserError
+from pruneonce.quantization.embedding import LearningEmbedding, QuantizedEmbedding
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
-from pruneonce.quantization.selection import check_groups, quantizable
+from pruneonce.quantization.selection import check_groups, quantizable, tables
 from pruneonce.recipe import Quantization
 from pruneonce.storage import grid
 
 INPUTS = "quantized_inputs.json"
 
+Quantized = QuantizedLinear | QuantizedEmbedding
+
 
 def insert(model: nn.Module, settings: Quantization, averaging: float = 0.01) -> dict[str, LearningLinear]:
-    """Put a LearningLinear in the place of each Linear that is to be quantized.
+    """Put a LearningLinear or a LearningEmbedding in the place of each module that is to be quantized.
 
     Args:
         averaging: constant of the inputs' moving average.
+
+    Returns:
+        The Linears by name: what has ranges to learn.
 
     Raises:
         UserError: the architecture is not supported, or the groups do not fit.
@@ -40,45 +46,55 @@ def insert(model: nn.Module, settings: Quantization, averaging: float = 0.01) ->
         for name, linear in linears.items()
     }
     _replace(model, made)
+    if settings.embeddings:
+        _replace(model, {name: LearningEmbedding(table) for name, table in tables(model).items()})
     return made
 
 
-def freeze(model: nn.Module) -> dict[str, QuantizedLinear]:
+def freeze(model: nn.Module) -> dict[str, Quantized]:
     """Fix the scales of what `insert` made, and put the weights on the grid.
 
     Raises:
         UserError: no input ever reached one of the modules.
     """
-    learned = {name: module for name, module in model.named_modules() if isinstance(module, LearningLinear)}
-    unseen = [name for name, module in learned.items() if module.input_low is not None and module.input_low.isinf()]
+    learned = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (LearningLinear, LearningEmbedding))
+    }
+    unseen = [
+        name
+        for name, module in learned.items()
+        if isinstance(module, LearningLinear) and module.input_low is not None and module.input_low.isinf()
+    ]
     if unseen:
         raise UserError(
             f"no input reached {', '.join(unseen)}, so there is no range to quantize with; train or calibrate"
         )
-    made = {name: QuantizedLinear.of(module) for name, module in learned.items()}
+    made: dict[str, Quantized] = {name: module.frozen() for name, module in learned.items()}
     _replace(model, made)
     return made
 
 
 def unwrap(model: nn.Module) -> None:
-    """Plain Linears again, with the weights as they are."""
-    plain = {}
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizedLinear):
-            plain[name] = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
-            plain[name].weight, plain[name].bias = module.weight, module.bias
-            plain[name].train(module.training)
-    _replace(model, plain)
+    """Plain Linears and Embeddings again, with the weights as they are."""
+    quantized = {name: module for name, module in model.named_modules() if isinstance(module, Quantized)}
+    _replace(model, {name: module.plain() for name, module in quantized.items()})
 
 
-def save(quantized: dict[str, QuantizedLinear], settings: Quantization, folder: Path) -> None:
+def save(quantized: dict[str, Quantized], folder: Path) -> None:
     """Write the grids of the weights and of the inputs to the model folder."""
-    weights = {f"{name}.weight": module.weight_scale.cpu().numpy() for name, module in quantized.items()}
-    grid.save(folder, {name: grid.Grid(settings.bits, scale) for name, scale in weights.items()})
+    grid.save(
+        folder,
+        {
+            f"{name}.weight": grid.Grid(module.bits, module.weight_scale.cpu().numpy())
+            for name, module in quantized.items()
+        },
+    )
     inputs = {
         name: {"scale": module.input_grid[0], "zero_point": module.input_grid[1]}
         for name, module in quantized.items()
-        if module.input_grid is not None
+        if isinstance(module, QuantizedLinear) and module.input_grid is not None
     }
     modelfolder.write_json(inputs, folder / INPUTS)
 
@@ -102,19 +118,23 @@ def load(folder: str | Path) -> Any:
 
 def restore(model: nn.Module, folder: str | Path) -> None:
     """Make the plain `model` of a quantized model folder the fake-quantized one, in place."""
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    modules = dict(model.named_modules())
     inputs = modelfolder.read_json(Path(folder) / INPUTS) or {}
-    made = {}
+    made: dict[str, Quantized] = {}
     for weight_name, weights in grid.load(Path(folder)).items():
         name = weight_name.removesuffix(".weight")
-        if name in embeddings:  # rounded to be packed, and looked up as they are
-            continue
-        if name not in linears:
-            raise UserError(f"{Path(folder) / grid.FILE} is of another model: {name} is not in this one")
-        scale = torch.from_numpy(weights.scale).to(linears[name].weight.device)
-        of_inputs = (inputs[name]["scale"], inputs[name]["zero_point"]) if name in inputs else None
-        made[name] = QuantizedLinear(linears[name], weights.bits, scale, of_inputs)
+        module = modules.get(name)
+        if not isinstance(module, (nn.Linear, nn.Embedding)) or not weights.fits(tuple(module.weight.shape)):
+            raise UserError(
+                f"{Path(folder) / grid.FILE} is of another model: {name} is not in this one, or of another size"
+            )
+        scale = torch.from_numpy(weights.scale).to(module.weight.device)
+        if isinstance(module, nn.Linear):
+            of_inputs = (inputs[name]["scale"], inputs[name]["zero_point"]) if name in inputs else None
+            made[name] = QuantizedLinear(module, weights.bits, scale, of_inputs)
+        elif scale.shape == (module.num_embeddings,):
+            made[name] = QuantizedEmbedding(module, scale, weights.bits)
+        # A table on a grid of another shape, which nothing here makes, is looked up as it is.
     _replace(model, made)
 
 

@@ -1,15 +1,19 @@
-"""The one place that decides which modules are quantized: the Linears of the encoder's layers, pooler and task head.
+"""The one place that decides which modules are quantized: the Linears of the encoder's layers, its pooler and the task
+head, and the embedding tables.
 
-Prune Once for All, https://arxiv.org/abs/2111.05754, section 4.3, quantizes every Linear and leaves embeddings in fp32.
-Whatever shares its weight with an embedding stays, too.
+Prune Once for All, https://arxiv.org/abs/2111.05754, section 4.3, quantizes every Linear and leaves embeddings in fp32:
+half of a small model. A Linear that shares its weight with a table (a vocabulary head) is none of ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from pruneonce.errors import UserError
-from pruneonce.sparsity import base_of, prunable_weights
+from pruneonce.recipe import Quantization
+from pruneonce.sparsity import base_of, embedding_tables, prunable_weights
 
 
 def quantizable(model: nn.Module, head: bool = True) -> dict[str, nn.Linear]:
@@ -33,6 +37,20 @@ def quantizable(model: nn.Module, head: bool = True) -> dict[str, nn.Linear]:
     }
 
 
+def tables(model: nn.Module) -> dict[str, nn.Embedding]:
+    """Embedding tables to quantize, by their name in the model.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    chosen = {id(table) for table in embedding_tables(model).values()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and id(module) in chosen
+    }
+
+
 def check_groups(linears: dict[str, nn.Linear], group_size: int) -> None:
     """
     Raises:
@@ -43,13 +61,24 @@ def check_groups(linears: dict[str, nn.Linear], group_size: int) -> None:
             raise UserError(f"`group_size` {group_size} does not divide the {linear.in_features} inputs of {name}")
 
 
-def describe(model: nn.Module, linears: dict[str, nn.Linear], how: str) -> str:
-    """What is quantized and what stays fp32, in two lines."""
-    size = sum(linear.weight.numel() for linear in linears.values())
-    weights = {id(linear.weight) for linear in linears.values()}
+def describe(model: nn.Module, settings: Quantization) -> str:
+    """What is quantized and what stays fp32, in two or three lines."""
+    linears = quantizable(model, settings.head)
+    embeddings = tables(model) if settings.embeddings else {}
+    how = f"int{settings.bits}, a scale per {settings.granularity}"
+    how += ", inputs uint8" if settings.quantizes_inputs else f" of {settings.group_size}, inputs fp32"
+    lines = [f"quantized: {len(linears)} Linears, {_size(linears)}, {how}"]
+    if embeddings:
+        names = ", ".join(name.rpartition(".")[2] for name in embeddings)
+        lines.append(f"quantized: {names}, {_size(embeddings)}, int8, a scale per row")
+    weights = {id(module.weight) for module in [*linears.values(), *embeddings.values()]}
     kept = [
         name.removesuffix(".weight")
         for name, parameter in model.named_parameters()
         if parameter.dim() > 1 and id(parameter) not in weights
     ]
-    return f"quantized: {len(linears)} Linears, {size / 1e6:.2f} M weights, {how}\nkept fp32: {', '.join(kept)}"
+    return "\n".join([*lines, f"kept fp32: {', '.join([*kept, 'norms', 'biases'])}"])
+
+
+def _size(modules: Mapping[str, nn.Linear | nn.Embedding]) -> str:
+    return f"{sum(module.weight.numel() for module in modules.values()) / 1e6:.2f} M weights"

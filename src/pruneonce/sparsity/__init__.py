@@ -10,7 +10,7 @@ from pruneonce.sparsity.masks import (
     pattern_hash,
     sparsity_of,
 )
-from pruneonce.sparsity.prunable import ARCHITECTURES, base_of, describe, prunable_weights
+from pruneonce.sparsity.prunable import ARCHITECTURES, base_of, describe, embedding_tables, prunable_weights
 from pruneonce.sparsity.schedule import PruningSchedule, cubic_sparsity, linear_multiplier, rewound_multiplier
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "base_of",
     "cubic_sparsity",
     "describe",
+    "embedding_tables",
     "exact_k_mask",
     "inspect_model",
     "inspect_module",

@@ -1,7 +1,8 @@
 """The one place that decides which parameters are pruned: the Linear weights of the encoder's layers, and its pooler.
 
 By module role: an architecture says where its stack of layers and its pooler are. Everything else stays dense:
-embeddings (and whatever shares their storage), LayerNorm, biases, vocabulary and task heads.
+embeddings (and whatever shares their storage), LayerNorm, biases, vocabulary and task heads. The embedding tables are
+told apart here too, for what rounds them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,23 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
         found[f"{roles.pooler}.weight"] = base.get_submodule(roles.pooler).weight  # type: ignore[assignment]
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return {name: weight for name, weight in found.items() if id(weight) not in embeddings}
+
+
+def embedding_tables(model: nn.Module) -> dict[str, nn.Embedding]:
+    """The tables of words, positions and token types, as far as there are any, by their name in the base model.
+
+    MPNet's relative attention bias, a few numbers of its layers, is none.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    base = base_of(model)
+    roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    return {
+        f"embeddings.{name}": module
+        for name, module in base.get_submodule("embeddings").named_modules()
+        if isinstance(module, nn.Embedding)
+    }
 
 
 def describe(model: nn.Module) -> str:

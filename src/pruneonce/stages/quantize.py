@@ -51,7 +51,7 @@ def quantize(
     def quantized(student: nn.Module, folder: Path) -> Generator[None, None, None]:
         _insert(student, settings, settings.averaging)
         yield
-        _fold(student, settings, folder)
+        _fold(student, folder)
 
     def lock(weights: Mapping[str, Tensor], steps: int) -> Locked:
         return Locked(weights)
@@ -108,21 +108,18 @@ def calibrate(
             batch.pop("labels")
             with torch.no_grad():
                 classifier(**{name: value.to(device) for name, value in batch.items()})
-    _fold(classifier.eval(), settings, begun)
+    _fold(classifier.eval(), begun)
     return finish(classifier, tokenizer, output, stage="calibrate", source=model, key=key, settings=settings, seed=seed)
 
 
 def _insert(model: nn.Module, settings: Quantization, averaging: float = 1.0) -> dict[str, quantization.LearningLinear]:
-    how = f"int{settings.bits}, a scale per {settings.granularity}"
-    how += ", inputs uint8" if settings.quantizes_inputs else f" of {settings.group_size}, inputs fp32"
-    linears = quantization.quantizable(model, settings.head)
-    said = quantization.describe(model, linears, how)
+    said = quantization.describe(model, settings)
     console.print("\n".join(f"  {line}" for line in said.splitlines()))
     return quantization.insert(model, settings, averaging)
 
 
-def _fold(model: nn.Module, settings: Quantization, folder: Path) -> None:
-    """Plain Linears with weights on the grid, and the scales in the folder."""
+def _fold(model: nn.Module, folder: Path) -> None:
+    """Plain modules with weights on the grid, and the scales in the folder."""
     fixed = quantization.freeze(model)
-    distributed.by_first(lambda: quantization.save(fixed, settings, folder))
+    distributed.by_first(lambda: quantization.save(fixed, folder))
     quantization.unwrap(model)

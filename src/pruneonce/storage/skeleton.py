@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pruneonce.errors import UserError
-from pruneonce.sparsity import base_of, prunable_weights
+from pruneonce.sparsity import embedding_tables, prunable_weights
 
 LARGEST = 1 << 20  # a configuration's numbers may be this large whatever the tensors are
 
@@ -65,8 +65,7 @@ class Skeleton:
             UserError: the architecture is not supported, or no name is one of the encoder.
         """
         encoder = set(prunable_weights(self.model))
-        base = base_of(self.model)
-        tables = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Embedding)}
+        tables = {f"{name}.weight" for name in embedding_tables(self.model)}
         found = {
             name: "encoder" if short in encoder else "embeddings" if short in tables else "rest"
             for name, short in ((name, self.relative(name)) for name in names)

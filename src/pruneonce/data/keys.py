@@ -9,7 +9,7 @@ from pathlib import Path
 from pruneonce.errors import UserError
 from pruneonce.recipe import Task
 
-NOT_DATA = {"teacher", "transfer", "teacher_model", "metric"}
+NOT_DATA = {"teacher", "transfer", "quantize", "teacher_model", "metric"}
 
 
 def task_key(task: Task) -> str:

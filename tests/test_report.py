@@ -47,6 +47,7 @@ def result(task: str, arm: str, value: float) -> dict[str, Any]:
         "arm": arm,
         "folder": f"tasks/{task}/{arm}",
         "sparsity": 0.0 if arm == "dense" else 0.9,
+        "size": None,
         "metric": "accuracy",
         "split": "test",
         "value": value,
@@ -235,6 +236,38 @@ def test_verdict_on_one_task_and_a_tie(summary: dict[str, Any]) -> None:
     ]
     summary["results"][2]["value"] = 0.8461
     assert verdict(summary)[1] == "One-shot pruning equals prune-once on sentiment (84.6 against 84.6 %)."
+
+
+def with_quantized(summary: dict[str, Any]) -> None:
+    """The same run with sizes, and an int8 model of each task, a little worse than the sparse one and much smaller."""
+    megabytes = {"dense": (90.0, 43.0), "sparse": (44.0, 4.0), "int8": (15.0, 1.6)}
+    for task in VALUES:
+        quantized = result(task, "int8", VALUES[task]["sparse"] - 0.002)
+        summary["results"].append(quantized)
+    for row in summary["results"]:
+        if row["arm"] in megabytes:
+            file, encoder = (1e6 * size for size in megabytes[row["arm"]])
+            limit = None if row["arm"] == "dense" else encoder / 1.02
+            row["size"] = {"file": None, "bytes": file, "encoder": encoder, "limit": limit}
+
+
+def test_verdict_on_quantized_models(summary: dict[str, Any]) -> None:
+    with_quantized(summary)
+    assert verdict(summary)[1] == "In int8 they keep 97.0 %, in a file 6.0 times smaller than the dense one."
+    for row in summary["results"]:
+        row.pop("size", None)
+    assert verdict(summary)[1] == "In int8 they keep 97.0 %."
+
+
+def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
+    with_quantized(summary)
+    html = build(tmp_path, summary)
+    rows = [cell.split() for cell in Page(html).cells]
+    first = rows.index(["90.00"])
+    assert rows[first : first + 5] == [["90.00"], [], ["43.00"], [], []]
+    assert [["15.00"], ["6.0x"], ["1.60"], ["26.9x"], ["2.0", "%"]] == rows[first + 14 : first + 19]
+    assert "Bars from 0: dense 90.0 MB, sparse 44.0 MB, int8 15.0 MB" in html
+    assert re.findall(r'<td class="best">([\d.]+)', html)[:2] == ["84.6", "82.1"], "of the models in fp32"
 
 
 def test_different_metrics_are_not_called_by_one_name(summary: dict[str, Any]) -> None:

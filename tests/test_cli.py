@@ -248,11 +248,13 @@ def test_a_shipped_recipe_can_be_copied(name, here):
 def test_run_ends_with_results_and_report(shipped, here, capsys):
     assert main(["run", "tiny", "--output", "out", "--set", "baselines=null", "--set", "prune.sparsity=0.5"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    header = next(line.split() for line in shown if line.startswith("task ") and "metric" in line)
-    assert header[-2:] == ["dense", "sparse"]
     summary = json.loads((here / "out" / "summary.json").read_text())
-    row = next(line for line in shown if line.startswith("mood"))
-    assert all(f"{result['value']:.4f}" in row for result in summary["results"])
+    dense, sparse = summary["results"]
+    first = next(number for number, line in enumerate(shown) if line.startswith("mood"))
+    megabytes = [f"{row['size']['bytes'] / 1e6:.1f}" for row in (dense, sparse)]
+    assert shown[first].split()[:5] == ["mood", "dense", f"{dense['value']:.4f}", "0%", megabytes[0]]
+    found = ["accuracy,", "test", "sparse", f"{sparse['value']:.4f}", f"{sparse['recovery']:.1%}", "50%", megabytes[1]]
+    assert shown[first + 1].split()[:7] == found
     assert shown[-1] == "report: out/report.html"
     assert (here / "out" / "report.html").is_file()
     assert summary["sparsity"]["target"] == 0.5

@@ -27,6 +27,7 @@ class QDQLinear(nn.Module):
     """
 
     weight_scale: Tensor
+    weight_zero_point: Tensor | None
     input_scale: Tensor | None
     input_zero_point: Tensor | None
 
@@ -45,6 +46,11 @@ class QDQLinear(nn.Module):
         else:
             weight_scale = weight_scale.squeeze(0)
         self.register_buffer("weight_scale", weight_scale)
+        # ONNX Runtime 1.32, asked to make uint8 of int8 weights (see engines/onnxruntime.py), adds a scalar of its own
+        # to a vector of scales where none is said, and then refuses it.
+        per_channel = weight_scale.dim() == 1
+        zeros = torch.zeros(weight_scale.shape, dtype=torch.int8) if per_channel else None
+        self.register_buffer("weight_zero_point", zeros)
         scale, zero_point = linear.input_grid or (None, None)
         self.register_buffer("input_scale", None if scale is None else torch.tensor(scale))
         self.register_buffer("input_zero_point", None if scale is None else torch.tensor(zero_point, dtype=torch.uint8))
@@ -56,9 +62,10 @@ class QDQLinear(nn.Module):
             integers = ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.uint8, shape=x.shape, version=OPSET)
             x = ops.symbolic("DequantizeLinear", (integers, *grid), dtype=torch.float32, shape=x.shape, version=OPSET)
         stored = getattr(self, self.weight_name)
+        weight_grid = [value for value in (self.weight_scale, self.weight_zero_point) if value is not None]
         weight = ops.symbolic(
             "DequantizeLinear",
-            (stored, self.weight_scale),
+            (stored, *weight_grid),
             attrs=self.layout,
             dtype=torch.float32,
             shape=stored.shape,

@@ -8,7 +8,7 @@ from pruneonce.quantization.functions import (
     symmetric_scale,
 )
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
-from pruneonce.quantization.model import freeze, insert, is_quantized, load, restore, save, unwrap
+from pruneonce.quantization.model import freeze, insert, is_quantized, load, restore, save, unwrap, weights_of
 from pruneonce.quantization.selection import describe, quantizable
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "save",
     "symmetric_scale",
     "unwrap",
+    "weights_of",
 ]

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
 
-from pruneonce import modelfolder
+from pruneonce import modelfolder, quantization
 from pruneonce.errors import UserError
 from pruneonce.export import to_onnx, to_openvino
 from pruneonce.stages.common import is_made, tidy
@@ -45,6 +45,7 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
         "parents": [modelfolder.content_key(model)],
         "settings": {"format": format},
         "file": written.name,
+        "weights": quantization.weights_of(model),
         "versions": {name: version(name) for name in libraries},
     }
     modelfolder.write_json(provenance, folder / modelfolder.PROVENANCE)

@@ -15,7 +15,7 @@ from torch.onnx import ops
 from pruneonce.quantization import QuantizedLinear, quantize_weight
 
 OPSET = 21  # the first whose DequantizeLinear has groups ("blocks") and 4-bit integers
-INT4_WEIGHT = "weight_int4"
+INT4_WEIGHT, INT8_WEIGHT = "weight_int4", "weight_int8"
 
 
 class QDQLinear(nn.Module):
@@ -27,13 +27,12 @@ class QDQLinear(nn.Module):
     """
 
     weight_scale: Tensor
-    weight_zero_point: Tensor | None
     input_scale: Tensor | None
     input_zero_point: Tensor | None
 
     def __init__(self, linear: QuantizedLinear):
         super().__init__()
-        self.weight_name = INT4_WEIGHT if linear.bits == 4 else "weight_int8"
+        self.weight_name = INT4_WEIGHT if linear.bits == 4 else INT8_WEIGHT
         integers = quantize_weight(linear.weight, linear.weight_scale, linear.bits)
         self.register_buffer(self.weight_name, integers.T.contiguous())
         weight_scale = linear.weight_scale
@@ -46,11 +45,6 @@ class QDQLinear(nn.Module):
         else:
             weight_scale = weight_scale.squeeze(0)
         self.register_buffer("weight_scale", weight_scale)
-        # ONNX Runtime 1.32, asked to make uint8 of int8 weights (see engines/onnxruntime.py), adds a scalar of its own
-        # to a vector of scales where none is said, and then refuses it.
-        per_channel = weight_scale.dim() == 1
-        zeros = torch.zeros(weight_scale.shape, dtype=torch.int8) if per_channel else None
-        self.register_buffer("weight_zero_point", zeros)
         scale, zero_point = linear.input_grid or (None, None)
         self.register_buffer("input_scale", None if scale is None else torch.tensor(scale))
         self.register_buffer("input_zero_point", None if scale is None else torch.tensor(zero_point, dtype=torch.uint8))
@@ -62,10 +56,9 @@ class QDQLinear(nn.Module):
             integers = ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.uint8, shape=x.shape, version=OPSET)
             x = ops.symbolic("DequantizeLinear", (integers, *grid), dtype=torch.float32, shape=x.shape, version=OPSET)
         stored = getattr(self, self.weight_name)
-        weight_grid = [value for value in (self.weight_scale, self.weight_zero_point) if value is not None]
         weight = ops.symbolic(
             "DequantizeLinear",
-            (stored, *weight_grid),
+            (stored, self.weight_scale),
             attrs=self.layout,
             dtype=torch.float32,
             shape=stored.shape,
@@ -81,6 +74,31 @@ def with_nodes(model: nn.Module) -> nn.Module:
     for name, module in made.items():
         model.set_submodule(name, module)
     return model
+
+
+def say_zero_points(graph: Any) -> None:
+    """Give int8 weights with a scale per channel their zero points, all 0, in place.
+
+    ONNX Runtime 1.32, where it is asked to make uint8 of int8 weights (see engines/onnxruntime.py), adds a scalar of its
+    own where none is said, and then refuses it. Nor may two weights share theirs, as they would if the exporter wrote
+    them: it stores equal tensors once.
+
+    Args:
+        graph: `onnx_ir.Graph`.
+    """
+    import onnx_ir
+
+    for node in graph.all_nodes():
+        if node.op_type != "DequantizeLinear" or not node.inputs[0].name.endswith(f".{INT8_WEIGHT}"):
+            continue
+        weight, scale = node.inputs
+        if len(scale.shape) == 1:
+            name = f"{weight.name}_zero_point"
+            zeros = onnx_ir.tensor(np.zeros(scale.const_value.shape.numpy(), dtype=np.int8), name=name)
+            value = onnx_ir.Value(name=name, shape=zeros.shape, type=onnx_ir.TensorType(zeros.dtype), const_value=zeros)
+            graph.register_initializer(value)
+            node.resize_inputs(3)
+            node.replace_input_with(2, value)
 
 
 def pack_int4(graph: Any) -> None:

@@ -159,7 +159,7 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
         axes = figure.subplots()
         longest = max(bar["high"] for _, bars in groups for bar in bars)
         for heading, models in groups:
-            axes.text(0, row, heading, va="center", fontweight="bold")
+            axes.text(longest / 90, row, heading, va="center", fontweight="bold")
             for bar in models:
                 row += 1
                 known = bar["model"] in ARM_COLORS

@@ -45,7 +45,7 @@ def sentence(rows: Sequence[Row]) -> str:
     beside = next((r for r in inside if r["model"] == first["model"] and r["engine"] == best["engine"]), None)
     rivals = [row for row in (first, beside) if row is not None and row is not best]
     told = [_against(best, rival) for rival in {id(rival): rival for rival in rivals}.values()]
-    said += "".join(f", {text}" for text in told)
+    said = ", ".join([said, " and ".join(told)]) if told else said
     return f"{said[0].upper()}{said[1:]}."
 
 
@@ -54,7 +54,8 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
     machine, texts = benchmark["machine"], benchmark["texts"]
     has = ", ".join(machine["instructions"]) or "none of those that matter to int8"
     versions = ", ".join(f"{name} {machine[name]}" for name in benchmark["settings"]["engines"] if name in machine)
-    said = [f"{machine['processor']}, {machine['threads']} threads; instruction sets: {has}. {versions}."]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    said = [f"{machine['processor']}, {threads}; instruction sets: {has}. {versions}."]
     if texts:
         said.append(
             f"Real texts: {texts['number']}, of {texts['median_tokens']} tokens in the median and "
@@ -70,7 +71,8 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
 
 def milliseconds(value: float) -> str:
     """To three digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    digits = next((digits for digits, least in enumerate((100, 10, 1)) if value >= least), 3)
+    return f"{value:,.{digits}f}"
 
 
 def _who(row: Row) -> tuple[str, str]:

@@ -79,9 +79,9 @@ def with_nodes(model: nn.Module) -> nn.Module:
 def say_zero_points(graph: Any) -> None:
     """Give int8 weights with a scale per channel their zero points, all 0, in place.
 
-    ONNX Runtime 1.32, where it is asked to make uint8 of int8 weights (see engines/onnxruntime.py), adds a scalar of its
-    own where none is said, and then refuses it. Nor may two weights share theirs, as they would if the exporter wrote
-    them: it stores equal tensors once.
+    ONNX Runtime 1.32, where it is asked to make uint8 of int8 weights (see engines/onnxruntime.py), adds a scalar of
+    its own where none is said, and then refuses it. Nor may two weights share theirs, as they would if the exporter
+    wrote them: it stores equal tensors once.
 
     Args:
         graph: `onnx_ir.Graph`.

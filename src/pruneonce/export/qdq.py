@@ -94,8 +94,9 @@ def say_zero_points(graph: Any) -> None:
         weight, scale = node.inputs
         if len(scale.shape) == 1:
             name = f"{weight.name}_zero_point"
-            zeros = onnx_ir.tensor(np.zeros(scale.const_value.shape.numpy(), dtype=np.int8), name=name)
-            value = onnx_ir.Value(name=name, shape=zeros.shape, type=onnx_ir.TensorType(zeros.dtype), const_value=zeros)
+            shape = onnx_ir.Shape(scale.const_value.shape)
+            zeros = onnx_ir.tensor(np.zeros(shape.numpy(), dtype=np.int8), name=name)
+            value = onnx_ir.Value(name=name, shape=shape, type=onnx_ir.TensorType(zeros.dtype), const_value=zeros)
             graph.register_initializer(value)
             node.resize_inputs(3)
             node.replace_input_with(2, value)

@@ -93,7 +93,7 @@ def say_zero_points(graph: Any) -> None:
             continue
         weight, scale = node.inputs
         if len(scale.shape) == 1:
-            name = f"{weight.name}_zero_point"
+            name = f"{weight.name.removesuffix(INT8_WEIGHT)}weight_zero_point"
             shape = onnx_ir.Shape(scale.const_value.shape)
             zeros = onnx_ir.tensor(np.zeros(shape.numpy(), dtype=np.int8), name=name)
             value = onnx_ir.Value(name=name, shape=shape, type=onnx_ir.TensorType(zeros.dtype), const_value=zeros)

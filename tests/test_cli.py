@@ -27,6 +27,7 @@ VERBS = [
     "export",
     "pack",
     "unpack",
+    "benchmark",
 ]
 RECIPES = [["recipes", verb] for verb in ("list", "show", "copy")]
 FAST = ["--set", "epochs=1", "--set", "batch_size=16"]

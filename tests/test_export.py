@@ -19,6 +19,7 @@ from conftest import CONFIGS, make_model
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from pruneonce import modelfolder, quantization, stages
+from pruneonce.engines import open_engine
 from pruneonce.errors import UserError
 from pruneonce.export import onnx as onnx_export
 from pruneonce.export import to_onnx
@@ -32,7 +33,6 @@ GRIDS = {
     "int8-tensor": Quantization(granularity="tensor"),
     "int4": Quantization(bits=4, granularity="group", group_size=16),
 }
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
 
 
@@ -74,31 +74,6 @@ def task_model(folder, architecture, tokenizer, grid):
     return folder
 
 
-def in_onnxruntime(folder):
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # else 4-bit products round to int8
-    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    outputs = [value.name for value in session.get_outputs()]
-
-    def run(batch):
-        values = session.run(None, {name: batch[name].numpy() for name in names})
-        return dict(zip(outputs, values, strict=True))
-
-    return names, run
-
-
-def in_openvino(folder, **config):
-    model = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", config)
-    names = [value.get_any_name() for value in model.inputs]
-
-    def run(batch):
-        values = model({name: batch[name].numpy() for name in names})
-        return {value.get_any_name(): values[value] for value in model.outputs}
-
-    return names, run
-
-
 @pytest.fixture(autouse=True)
 def _no_warnings_in_logs(caplog):
     """The exporter logs what others would warn of; PyTorch keeps its loggers apart from the root."""
@@ -131,14 +106,13 @@ def check(engine, torch_model, typical, most):
         typical: bound of the median error, relative to the largest output.
         most: bound of every error.
     """
-    names, run = engine
-    assert {"input_ids", "attention_mask"} <= set(names)
+    assert {"input_ids", "attention_mask"} <= set(engine.inputs)
     errors = []
     for rows, length in SHAPES:
-        batch = inputs(rows, length, names)
+        batch = inputs(rows, length, engine.inputs)
         with torch.no_grad():
             expected = {name: value.numpy() for name, value in torch_model(**batch).items()}
-        found = run(batch)
+        found = engine(batch)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert found[name].shape == value.shape
@@ -158,9 +132,10 @@ def test_engines_agree_with_torch(architecture, grid, exported):
     load = modelfolder.load_as_saved if grid == "fp32" else quantization.load
     model = load(folders["model"]).eval()
     most = 1e-5 if grid in ("fp32", "int4") else 0.1
-    check(in_onnxruntime(folders["onnx"]), model, 1e-4, most)
-    check(in_openvino(folders["openvino"], **EXACT), model, 1e-4, most)
-    check(in_openvino(folders["openvino"]), model, 0.05, 0.2)  # its default: bf16 and int8 where they are fast
+    check(open_engine(folders["onnx"], "onnxruntime", exact=True), model, 1e-4, most)
+    check(open_engine(folders["openvino"], "openvino", exact=True), model, 1e-4, most)
+    # By default it takes bf16 and int8 where they are fast.
+    check(open_engine(folders["openvino"], "openvino"), model, 0.05, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +148,8 @@ def test_bare_encoders(architecture, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     made = to_onnx(tmp_path / "model", tmp_path)
     convert(made, tmp_path)
-    for engine in (in_onnxruntime(tmp_path), in_openvino(tmp_path, **EXACT)):
-        check(engine, model, 1e-5, 1e-4)
+    for engine in ("onnxruntime", "openvino"):
+        check(open_engine(tmp_path, engine, exact=True), model, 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -186,11 +161,8 @@ def test_weights_are_stored_as_integers(grid, kind, bits, exported):
     made = onnx.load(folders["onnx"] / "model.onnx")
     onnx.checker.check_model(made, full_check=True)
     stored = {value.name: value for value in made.graph.initializer}
-    weights = [
-        value
-        for value in stored.values()
-        if value.data_type == onnx.TensorProto.DataType.Value(kind) and "embeddings" not in value.name
-    ]
+    integers = [value for value in stored.values() if value.data_type == onnx.TensorProto.DataType.Value(kind)]
+    weights = [value for value in integers if len(value.dims) == 2 and "embeddings" not in value.name]
     assert len(weights) == len(linears)
     assert sum(len(value.raw_data) for value in weights) * 8 == bits * sum(x.weight.numel() for x in linears.values())
     assert not [value.name for value in stored.values() if value.data_type == 1 and value.name.endswith("dense.weight")]
@@ -254,7 +226,7 @@ def looked_up_in_openvino(folder, batch):
                 names.append(gather.input_value(0).get_node().get_friendly_name())
                 model.add_outputs(op.output(0))
     before = len(model.outputs) - len(names)
-    compiled = openvino.Core().compile_model(model, "CPU", EXACT)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     values = compiled({value.get_any_name(): batch[value.get_any_name()].numpy() for value in compiled.inputs})
     return {
         name.removeprefix("model.").removesuffix(".weight_scale"): values[before + number]
@@ -265,7 +237,7 @@ def looked_up_in_openvino(folder, batch):
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_lookups_are_exactly_those_of_torch(architecture, exported):
     folders = exported(architecture, "int8")
-    wanted = in_onnxruntime(folders["onnx"])[0]
+    wanted = open_engine(folders["onnx"], "onnxruntime").inputs
     for rows, length in SHAPES:
         batch = inputs(rows, length, wanted)
         expected = looked_up_in_torch(folders["model"], batch)

@@ -265,7 +265,7 @@ def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
     rows = [cell.split() for cell in Page(html).cells]
     first = rows.index(["90.00"])
     assert rows[first : first + 5] == [["90.00"], [], ["43.00"], [], []]
-    assert [["15.00"], ["6.0x"], ["1.60"], ["26.9x"], ["2.0", "%"]] == rows[first + 14 : first + 19]
+    assert rows[first + 14 : first + 19] == [["15.00"], ["6.0x"], ["1.60"], ["26.9x"], ["2.0", "%"]]
     assert "Bars from 0: dense 90.0 MB, sparse 44.0 MB, int8 15.0 MB" in html
     assert re.findall(r'<td class="best">([\d.]+)', html)[:2] == ["84.6", "82.1"], "of the models in fp32"
 

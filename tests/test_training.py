@@ -12,11 +12,12 @@ from pruneonce import modelfolder
 from pruneonce.data.blocks import in_order, plain_collator
 from pruneonce.data.corpus import token_blocks
 from pruneonce.errors import UserError
+from pruneonce.prediction import predict
 from pruneonce.recipe import Corpus, Prune
 from pruneonce.sparsity import PruningSchedule, cubic_sparsity, locked_masks, pattern_hash, prunable_weights
 from pruneonce.sparsity.sparsifier import Gradual
 from pruneonce.stages.objectives import pruning_objective
-from pruneonce.training import examples_of, last_checkpoint, predict, total_steps, train
+from pruneonce.training import examples_of, last_checkpoint, total_steps, train
 
 SETTINGS = {
     "objective": "hidden",

@@ -22,7 +22,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from pruneonce import __version__, cli_deploy, cli_stages, cli_storage, recipe, tables
+from pruneonce import __version__, cli_benchmark, cli_deploy, cli_stages, cli_storage, recipe, tables
 from pruneonce.cli_stages import AsJson, Model, Output, Sets
 from pruneonce.console import console
 from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
@@ -40,6 +40,7 @@ recipes = typer.Typer(help="List, show or copy the shipped recipes.", epilog="Ex
 app.add_typer(cli_stages.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
+app.add_typer(cli_benchmark.app)
 app.add_typer(recipes, name="recipes")
 
 

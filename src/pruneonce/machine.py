@@ -1,13 +1,22 @@
-"""What training does to suit the machine that it runs on."""
+"""What the machine has, and what is done to suit it."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+
+# What decides how fast products of int8, bf16 and fp32 are, as PyTorch calls it; the last three are of ARM.
+INSTRUCTIONS = (
+    *("avx2", "avx_vnni", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_int8", "amx_bf16", "amx_fp16", "asimddp", "i8mm", "sve"),
+)
+VNNI = {"avx_vnni", "avx512_vnni"}
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -16,8 +25,37 @@ def has_bf16() -> bool:
     """Whether bf16 products are faster than fp32 here: a GPU that has them, or a CPU with AMX or AVX-512 BF16."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 does not tell
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return bool({"amx_bf16", "avx512_bf16"} & _capabilities())
+
+
+def instruction_sets() -> list[str]:
+    """Those of INSTRUCTIONS that the processor has: as PyTorch tells, or else Linux."""
+    told = _capabilities() or _flags(Path("/proc/cpuinfo"))
+    return [name for name in INSTRUCTIONS if name in told]
+
+
+def overflows_int8() -> bool:
+    """Whether this is an x86 processor that sums products of uint8 and int8 in 16 bits, which may overflow.
+
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#data-type-selection
+    """
+    return platform.machine().lower() in ("x86_64", "amd64") and not VNNI & set(instruction_sets())
+
+
+def _capabilities() -> set[str]:
+    """PyTorch before 2.10 does not tell: then it is empty."""
+    told: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return {name for name, has in told.items() if has is True}
+
+
+def _flags(cpuinfo: Path) -> set[str]:
+    """The processor's features as Linux lists them, where there is Linux, named as PyTorch names them."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
+    return {name.replace("avx512f", "avx512_f") for name in (found[1] if found else "").split()}
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -31,6 +31,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from pruneonce import modelfolder, quantization
 from pruneonce.data.blocks import masked_collator, plain_collator
 from pruneonce.errors import UserError
+from pruneonce.prediction import predict
 from pruneonce.recipe import Gradual, Prepare, Prune, Quantize, Training, Transfer, changed
 from pruneonce.sparsity import PruningSchedule, base_of, prunable_weights, sparsifier
 from pruneonce.stages.common import begin, freeze
@@ -38,11 +39,11 @@ from pruneonce.stages.finetune import distilled_objective, task_objective
 from pruneonce.stages.objectives import load_vocabulary_model, mlm_objective, pruning_objective
 from pruneonce.stages.prepare import freeze_untrained
 from pruneonce.stages.prune import load_dense
-from pruneonce.training import Objective, examples_of, predict, train
+from pruneonce.training import Objective, examples_of, train
 
 Kind = Literal["head", "prepare", "prune", "finetune", "transfer", "gradual", "quantize", "predict"]
 
-PREDICT_ROWS = 32  # of `training.predict`
+PREDICT_ROWS = 32  # of `prediction.predict`
 MOST = 1000  # steps; time is up before
 LEAST = 2  # timed steps
 SPARE = 0.2  # processors that others may use: the system itself always does a little

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +18,7 @@ from pruneonce.errors import UserError
 from pruneonce.validation import validate
 
 Objective = Literal["mlm", "hidden", "both"]
+EngineName = Literal["torch", "onnxruntime", "openvino"]
 Granularity = Literal["channel", "tensor", "group"]
 Format = Literal["onnx", "openvino"]
 RECIPES = Path(str(resources.files("pruneonce") / "recipes"))
@@ -210,6 +211,17 @@ class Baselines(Section):
 
     one_shot: bool = Field(False, description="magnitude pruning in one step, then the same transfer")
     gradual: Gradual | None = None
+
+
+class Benchmark(Section):
+    """How fast models are: engines, times batch sizes, times lengths, and real texts beside them."""
+
+    engines: list[EngineName] = Field(["torch", "onnxruntime", "openvino"], min_length=1)
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field([1, 32], min_length=1, description="texts in a batch")
+    lengths: list[Annotated[int, Field(ge=2)]] = Field([32, 128], min_length=1, description="tokens of every text")
+    threads: int | None = Field(None, ge=1, description="of the processor, for every engine; none: as PyTorch chooses")
+    seconds: float = Field(1.0, gt=0, description="time each model for about so long in each cell of the grid")
+    texts: int = Field(100, ge=0, description="real texts to time at their own lengths; 0: none")
 
 
 class Task(Section):

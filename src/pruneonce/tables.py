@@ -132,3 +132,29 @@ def plan(found: Plan) -> Table:
 
 def _or_unknown(value: float | None, form: str) -> str:
     return "?" if value is None else f"{value:{form}}"
+
+
+def speeds(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """A benchmark: a table for each batch size, lengths across. In each cell the median in milliseconds, how many times
+    faster than the first model that is in the same engine, and the quartiles."""
+    made = []
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        inside = [row for row in rows if row["batch"] == batch]
+        lengths = list(dict.fromkeys(row["length"] for row in inside))
+        shown = ("real texts" if length == "real" else f"{length} tokens" for length in lengths)
+        table = _table("engine", "model", "weights", *shown)
+        table.title = f"batch {batch}: ms (quartiles), times faster than {rows[0]['model']}"
+        table.title_justify, table.title_style = "left", "bold"
+        cells = {(row["engine"], row["model"], row["length"]): row for row in inside}
+        for engine, model, weights in dict.fromkeys((row["engine"], row["model"], row["weights"]) for row in inside):
+            found = [cells.get((engine, model, length)) for length in lengths]
+            table.add_row(engine, model, weights, *(_speed(row) for row in found))
+        made.append(table)
+    return made
+
+
+def _speed(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    faster = f"  {row['speedup']:.1f}x" if row["speedup"] else ""
+    return f"{row['milliseconds']:.4g}{faster}\n[dim]{row['low']:.3g}-{row['high']:.3g}[/dim]"

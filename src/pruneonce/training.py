@@ -286,21 +286,3 @@ class MaskHooks(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sparsifier.apply()
-
-
-@torch.no_grad()
-def predict(model: nn.Module, examples: Any, collate: Callable[[list[Any]], Batch], batch_size: int = 32) -> Tensor:
-    """Logits [n, classes] in the order of `examples`. Batches are formed by length, so that little is padding."""
-    device = next(model.parameters()).device
-    lengths = [len(ids) for ids in examples["input_ids"]]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    was_training = model.training
-    model.eval()
-    found: list[Tensor] = []
-    for first in range(0, len(order), batch_size):
-        batch = collate([examples[i] for i in order[first : first + batch_size]])
-        batch.pop("labels", None)
-        found.append(model(**{name: value.to(device) for name, value in batch.items()}).logits.float().cpu())
-    model.train(was_training)
-    logits = torch.cat(found)
-    return logits[torch.tensor(order).argsort()]

@@ -21,7 +21,7 @@ from torch.export import Dim
 
 from pruneonce import modelfolder, quantization
 from pruneonce.errors import UserError
-from pruneonce.export.qdq import OPSET, pack_int4, with_nodes
+from pruneonce.export.qdq import OPSET, pack_int4, say_zero_points, with_nodes
 
 FILE = "model.onnx"
 
@@ -75,6 +75,7 @@ def to_onnx(source: str | Path, folder: Path) -> Path:
     for value in program.model.graph.inputs:
         assert value.shape is not None
         program.rename_axes(dict(zip(value.shape, ("batch", "sequence"), strict=True)))  # type: ignore[arg-type]
+    say_zero_points(program.model.graph)
     pack_int4(program.model.graph)
     _strip(program.model)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from torch.onnx import ops
 from pruneonce.quantization import QuantizedEmbedding, QuantizedLinear, quantize_weight
 
 OPSET = 21  # the first whose DequantizeLinear has groups ("blocks") and 4-bit integers
-INT4_WEIGHT = "weight_int4"
+INT4_WEIGHT, INT8_WEIGHT = "weight_int4", "weight_int8"
 
 
 class QDQLinear(nn.Module):
@@ -34,7 +34,7 @@ class QDQLinear(nn.Module):
 
     def __init__(self, linear: QuantizedLinear):
         super().__init__()
-        self.weight_name = INT4_WEIGHT if linear.bits == 4 else "weight_int8"
+        self.weight_name = INT4_WEIGHT if linear.bits == 4 else INT8_WEIGHT
         integers = quantize_weight(linear.weight, linear.weight_scale, linear.bits)
         self.register_buffer(self.weight_name, integers.T.contiguous())
         weight_scale = linear.weight_scale
@@ -103,6 +103,32 @@ def with_nodes(model: nn.Module) -> nn.Module:
     for name, module in made.items():
         model.set_submodule(name, module)
     return model
+
+
+def say_zero_points(graph: Any) -> None:
+    """Give int8 weights with a scale per channel their zero points, all 0, in place.
+
+    ONNX Runtime 1.32, where it is asked to make uint8 of int8 weights (see engines/onnxruntime.py), adds a scalar of
+    its own where none is said, and then refuses it. Nor may two weights share theirs, as they would if the exporter
+    wrote them: it stores equal tensors once.
+
+    Args:
+        graph: `onnx_ir.Graph`.
+    """
+    import onnx_ir
+
+    for node in graph.all_nodes():
+        if node.op_type != "DequantizeLinear" or not node.inputs[0].name.endswith(f".{INT8_WEIGHT}"):
+            continue
+        weight, scale = node.inputs
+        if len(scale.shape) == 1:
+            name = f"{weight.name.removesuffix(INT8_WEIGHT)}weight_zero_point"
+            shape = onnx_ir.Shape(scale.const_value.shape)
+            zeros = onnx_ir.tensor(np.zeros(shape.numpy(), dtype=np.int8), name=name)
+            value = onnx_ir.Value(name=name, shape=shape, type=onnx_ir.TensorType(zeros.dtype), const_value=zeros)
+            graph.register_initializer(value)
+            node.resize_inputs(3)
+            node.replace_input_with(2, value)
 
 
 def pack_int4(graph: Any) -> None:

@@ -9,7 +9,7 @@ from pruneonce.quantization.functions import (
     symmetric_scale,
 )
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
-from pruneonce.quantization.model import freeze, insert, is_quantized, load, restore, save, unwrap
+from pruneonce.quantization.model import freeze, insert, is_quantized, load, restore, save, unwrap, weights_of
 from pruneonce.quantization.selection import describe, quantizable, tables
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "symmetric_scale",
     "tables",
     "unwrap",
+    "weights_of",
 ]

@@ -103,6 +103,15 @@ def is_quantized(folder: str | Path) -> bool:
     return (Path(folder) / grid.FILE).is_file()
 
 
+def weights_of(folder: str | Path) -> str:
+    """What numbers the encoder's weights are: `int8`, `int4`, ..., or `fp32` where the folder is not quantized."""
+    if not is_quantized(folder):
+        return "fp32"
+    grids = grid.load(Path(folder))
+    bits = {weights.bits for name, weights in grids.items() if "embeddings" not in name}
+    return f"int{max(bits)}" if bits else "fp32"
+
+
 def load(folder: str | Path) -> Any:
     """The fake-quantized model of a quantized model folder, in evaluation mode: equal to the one that was saved.
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
 from pruneonce.modelfolder import read_json
-from pruneonce.report import plots
+from pruneonce.report import plots, speed
 
 __all__ = ["verdict", "write_report"]
 
@@ -73,7 +73,10 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     said += _quantized(results)
     compared = sorted((_against(rival, results) for rival in RIVALS), key=lambda told: not told[0])  # bad news first
     said += [text for _, text in compared if text]
-    if not results:
+    timed = (summary.get("benchmark") or {}).get("rows")
+    if timed:
+        said.append(speed.sentence(timed))
+    if not results and (encoder is not None or not timed):
         said.append("No task was measured in this run.")
     return said
 
@@ -150,6 +153,8 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "training": [stage for stage in training if stage["plot"]],
         "stages": [_spent(stage) for stage in stages],
         "total": _spent({key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}),
+        "speed": speed.section(summary.get("benchmark")),
+        "only_speed": bool(summary.get("benchmark")) and not (results or stages or summary.get("sparsity")),
         "example": next((a["sparse"]["folder"] for a in results.values() if "sparse" in a), None),
         "provenance": _provenance(summary),
     }
@@ -237,13 +242,14 @@ def _arm_of(stage: Mapping[str, Any]) -> str:
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:
     created = summary.get("created")
     shown = {
-        "recipe": summary["name"],
+        "name": summary["name"],
         "model": summary.get("model"),
         "zero pattern": str(summary.get("pattern") or "")[:12],
         "made": created and datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip(),
         **(summary.get("machine") or {}),
     }
-    return {label: str(value) for label, value in shown.items() if value}
+    listed = {label: ", ".join(value) if isinstance(value, list) else value for label, value in shown.items()}
+    return {label: str(value) for label, value in listed.items() if value}
 
 
 def _megabytes(size: float) -> str:

@@ -169,6 +169,49 @@ def _bars(values: Mapping[str, float], limits: tuple[float, float], prefix: str,
         return _svg(figure, prefix, label)
 
 
+def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix: str) -> Markup:
+    """A bar for each model of each group, with its milliseconds, and a line from the lower to the upper quartile.
+
+    Args:
+        groups: `[(heading, [{model, milliseconds, low, high}])]`. Models that are no arms are drawn in grey.
+        prefix: as for `heatmap`.
+    """
+    places: list[float] = []
+    labels: list[str] = []
+    row = 0.0
+    with matplotlib.rc_context(STYLE):
+        count = sum(len(bars) for _, bars in groups)
+        figure = Figure(figsize=(3.6, 0.15 + 0.27 * (count + len(groups))), layout="constrained")
+        axes = figure.subplots()
+        longest = max(bar["high"] for _, bars in groups for bar in bars)
+        for heading, models in groups:
+            axes.text(longest / 90, row, heading, va="center", fontweight="bold")
+            for bar in models:
+                row += 1
+                known = bar["model"] in ARM_COLORS
+                color = ARM_COLORS.get(bar["model"], INK)
+                value, low, high = bar["milliseconds"], bar["low"], bar["high"]
+                axes.barh(row, value, 0.72, color=color, alpha=1 if known else 0.45)
+                axes.plot([low, high], [row, row], color=INK, lw=0.9)
+                axes.text(max(high, value) + longest / 60, row, f"{value:.3g}", va="center")
+                places.append(row)
+                labels.append(_shortened(bar["model"]))
+            row += 1.15
+        axes.set_yticks(places, labels)
+        axes.set_ylim(row - 0.5, -0.6)
+        axes.set_xlim(0, longest * 1.15)
+        axes.axvline(0, color=INK, lw=0.6)
+        axes.spines[:].set_visible(False)
+        axes.tick_params("x", bottom=False, labelbottom=False)
+        axes.tick_params("y", length=0)
+        told = [f"{bar['model']} in {heading} {bar['milliseconds']:.3g}" for heading, bars in groups for bar in bars]
+        return _svg(figure, prefix, "Milliseconds, bars from 0: " + ", ".join(told))
+
+
+def _shortened(name: str, longest: int = 18) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
 CURVES = {"loss": "loss", "learning_rate": "learning rate", "sparsity": "sparsity, %"}
 
 

@@ -1,5 +1,6 @@
 """Stages: each takes a model folder and gives a model folder, and each is usable alone."""
 
+from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
@@ -9,6 +10,7 @@ from pruneonce.stages.quantize import calibrate, quantize
 from pruneonce.stages.transfer import transfer, transfer_gradual
 
 __all__ = [
+    "benchmark",
     "calibrate",
     "evaluate",
     "export",

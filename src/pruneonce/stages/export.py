@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
-from pruneonce import distributed, modelfolder
+from pruneonce import distributed, modelfolder, quantization
 from pruneonce.errors import UserError
 from pruneonce.export import to_onnx, to_openvino
 from pruneonce.recipe import Format
@@ -48,6 +48,7 @@ def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
         "parents": [modelfolder.content_key(model)],
         "settings": {"format": format},
         "file": written.name,
+        "weights": quantization.weights_of(model),
         "versions": {name: version(name) for name in libraries},
     }
     modelfolder.write_json(provenance, folder / modelfolder.PROVENANCE)

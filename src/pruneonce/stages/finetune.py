@@ -16,11 +16,12 @@ from pruneonce.data.keys import task_key
 from pruneonce.data.tasks import encode, load_task
 from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
+from pruneonce.prediction import predict
 from pruneonce.recipe import Distillation, Task, Training
 from pruneonce.sparsity import prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
 from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
-from pruneonce.training import Batch, Objective, predict, total_steps, train
+from pruneonce.training import Batch, Objective, total_steps, train
 
 # Makes the sparsifier from the prunable weights and the number of steps.
 MakeSparsifier = Callable[[Mapping[str, Tensor], int], Locked]

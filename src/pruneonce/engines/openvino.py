@@ -1,0 +1,39 @@
+"""Models in OpenVINO, on the processor.
+
+https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneonce.engines.engine import Array, Engine, Outputs
+from pruneonce.errors import UserError
+
+# A thread that is pinned to a core waits for whoever else runs there; the other engines do not pin theirs.
+SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+PRECISIONS = {"f32": "fp32", "f16": "fp16"}
+
+
+def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
+    """As `open_engine`, of an .xml file with its .bin beside it."""
+    import openvino
+
+    threads = threads or torch.get_num_threads()
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, **SETTINGS}
+    try:
+        model = openvino.Core().compile_model(file, "CPU", settings | EXACT if exact else settings)
+    except RuntimeError as error:
+        raise UserError(f"OpenVINO cannot open {file}: {' '.join(str(error).split())}") from error
+    precision = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+
+    def run(batch: dict[str, Array]) -> Outputs:
+        found = model(batch)
+        return {value.get_any_name(): found[value] for value in model.outputs}
+
+    inputs = [value.get_any_name() for value in model.inputs]
+    return Engine("openvino", inputs, PRECISIONS.get(precision, precision), threads, run)

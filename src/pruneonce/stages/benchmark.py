@@ -1,0 +1,223 @@
+"""How fast models are in each engine: over a grid of batch sizes and lengths, and on real texts without padding."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from pruneonce import machine, modelfolder, quantization
+from pruneonce.engines import ENGINES, Engine, engine_of, open_engine, require
+from pruneonce.engines.engine import Array
+from pruneonce.errors import UserError
+from pruneonce.export import to_onnx
+from pruneonce.export.onnx import need
+from pruneonce.export.openvino import convert
+from pruneonce.recipe import Benchmark
+from pruneonce.stages.common import check_length
+from pruneonce.summary import processor
+from pruneonce.timing import Work, figures, in_turns
+
+ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts
+NO_ENGINE = "PyTorch would run it as fake quantization, which is no faster than fp32"
+REAL = "real"  # in the place of a length
+
+Text = str | tuple[str, str]
+Batch = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to time: `engines` are those that can run it; `work` is where its exports go."""
+
+    name: str
+    folder: str | Path
+    weights: str
+    engines: Sequence[str]
+    work: Path
+
+    def folder_for(self, engine: str) -> str | Path:
+        """What the engine opens, exported now where that has not been done."""
+        if engine == "torch" or engine_of(self.folder):
+            return self.folder
+        onnx = self.work / "model.onnx"
+        if not onnx.is_file():
+            to_onnx(self.folder, self.work)
+        if engine == "openvino":
+            convert(onnx, self.work)
+        return self.work
+
+
+def benchmark(
+    models: Mapping[str, str | Path], settings: Benchmark, texts: Sequence[Text] | None = None
+) -> dict[str, Any]:
+    """Time `models` in the engines of `settings`. Nothing is written.
+
+    The models of an engine are timed in turns; engines follow one another, so that the threads of one alone are alive.
+
+    Args:
+        models: `{name: folder}`: plain model folders (or hub ids), which are exported for the engines that need it, and
+            exported folders. The first is the one that the others are compared with, in the same engine.
+        texts: real texts or pairs to time at their own lengths; a sample of `settings.texts` is taken.
+
+    Returns:
+        `machine`, `settings`, `texts`, `rows` and `skipped`, as docs/design.md describes them.
+
+    Raises:
+        UserError: a mistake in the models; an engine is not installed; no engine of `settings` can run a model.
+    """
+    threads = settings.threads or torch.get_num_threads()
+    usual = torch.get_num_threads()
+    with TemporaryDirectory() as scratch:
+        contenders = [
+            _contender(name, folder, settings, Path(scratch) / str(number))
+            for number, (name, folder) in enumerate(models.items())
+        ]
+        used = [engine for engine in dict.fromkeys(settings.engines) if any(engine in c.engines for c in contenders)]
+        for engine in used:
+            require(engine)
+        grid, real = _grid(contenders, settings), _sample(texts, settings.texts)
+        rows = []
+        try:
+            for engine in used:
+                racing = [contender for contender in contenders if engine in contender.engines]
+                rows += _rows(engine, racing, grid, real, settings, threads)
+        finally:
+            torch.set_num_threads(usual)
+    return {
+        "machine": _machine(threads, used),
+        "settings": settings.model_dump(mode="json"),
+        "texts": _lengths(contenders[0], real, settings) if real else None,
+        "rows": _compared(rows, contenders[0].name),
+        "skipped": [
+            {"model": contender.name, "engine": "torch", "why": NO_ENGINE}
+            for contender in contenders
+            if "torch" in settings.engines and _is_simulated(contender.folder)
+        ],
+    }
+
+
+def _is_simulated(folder: str | Path) -> bool:
+    return engine_of(folder) is None and quantization.is_quantized(folder)
+
+
+def _contender(name: str, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
+    check_length(max(settings.lengths), folder, "lengths")
+    own = engine_of(folder)
+    able: Sequence[str] = [own] if own else ENGINES[1:] if _is_simulated(folder) else ENGINES
+    engines = [engine for engine in settings.engines if engine in able]
+    if not engines:
+        raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")
+    if not own and engines != ["torch"]:
+        need("onnxscript", "onnx")
+    made = modelfolder.read_provenance(folder) or {}
+    weights = made.get("weights", "unknown") if own else quantization.weights_of(folder)
+    return Contender(name, folder, weights, engines, work)
+
+
+def _rows(
+    name: str,
+    contenders: Sequence[Contender],
+    grid: Mapping[tuple[int, int], Batch],
+    texts: Sequence[Text],
+    settings: Benchmark,
+    threads: int,
+) -> list[dict[str, Any]]:
+    """All rows of one engine."""
+    engines = {each.name: open_engine(each.folder_for(name), name, threads) for each in contenders}
+    rows = []
+
+    def time(batch: int, length: int | str, works: Mapping[str, Work], sequences: int, rounds: int) -> None:
+        taken = in_turns(works, settings.seconds, rounds)
+        for each in contenders:
+            model = {"model": each.name, "engine": name, "weights": each.weights}
+            cell = {"precision": engines[each.name].precision, "batch": batch, "length": length}
+            rows.append({**model, **cell, **figures(taken[each.name], sequences)})
+
+    for (batch, length), values in grid.items():
+        time(batch, length, {each: [_call(engine, values)] for each, engine in engines.items()}, batch, ROUNDS)
+    if texts:
+        for size in dict.fromkeys((1, min(max(settings.batch_sizes), len(texts)))):
+            works = {}
+            for each in contenders:
+                batches = _text_batches(each.folder, texts, size, max(settings.lengths))
+                works[each.name] = [_call(engines[each.name], values) for values in batches]
+            time(size, REAL, works, len(texts), TEXT_ROUNDS)
+    return rows
+
+
+def _call(engine: Engine, batch: Batch) -> Any:
+    return lambda: engine(batch)
+
+
+def _grid(contenders: Sequence[Contender], settings: Benchmark) -> dict[tuple[int, int], Batch]:
+    """`{(batch, length): input}`, the same random tokens for all models, none of them padding to any."""
+    configs = [modelfolder.load_config(contender.folder) for contender in contenders]
+    usable = set(range(min(config.vocab_size for config in configs))) - {config.pad_token_id for config in configs}
+    draw = np.random.default_rng(0)
+    grid = {}
+    for batch in dict.fromkeys(settings.batch_sizes):
+        for length in dict.fromkeys(settings.lengths):
+            ids = draw.choice(np.array(sorted(usable), dtype=np.int64), (batch, length))
+            grid[batch, length] = {
+                "input_ids": ids,
+                "attention_mask": np.ones_like(ids),
+                "token_type_ids": np.zeros_like(ids),
+            }
+    return grid
+
+
+def _sample(texts: Sequence[Text] | None, number: int) -> list[Text]:
+    texts = list(texts or [])
+    return random.Random(0).sample(texts, number) if len(texts) > number else texts
+
+
+def _text_batches(folder: str | Path, texts: Sequence[Text], size: int, longest: int) -> list[Batch]:
+    """Real texts in batches of similar length, padded to the longest of the batch; one alone is not padded at all."""
+    tokenizer = modelfolder.load_tokenizer(folder)
+
+    def encode(some: Sequence[Text]) -> Batch:
+        columns = [list(column) for column in zip(*((t,) if isinstance(t, str) else t for t in some), strict=True)]
+        return dict(tokenizer(*columns, padding=True, truncation=True, max_length=longest, return_tensors="np"))
+
+    if size == 1:
+        return [encode([text]) for text in texts]
+    lengths = [encode([text])["input_ids"].shape[1] for text in texts]
+    order = sorted(range(len(texts)), key=lengths.__getitem__)
+    return [encode([texts[i] for i in order[first : first + size]]) for first in range(0, len(order), size)]
+
+
+def _lengths(contender: Contender, texts: Sequence[Text], settings: Benchmark) -> dict[str, int]:
+    """The texts' tokens, of the first model's tokenizer."""
+    batches = _text_batches(contender.folder, texts, 1, max(settings.lengths))
+    tokens = [batch["input_ids"].shape[1] for batch in batches]
+    return {"number": len(texts), "median_tokens": int(np.median(tokens)), "most_tokens": max(tokens)}
+
+
+def _compared(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:
+    """With `speedup`, how many times faster a row is than the first model in the same engine and cell."""
+    cell = ("engine", "batch", "length")
+    reference = {tuple(row[key] for key in cell): row["milliseconds"] for row in rows if row["model"] == first}
+    for row in rows:
+        base = reference.get(tuple(row[key] for key in cell))
+        row["speedup"] = base / row["milliseconds"] if base else None
+    return rows
+
+
+def _machine(threads: int, engines: Sequence[str]) -> dict[str, Any]:
+    libraries = dict.fromkeys(("pruneonce", "torch", "transformers", *engines))
+    return {
+        "processor": processor(),
+        "instructions": machine.instruction_sets(),
+        "threads": threads,
+        "python": platform.python_version(),
+        **{library: version(library) for library in libraries},
+    }

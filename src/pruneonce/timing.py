@@ -1,0 +1,63 @@
+"""Timing several pieces of work in turns, so that whatever slows the machine for a while slows all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+
+import numpy as np
+
+Work = Sequence[Callable[[], object]]
+Passes = list[list[float]]  # seconds of each call, for each pass
+
+
+def in_turns(works: Mapping[str, Work], seconds: float, rounds: int) -> dict[str, Passes]:
+    """Time every work in each of `rounds`, one after the other, for about `seconds` in all and at least once a round.
+
+    Everything is called once beforehand, since engines compile for, and allocate, what a shape needs when they first
+    see it. A turn of short calls begins with one that is not timed: it finds the caches full of another's weights.
+
+    Args:
+        works: `{name: calls}`; a pass makes all calls of a work, in order.
+    """
+    for work in works.values():
+        for call in work:
+            call()
+    turn = seconds / rounds
+    passes: dict[str, Passes] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            if not passes[name] or passes[name][-1][0] < turn:
+                work[0]()
+            until = perf_counter() + turn
+            passes[name].append([_timed(call) for call in work])
+            while perf_counter() < until:
+                passes[name].append([_timed(call) for call in work])
+    return passes
+
+
+def figures(passes: Passes, sequences: int) -> dict[str, float]:
+    """What passes took.
+
+    Args:
+        sequences: in a pass.
+
+    Returns:
+        `milliseconds`, `low` and `high`: median and quartiles of a call; `per_second`: sequences, by the median pass;
+        `runs`: calls timed.
+    """
+    calls = 1000 * np.concatenate([np.asarray(one) for one in passes])
+    low, median, high = np.percentile(calls, [25, 50, 75])
+    return {
+        "milliseconds": float(median),
+        "low": float(low),
+        "high": float(high),
+        "per_second": float(sequences / np.median([sum(one) for one in passes])),
+        "runs": len(calls),
+    }
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = perf_counter()
+    call()
+    return perf_counter() - began

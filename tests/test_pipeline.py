@@ -137,6 +137,8 @@ def set_in(values, path, value):
         ("corpus.block_length", 512, "`corpus.block_length` is 512, but"),
         ("tasks.mood.max_length", 129, "takes at most 128 tokens"),
         ("prune.end", 100, "does not fit a run of 20 steps"),
+        ("quantize.int4.group_size", 24, "`group_size` 24 does not divide the 32 inputs of encoder.layer.0"),
+        ("benchmark", {"lengths": [256]}, "`benchmark.lengths` is 256, but"),
     ],
 )
 def test_a_mistake_leaves_nothing_behind(recipe_values, tmp_path, path, value, message):

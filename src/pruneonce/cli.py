@@ -160,7 +160,7 @@ def _show_results(summary: dict[str, Any], output: Path) -> None:
     from pruneonce.report import verdict
 
     if summary["results"]:
-        console.print(tables.results(summary["results"]))
+        console.print(tables.results(summary))
     for sentence in verdict(summary):
         console.print(sentence, markup=False)
     typer.echo(f"report: {output / 'report.html'}")

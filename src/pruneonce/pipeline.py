@@ -7,19 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.rule import Rule
+from transformers import AutoModel
 
-from pruneonce import distributed, modelfolder, stages, storage
+from pruneonce import distributed, modelfolder, quantization, stages, storage
 from pruneonce.console import console
 from pruneonce.data.tasks import load_task
+from pruneonce.engines import require
 from pruneonce.errors import UserError
+from pruneonce.export.onnx import need
 from pruneonce.recipe import Calibrate, Recipe
 from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
 from pruneonce.stages.common import check_length
-from pruneonce.summary import arms, evaluation_file, packed_file, sizes_file, summarize
+from pruneonce.summary import BENCHMARK, arms, evaluation_file, packed_file, sizes_file, summarize
+
+TIMED = ("dense", "sparse", "int8", "int4")
 
 
 def run(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -41,6 +47,7 @@ def run(recipe: Recipe, output: Path) -> dict[str, Any]:
 
 
 def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
+    _time(recipe, output)
     summary = summarize(recipe, output)
     modelfolder.write_json(summary, output / "summary.json")
     write_report(output)
@@ -96,6 +103,25 @@ def check(recipe: Recipe, cache: Path) -> None:
         load_task(task, cache)
         if task.teacher_model:
             modelfolder.load_config(task.teacher_model)
+    _check_deployment(recipe)
+
+
+def _check_deployment(recipe: Recipe) -> None:
+    """What comes last would fail last: groups that do not fit, engines that are not there."""
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(modelfolder.load_config(recipe.model))
+    for name in recipe.tasks:
+        for settings in recipe.quantize_for(name).by_arm().values():
+            quantization.check_fits(encoder, settings)
+    engines = recipe.benchmark.engines if recipe.benchmark else []
+    for engine in engines:
+        require(engine)
+    if recipe.benchmark:
+        check_length(max(recipe.benchmark.lengths), recipe.model, "benchmark.lengths")
+    if recipe.export or set(engines) - {"torch"}:
+        need("onnxscript", "onnx")
+    if "openvino" in recipe.export:
+        need("openvino", "openvino")
 
 
 def _run_stages(recipe: Recipe, output: Path) -> None:
@@ -160,6 +186,18 @@ def _pack(model: Path, file: Path, report: Path) -> None:
     """Pack a model without rounding it further, so that what was measured is what is in the file."""
     file.unlink(missing_ok=True)  # of a run that ended before the report
     modelfolder.write_json(storage.pack([model], file, "fp32").to_json(), report)
+
+
+def _time(recipe: Recipe, output: Path) -> None:
+    """How fast the first task's models are; those of other tasks, and rivals, have the same shape."""
+    if not recipe.benchmark or not recipe.tasks or modelfolder.read_json(output / BENCHMARK) is not None:
+        return
+    name, task = next(iter(recipe.tasks.items()))
+    _heading(f"benchmark: the models of {name}")
+    models = {arm: model for arm, model in arms(recipe, output, name) if arm in TIMED}
+    dev = load_task(task, output / "cache").splits["dev"]
+    texts = list(zip(dev["text"], dev["text_pair"], strict=True)) if task.text_pair else list(dev["text"])
+    modelfolder.write_json(stages.benchmark(models, recipe.benchmark, texts), output / BENCHMARK)
 
 
 def _verify(child: Path, parent: Path) -> None:

@@ -263,6 +263,7 @@ class Recipe(Section):
     baselines: Baselines = Baselines()
     pack: bool = Field(True, description="also write each sparse and each quantized task model as a packed file")
     export: list[Format] = Field([], description="also write each quantized task model in these formats")
+    benchmark: Benchmark | None = Field(None, description="time the first task's models")
 
     @model_validator(mode="after")
     def _tasks_have_settings(self) -> Recipe:

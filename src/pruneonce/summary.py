@@ -17,6 +17,8 @@ from pruneonce.storage import SUFFIX
 # In the order in which they are shown: the reference, the rivals, ours.
 ARMS = ("dense", "one-shot", "gradual", "sparse", "int8", "int8-ptq", "int4")
 
+BENCHMARK = "benchmark.json"
+
 
 def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
     """The summary of a finished run. `seconds` is the time spent in training, however often it was interrupted."""
@@ -43,6 +45,7 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
         "layers": sparse["sparsity"]["layers"],
         "stages": made,
         "results": [result for name in recipe.tasks for result in _results(recipe, output, name)],
+        "benchmark": modelfolder.read_json(output / BENCHMARK),
     }
 
 

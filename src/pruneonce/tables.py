@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # imports torch
     from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
     from pruneonce.storage.sizes import Sizes
 
+ENGINES = {"torch": "PyTorch", "onnxruntime": "ONNX\nRuntime", "openvino": "OpenVINO"}
+
 
 def _table(*columns: str) -> Table:
     """The first column is text, the others are numbers; nothing is cut off."""
@@ -22,30 +24,47 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def results(rows: Sequence[dict[str, Any]]) -> Table:
-    """A summary's results: a block for each task, a row for each arm; columns that no arm has are left out."""
-    table = _table("task", "model", "value", "of dense", "zeros", "MB", "smaller")
+def results(summary: Mapping[str, Any]) -> Table:
+    """A block for each task, a row for each arm: quality, bytes and, where it was timed, milliseconds by engine."""
+    rows = summary["results"]
+    measures = list(dict.fromkeys((row["metric"], row["split"]) for row in rows))
+    speeds = _speeds_of_texts(summary.get("benchmark"))
+    engines = list(dict.fromkeys(engine for engine, _ in speeds))
+    value = "\n".join(measures[0]) if len(measures) == 1 else "value"
+    table = _table(
+        "task", "model", value, "of\ndense", "MB", "smaller", *(f"ms\n{ENGINES[engine]}" for engine in engines)
+    )
     blocks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         blocks.setdefault(row["task"], []).append(row)
-    for task, arms in blocks.items():
-        dense = arms[0]["size"] if arms[0]["arm"] == "dense" else None
-        titles = [task, f"{arms[0]['metric']}, {arms[0]['split']}"]
+    for number, (task, arms) in enumerate(blocks.items()):
+        titles = [task] if len(measures) == 1 else [task, f"{arms[0]['metric']}, {arms[0]['split']}"]
         for title, row in zip_longest(titles, arms):
-            table.add_row(title or "", *(_result(row, dense) if row else ()))
+            if row is None:
+                table.add_row(title)
+                continue
+            timed = [speeds.get((engine, row["arm"])) if number == 0 else None for engine in engines]
+            table.add_row(title or "", *_result(row, arms[0]), *(f"{ms:.1f}" if ms else "" for ms in timed))
     return table
 
 
-def _result(row: Mapping[str, Any], dense: dict[str, Any] | None) -> list[str]:
-    size = row["size"]
+def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    size, dense = row["size"], first["size"] if first["arm"] == "dense" else None
     return [
         row["arm"],
         f"{row['value']:.4f}",
         "" if row["arm"] == "dense" else f"{row['recovery']:.1%}",
-        f"{row['sparsity']:.0%}",
         f"{size['bytes'] / 1e6:.1f}" if size else "",
         f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",
     ]
+
+
+def _speeds_of_texts(benchmark: Mapping[str, Any] | None) -> dict[tuple[str, str], float]:
+    """`{(engine, model): milliseconds}` of one text: a real one, or else the longest of the grid."""
+    rows = [row for row in (benchmark or {"rows": []})["rows"] if row["batch"] == 1]
+    lengths = [row["length"] for row in rows]
+    shown = "real" if "real" in lengths else max(lengths, default=None)
+    return {(row["engine"], row["model"]): row["milliseconds"] for row in rows if row["length"] == shown}
 
 
 def recipes(descriptions: Mapping[str, str]) -> Table:

@@ -10,7 +10,7 @@ from pruneonce.quantization.functions import (
 )
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
 from pruneonce.quantization.model import freeze, insert, is_quantized, load, restore, save, unwrap, weights_of
-from pruneonce.quantization.selection import describe, quantizable, tables
+from pruneonce.quantization.selection import check_fits, describe, quantizable, tables
 
 __all__ = [
     "LearningEmbedding",
@@ -18,6 +18,7 @@ __all__ = [
     "QuantizedEmbedding",
     "QuantizedLinear",
     "affine_parameters",
+    "check_fits",
     "describe",
     "fake_quantize_weight",
     "freeze",

@@ -17,7 +17,7 @@ from pruneonce import modelfolder
 from pruneonce.errors import UserError
 from pruneonce.quantization.embedding import LearningEmbedding, QuantizedEmbedding
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
-from pruneonce.quantization.selection import check_groups, quantizable, tables
+from pruneonce.quantization.selection import check_fits, quantizable, tables
 from pruneonce.recipe import Quantization
 from pruneonce.storage import grid
 
@@ -38,9 +38,8 @@ def insert(model: nn.Module, settings: Quantization, averaging: float = 0.01) ->
     Raises:
         UserError: the architecture is not supported, or the groups do not fit.
     """
+    check_fits(model, settings)
     linears = quantizable(model, settings.head)
-    if settings.granularity == "group":
-        check_groups(linears, settings.group_size)
     made = {
         name: LearningLinear(linear, settings.bits, settings.granularity, settings.group_size, averaging)
         for name, linear in linears.items()

@@ -51,14 +51,16 @@ def tables(model: nn.Module) -> dict[str, nn.Embedding]:
     }
 
 
-def check_groups(linears: dict[str, nn.Linear], group_size: int) -> None:
+def check_fits(model: nn.Module, settings: Quantization) -> None:
     """
     Raises:
-        UserError: a weight whose rows do not divide into groups.
+        UserError: the architecture is not supported, or the rows of a weight do not divide into groups.
     """
-    for name, linear in linears.items():
-        if linear.in_features % group_size:
-            raise UserError(f"`group_size` {group_size} does not divide the {linear.in_features} inputs of {name}")
+    for name, linear in quantizable(model, settings.head).items():
+        if settings.granularity == "group" and linear.in_features % settings.group_size:
+            raise UserError(
+                f"`group_size` {settings.group_size} does not divide the {linear.in_features} inputs of {name}"
+            )
 
 
 def describe(model: nn.Module, settings: Quantization) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +105,7 @@ def _write(found: dict[str, Any], output: Path) -> Path:
     from pruneonce.report import write_report
 
     output.mkdir(parents=True, exist_ok=True)
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     summary = {"name": output.resolve().name, "created": created, "machine": found["machine"], "benchmark": found}
     modelfolder.write_json(summary, output / "summary.json")
     return write_report(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
         "name": recipe.name,
         "description": recipe.description,
         "model": recipe.model,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": sum(stage["seconds"] for stage in made),
         "machine": {
             "processor": processor(),

@@ -80,8 +80,10 @@ def test_a_folder_of_another_recipe_is_left_alone(finished, recipe_values):
     _, output = finished
     recipe_values["prune"]["sparsity"] = 0.5
     before = (output / "recipe.yaml").read_text()
-    with pytest.raises(UserError, match=r"another recipe \(different: prune.sparsity\)"):
+    with pytest.raises(UserError, match="holds a run of another recipe") as caught:
         run(recipe_values, output)
+    stale = "sparse, one-shot, tasks/mood/one-shot, tasks/mood/sparse"
+    assert f"(different: prune.sparsity; stale: {stale})" in str(caught.value)
     assert (output / "recipe.yaml").read_text() == before
 
 

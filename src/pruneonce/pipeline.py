@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from rich.rule import Rule
 
-from pruneonce import distributed, modelfolder, stages
+from pruneonce import checkpoints, distributed, durable, inputs, locks, modelfolder, safe_yaml, stages
 from pruneonce.console import console
 from pruneonce.data.tasks import load_task
 from pruneonce.errors import UserError
@@ -19,25 +19,42 @@ from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
 from pruneonce.stages.common import check_length
+from pruneonce.staleness import differences, stale
 from pruneonce.summary import arms, evaluation_file, summarize
 
 
-def run(recipe: Recipe, output: Path) -> dict[str, Any]:
+def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
     """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
 
+    Args:
+        keep_checkpoints: the number of checkpoints that an unfinished stage keeps, the newest ones.
+
     Raises:
-        UserError: a mistake in the recipe or what it points to. Nothing is left behind if no stage had finished.
+        UserError: a mistake in the recipe or what it points to; another process works in `output`. Nothing is left
+            behind if there is nothing to resume from.
+        Interrupted: SIGINT or SIGTERM came during training.
     """
     distributed.start()
-    is_new = distributed.by_first(lambda: _claim(recipe, output))
-    try:
-        distributed.by_first(lambda: check(recipe, output / "cache"))
-        _run_stages(recipe, output)
-    except UserError:
-        if is_new and distributed.rank() == 0 and not list(output.rglob(modelfolder.PROVENANCE)):
-            shutil.rmtree(output)
-        raise
-    return distributed.by_first(lambda: _conclude(recipe, output))
+    with locks.scope(), checkpoints.keeping(keep_checkpoints):
+        is_new = distributed.by_first(lambda: _claim(recipe, output))
+        try:
+            distributed.by_first(lambda: check(recipe, output / "cache"))
+            _check_inputs(recipe, output)
+            _run_stages(recipe, output)
+        except UserError:
+            if is_new and distributed.rank() == 0 and not _has_work(output):
+                shutil.rmtree(output)
+            raise
+        return distributed.by_first(lambda: _conclude(recipe, output))
+
+
+def _check_inputs(recipe: Recipe, output: Path) -> None:
+    distributed.by_first(lambda: inputs.must_be_those_it_began_with(recipe, output))
+
+
+def _has_work(output: Path) -> bool:
+    """Whether there is something to resume from: a finished stage, or a checkpoint."""
+    return any(any(output.rglob(name)) for name in (modelfolder.PROVENANCE, "checkpoint-*"))
 
 
 def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -50,34 +67,30 @@ def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
 def _claim(recipe: Recipe, output: Path) -> bool:
     """Make `output` this recipe's, or find that it is another's; gives whether it is new."""
     is_new = not output.exists()
-    resolved = recipe.model_dump(mode="json")
     theirs = output / "recipe.yaml"
-    if theirs.is_file():
-        before = yaml.safe_load(theirs.read_text(encoding="utf-8"))
-        different = _differences(before, resolved)
-        if different:
-            raise UserError(
-                f"{output} holds a run of another recipe (different: {', '.join(different)}); choose another --output"
-            )
-        return is_new
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    known = {theirs.name, locks.NAME, durable.partial(theirs).name}  # of a run that was killed as it began
+    if (
+        not theirs.is_file()
+        and not is_new
+        and (not output.is_dir() or {path.name for path in output.iterdir()} - known)
+    ):
         raise UserError(f"{output} is not empty and not a run of a recipe; choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        theirs.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+        locks.take(output)
+        resolved = recipe.model_dump(mode="json")
+        if not theirs.is_file():
+            durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
+    before = safe_yaml.read(theirs)
+    different = differences(before, resolved)
+    if different:
+        raise UserError(
+            f"{output} holds a run of another recipe (different: {', '.join(different)}; "
+            f"stale: {', '.join(stale(output, before, different)) or 'none'}); choose another --output"
+        )
     return is_new
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Dotted names of the entries that differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [path or "recipe"]
-    found = []
-    for key in sorted({*before, *now}):
-        found += _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-    return found
 
 
 def check(recipe: Recipe, cache: Path) -> None:
@@ -104,6 +117,7 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
     if recipe.prepare:
         _heading("prepare: the dense model learns the corpus")
         dense = stages.prepare(recipe.model, recipe.corpus, recipe.prepare, output / "teacher", **common)
+        _check_inputs(recipe, output)
     _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
     sparse = stages.prune(dense, recipe.corpus, recipe.prune, output / "sparse", **common)
     one_shot = None
@@ -111,6 +125,7 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         one_shot = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
     for name, task in recipe.tasks.items():
         _heading(f"task {name}")
+        _check_inputs(recipe, output)
         folder = output / "tasks" / name
         settings = recipe.transfer_for(name)
         teacher: str | Path | None = task.teacher_model

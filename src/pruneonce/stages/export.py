@@ -48,6 +48,5 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
         "versions": {name: version(name) for name in libraries},
     }
     modelfolder.write_json(provenance, folder / modelfolder.PROVENANCE)
-    (folder / "begun.json").unlink()
-    folder.replace(output)
+    modelfolder.publish(output)
     return output

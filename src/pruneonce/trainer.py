@@ -144,11 +144,11 @@ class SparseTrainer(Trainer):
         # The learning rate is a function of the step, so only the moments need restoring.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         step = int(Path(checkpoint).name.split("-")[1])
-        self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), "last_epoch": step})
-        for group, base, multiplier in zip(
-            self.optimizer.param_groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True
-        ):
-            group["lr"] = base * multiplier(step)
+        scheduler = self.lr_scheduler
+        rates = [base * rate(step) for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": step, "_last_lr": rates})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         if self.sparsifier:
             self.sparsifier.load(Path(checkpoint))
         self.began -= self._own_file(checkpoint)["seconds"].item()

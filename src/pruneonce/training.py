@@ -106,7 +106,7 @@ def train(
         _run(trainer, folder / "checkpoints")
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Trained(
-        [{name: value for name, value in entry.items() if name not in CLOCK} for entry in history],
+        [{name: value for name, value in sorted(entry.items()) if name not in CLOCK} for entry in history],
         trainer.state.global_step,
         int(trainer.state.num_input_tokens_seen),
         monotonic() - trainer.began,

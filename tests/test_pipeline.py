@@ -99,9 +99,26 @@ def test_a_folder_of_another_recipe_is_left_alone(finished, recipe_values):
     _, output = finished
     recipe_values["prune"]["sparsity"] = 0.5
     before = (output / "recipe.yaml").read_text()
-    with pytest.raises(UserError, match=r"another recipe \(different: prune.sparsity\)"):
+    with pytest.raises(UserError, match="holds a run of another recipe") as caught:
         run(recipe_values, output)
+    arms = ("int4", "int4-onnx", "int8", "int8-onnx", "int8-ptq", "int8-ptq-onnx", "one-shot", "sparse")
+    stale = ", ".join(["sparse", "one-shot", *(f"tasks/mood/{arm}" for arm in arms)])
+    assert f"(different: prune.sparsity; stale: {stale})" in str(caught.value)
     assert (output / "recipe.yaml").read_text() == before
+
+
+def test_what_leaves_nothing_stale_can_be_added_later(tiny_recipe, tmp_path):
+    values, output = tiny_recipe(), tmp_path / "run"
+    values["baselines"] = {}
+    first = run(values, output)
+    values["quantize"] = {"int8_ptq": {"examples": 16}}
+    values["tasks"]["temper"] = {**values["tasks"]["mood"], "metric": "f1"}
+    second = run(values, output)
+    assert [row for row in second["results"] if row["task"] == "mood"][:2] == first["results"]
+    assert [row["arm"] for row in second["results"]] == 2 * ["dense", "sparse", "int8-ptq"]
+    values["quantize"] = {"int8_ptq": {"examples": 32}}
+    with pytest.raises(UserError, match="stale: tasks/mood/int8-ptq, tasks/temper/int8-ptq"):
+        run(values, output)
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(recipe_values, tmp_path):

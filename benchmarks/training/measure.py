@@ -160,7 +160,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         if arm == "plain":
             torch.set_flush_denormal(True)
-            arguments = training._arguments(settings, steps, Path(folder), 42, [], False)
+            arguments = training._arguments(settings, steps, Path(folder), 42, [])
             arguments.logging_steps = 1
             teacher.eval().requires_grad_(False).to(device)
             with autocast(device):

@@ -22,10 +22,19 @@ from rich.syntax import Syntax
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from pruneonce import __version__, cli_benchmark, cli_deploy, cli_stages, cli_storage, recipe, tables
+from pruneonce import (
+    __version__,
+    cli_benchmark,
+    cli_deploy,
+    cli_stages,
+    cli_storage,
+    interruption,
+    recipe,
+    tables,
+)
 from pruneonce.cli_stages import AsJson, Model, Output, Sets
 from pruneonce.console import console
-from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
+from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or YAML file.", show_default=False)]
 
@@ -45,7 +54,8 @@ app.add_typer(recipes, name="recipes")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 2 for the user's mistakes, 1 for ours, 130 when interrupted."""
+    """Run the command line and return its exit code: 2 for the user's mistakes, 1 for ours, 130 or 143 when
+    a SIGINT or SIGTERM came."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given or bool(os.environ.get("PRUNEONCE_DEBUG"))
     given = [argument for argument in given if argument != "--debug"]
@@ -54,7 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
     # Of many processes, which torchrun numbers by RANK, the first one speaks; errors are said by whom they happen to.
     others = os.environ.get("RANK", "0") != "0"
     try:
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere if others else sys.stdout):
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            redirect_stdout(nowhere if others else sys.stdout),
+            interruption.terminable(),
+        ):
             code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
         if "WORLD_SIZE" in os.environ:
             from pruneonce import distributed
@@ -63,6 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
         if code == 130:
             Console(stderr=True).print("interrupted")
         return code
+    except Interrupted as interrupted:
+        if not others:
+            Console(stderr=True).print("interrupted; run the same command again to go on")
+        return 128 + interrupted.signal
     except ToldByFirstError:
         return 2
     except LostProcessError as error:
@@ -119,12 +137,17 @@ def _options(
 
 
 @app.command(epilog="Example: [cyan]pruneonce run bert-base-90 --output runs/bert --set prune.sparsity=0.85[/cyan]")
-def run(name: Name, output: Output, sets: Sets = None) -> None:
+def run(
+    name: Name,
+    output: Output,
+    sets: Sets = None,
+    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Checkpoints that an unfinished stage keeps.")] = 2,
+) -> None:
     """Run a recipe: prune once, transfer to every task, measure, report. Run again, it goes on where it stopped."""
     resolved = recipe.load(name, sets)
     from pruneonce import pipeline
 
-    _show_results(pipeline.run(resolved, output), output)
+    _show_results(pipeline.run(resolved, output, keep_checkpoints=keep_checkpoints), output)
 
 
 @app.command(epilog="Example: [cyan]pruneonce plan bert-base-90 --set prune.batch_size=16[/cyan]")

@@ -101,12 +101,27 @@ def collected(share: Tensor, size: int) -> Tensor:
     return whole
 
 
-def must_agree(value: str, what: str) -> None:
-    """Raise unless `value` is the same in every process."""
+def gathered(value: T) -> list[T]:
+    """The `value` of each process, in the order of their ranks."""
     if world() == 1:
-        return
+        return [value]
     values: list[Any] = [None] * world()
     dist.all_gather_object(values, value)
+    return values
+
+
+def largest(number: int) -> int:
+    """The largest `number` of all processes."""
+    if world() == 1:
+        return number
+    shared = torch.tensor(number, device=PartialState().device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
+
+
+def must_agree(value: str, what: str) -> None:
+    """Raise unless `value` is the same in every process."""
+    values = gathered(value)
     if len(set(values)) > 1:
         raise RuntimeError(f"{what} differ between the processes: {values}")
 

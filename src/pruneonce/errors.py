@@ -11,3 +11,15 @@ class ToldByFirstError(UserError):
 
 class LostProcessError(Exception):
     """Another process of the same run is gone. Exit code 1."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the process to stop, and it did so in order. Exit code 128 and the signal's number."""
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
+
+
+class InUseError(UserError):
+    """Another process works in the folder: nothing in it is ours to remove."""

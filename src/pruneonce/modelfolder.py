@@ -1,7 +1,7 @@
 """Model folders: plain Hugging Face folders, with provenance beside the weights.
 
 Loading goes through transformers' Auto classes, from safetensors only and never with remote code. Saving is atomic: a
-folder is written as `NAME.partial` and renamed, so that one that exists is whole.
+folder is written as `NAME.partial` and renamed, so that one that exists is whole (durable.py).
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from pruneonce import durable, locks
 from pruneonce.console import console
+from pruneonce.durable import partial
 from pruneonce.errors import UserError
 
 PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
 # What makes a folder a sentence-transformers model, beside the encoder itself.
 SENTENCE_TRANSFORMER = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+# What an unfinished folder has beside its model.
+BEGUN = "begun.json"
+SCRATCH = (BEGUN, "checkpoints", "cache", "head", locks.NAME)
 LIBRARIES = ("pruneonce", "torch", "transformers")
 
 CARD = """---
@@ -170,14 +175,7 @@ def read_json(file: Path) -> Any:
 
 def write_json(value: Any, file: Path) -> None:
     """Written aside and renamed, so that a reader never sees half of it."""
-    aside = file.with_name(file.name + ".partial")
-    aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(file)
-
-
-def partial(output: Path) -> Path:
-    """The folder in which `output` is being made."""
-    return output.with_name(output.name + ".partial")
+    durable.write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def save(
@@ -196,18 +194,33 @@ def save(
             has a task head, with which it is no longer one.
     """
     folder = partial(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)  # type: ignore[operator]
-    tokenizer.save_pretrained(folder)
-    if "ForSequenceClassification" not in type(model).__name__:
-        copy_sentence_transformer(source, folder)
-    versions = {name: version(name) for name in LIBRARIES}
-    write_json({**provenance, "versions": versions}, folder / PROVENANCE)
-    write_json(dict(metrics), folder / METRICS)
-    _write_card(type(model).__name__, folder, provenance)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    folder.replace(output)
+    with durable.writing(output, "run it again: it goes on from the last checkpoint"):
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+        if "ForSequenceClassification" not in type(model).__name__:
+            copy_sentence_transformer(source, folder)
+        versions = {name: version(name) for name in LIBRARIES}
+        write_json({**provenance, "versions": versions}, folder / PROVENANCE)
+        write_json(dict(metrics), folder / METRICS)
+        _write_card(type(model).__name__, folder, provenance)
+        publish(output)
     return output
+
+
+def publish(output: Path) -> None:
+    """Give what is in `partial(output)` its name, and only then remove what served to make it."""
+    durable.publish(partial(output), output)
+    clear(output)
+
+
+def clear(folder: Path) -> None:
+    """Remove what served to make a finished folder, where a process was killed before it could."""
+    for name in SCRATCH:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _local(source: str | Path) -> Path:

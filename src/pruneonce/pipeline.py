@@ -12,7 +12,18 @@ import yaml
 from rich.rule import Rule
 from transformers import AutoModel
 
-from pruneonce import distributed, modelfolder, quantization, stages, storage
+from pruneonce import (
+    checkpoints,
+    distributed,
+    durable,
+    inputs,
+    locks,
+    modelfolder,
+    quantization,
+    safe_yaml,
+    stages,
+    storage,
+)
 from pruneonce.console import console
 from pruneonce.data.tasks import load_task
 from pruneonce.engines import require
@@ -23,27 +34,44 @@ from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
 from pruneonce.stages.common import check_length
+from pruneonce.staleness import differences, stale
 from pruneonce.summary import BENCHMARK, arms, evaluation_file, packed_file, sizes_file, summarize
 
 TIMED = ("dense", "sparse", "int8", "int4")
 
 
-def run(recipe: Recipe, output: Path) -> dict[str, Any]:
+def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
     """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
 
+    Args:
+        keep_checkpoints: the number of checkpoints that an unfinished stage keeps, the newest ones.
+
     Raises:
-        UserError: a mistake in the recipe or what it points to. Nothing is left behind if no stage had finished.
+        UserError: a mistake in the recipe or what it points to; another process works in `output`. Nothing is left
+            behind if there is nothing to resume from.
+        Interrupted: SIGINT or SIGTERM came during training.
     """
     distributed.start()
-    is_new = distributed.by_first(lambda: _claim(recipe, output))
-    try:
-        distributed.by_first(lambda: check(recipe, output / "cache"))
-        _run_stages(recipe, output)
-    except UserError:
-        if is_new and distributed.rank() == 0 and not list(output.rglob(modelfolder.PROVENANCE)):
-            shutil.rmtree(output)
-        raise
-    return distributed.by_first(lambda: _conclude(recipe, output))
+    with locks.scope(), checkpoints.keeping(keep_checkpoints):
+        is_new = distributed.by_first(lambda: _claim(recipe, output))
+        try:
+            distributed.by_first(lambda: check(recipe, output / "cache"))
+            _check_inputs(recipe, output)
+            _run_stages(recipe, output)
+        except UserError:
+            if is_new and distributed.rank() == 0 and not _has_work(output):
+                shutil.rmtree(output)
+            raise
+        return distributed.by_first(lambda: _conclude(recipe, output))
+
+
+def _check_inputs(recipe: Recipe, output: Path) -> None:
+    distributed.by_first(lambda: inputs.must_be_those_it_began_with(recipe, output))
+
+
+def _has_work(output: Path) -> bool:
+    """Whether there is something to resume from: a finished stage, or a checkpoint."""
+    return any(any(output.rglob(name)) for name in (modelfolder.PROVENANCE, "checkpoint-*"))
 
 
 def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -57,34 +85,32 @@ def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
 def _claim(recipe: Recipe, output: Path) -> bool:
     """Make `output` this recipe's, or find that it is another's; gives whether it is new."""
     is_new = not output.exists()
-    resolved = recipe.model_dump(mode="json")
     theirs = output / "recipe.yaml"
-    if theirs.is_file():
-        before = yaml.safe_load(theirs.read_text(encoding="utf-8"))
-        different = _differences(before, resolved)
-        if different:
-            raise UserError(
-                f"{output} holds a run of another recipe (different: {', '.join(different)}); choose another --output"
-            )
-        return is_new
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    known = {theirs.name, locks.NAME, durable.partial(theirs).name}  # of a run that was killed as it began
+    if (
+        not theirs.is_file()
+        and not is_new
+        and (not output.is_dir() or {path.name for path in output.iterdir()} - known)
+    ):
         raise UserError(f"{output} is not empty and not a run of a recipe; choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        theirs.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+        locks.take(output)
+        resolved = recipe.model_dump(mode="json")
+        if not theirs.is_file():
+            durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
+    before = safe_yaml.read(theirs)
+    different = differences(before, resolved)
+    if outdated := stale(output, before, different):
+        raise UserError(
+            f"{output} holds a run of another recipe (different: {', '.join(different)}; "
+            f"stale: {', '.join(outdated)}); choose another --output"
+        )
+    if different:  # what was made is as this recipe would make it: a task or an arm was added
+        durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
     return is_new
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Dotted names of the entries that differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [path or "recipe"]
-    found = []
-    for key in sorted({*before, *now}):
-        found += _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-    return found
 
 
 def check(recipe: Recipe, cache: Path) -> None:
@@ -130,6 +156,7 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
     if recipe.prepare:
         _heading("prepare: the dense model learns the corpus")
         dense = stages.prepare(recipe.model, recipe.corpus, recipe.prepare, output / "teacher", **common)
+        _check_inputs(recipe, output)
     _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
     sparse = stages.prune(dense, recipe.corpus, recipe.prune, output / "sparse", **common)
     one_shot = None
@@ -137,6 +164,7 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         one_shot = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
     for name, task in recipe.tasks.items():
         _heading(f"task {name}")
+        _check_inputs(recipe, output)
         folder = output / "tasks" / name
         settings = recipe.transfer_for(name)
         teacher: str | Path | None = task.teacher_model
@@ -190,7 +218,10 @@ def _pack(model: Path, file: Path, report: Path) -> None:
 
 def _time(recipe: Recipe, output: Path) -> None:
     """How fast the first task's models are; those of other tasks, and rivals, have the same shape."""
-    if not recipe.benchmark or not recipe.tasks or modelfolder.read_json(output / BENCHMARK) is not None:
+    if not recipe.benchmark or not recipe.tasks:
+        return
+    made = modelfolder.read_json(output / BENCHMARK)
+    if made and made["settings"] == recipe.benchmark.model_dump(mode="json"):
         return
     name, task = next(iter(recipe.tasks.items()))
     _heading(f"benchmark: the models of {name}")

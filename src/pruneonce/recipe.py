@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pruneonce import safe_yaml
 from pruneonce.errors import UserError
 from pruneonce.validation import validate
 
@@ -345,12 +345,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file's mapping, laid over that of the recipe it `extends`."""
     if path.resolve() in seen:
         raise UserError(f"{path}: recipes extend one another in a circle")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    values = safe_yaml.read(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
     base = values.pop("extends", None)
@@ -393,8 +388,8 @@ def set_value(values: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise UserError(f"--set takes key.key=value, not {override!r}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = safe_yaml.parse(text)
+    except ValueError:
         raise UserError(f"--set {path}: {text!r} is not a YAML value") from None
     for key in reversed(keys):
         value = {key: value}

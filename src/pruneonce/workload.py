@@ -202,8 +202,7 @@ def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
 
 def _task_work(name: str, kind: probe.Kind, recipe: Recipe, settings: Training, data: Lengths) -> Work:
     steps = total_steps(settings, data.examples)
-    batches = math.ceil(data.examples / settings.batch_size)
-    seen = data.examples * steps / math.ceil(batches / settings.accumulate)  # examples; the last step of a pass has few
+    seen = examples_of(settings, steps)
     together = settings.batch_size * settings.accumulate
     order = get_length_grouped_indices(data.sample, together, generator=torch.Generator().manual_seed(0))
     mean, longest = _padded([data.sample[i] for i in order], settings.batch_size)

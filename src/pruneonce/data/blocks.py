@@ -1,4 +1,4 @@
-"""The order in which training takes a corpus's blocks, and how it masks them: functions of seed and position alone.
+"""The order in which training takes its examples, and how it masks them: functions of seed and position alone.
 
 So a run on many processes sees what a run on one does at the same global batch, and a resumed one what an
 uninterrupted one does, whatever the random state was.
@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 from transformers import DataCollatorForLanguageModeling
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 Collate = Callable[[list[Any]], dict[str, Tensor]]
 
@@ -37,9 +39,35 @@ class Passes(TorchDataset[dict[str, Any]]):
             raise IndexError(position)
         number, place = divmod(position, len(self.blocks))
         if number != self.number:
-            self.number = number
-            self.order = np.random.default_rng([self.seed, number]).permutation(len(self.blocks))
-        return {**self.blocks[int(self.order[place])], "position": position}
+            self.number, self.order = number, self.order_of(number)
+        return self.example(int(self.order[place]), position)
+
+    def order_of(self, number: int) -> npt.NDArray[np.int64]:
+        """The order of a pass."""
+        return np.random.default_rng([self.seed, number]).permutation(len(self.blocks))
+
+    def example(self, index: int, position: int) -> dict[str, Any]:
+        return {**self.blocks[index], "position": position}
+
+
+class PassesByLength(Passes):
+    """The same over labelled examples, those of like length together, so that little of a batch is padding.
+
+    Args:
+        together: examples of a step.
+    """
+
+    def __init__(self, examples: Any, size: int, seed: int, together: int):
+        super().__init__(examples, size, seed)
+        self.lengths = [len(ids) for ids in examples["input_ids"]]
+        self.together = together
+
+    def order_of(self, number: int) -> npt.NDArray[np.int64]:
+        chosen = torch.Generator().manual_seed(_mixed(self.seed, number))
+        return np.array(get_length_grouped_indices(self.lengths, self.together, generator=chosen))
+
+    def example(self, index: int, position: int) -> dict[str, Any]:
+        return dict(self.blocks[index])
 
 
 class Numbered(IterableDataset[dict[str, Any]]):

@@ -26,6 +26,7 @@ from datasets.table import MemoryMappedTable
 from joblib.externals.loky import ProcessPoolExecutor
 from tokenizers import Tokenizer
 
+from pruneonce import durable
 from pruneonce.data import packing
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
@@ -67,7 +68,8 @@ def token_blocks(
     Raises:
         UserError: the source is missing, unreadable or has no such column, or holds less than two blocks.
     """
-    folder = cache / f"corpus-{corpus_key(corpus, tokenizer)[:16]}"
+    key = corpus_key(corpus, tokenizer)
+    folder = cache / f"corpus-{key[:16]}"
     if not folder.exists():
         begun = folder.with_suffix(".partial")
         shutil.rmtree(begun, ignore_errors=True)  # of a process that was killed
@@ -75,10 +77,12 @@ def token_blocks(
         try:
             _pack(corpus, packing.backend(tokenizer), begun, on_progress or (lambda tokens: None))
             _split(len(_blocks(begun)), corpus.validation, begun)
+            if corpus_key(corpus, tokenizer) != key:
+                raise UserError(f"the corpus {corpus.source!r} changed while it was read; run it again")
         except BaseException:
             shutil.rmtree(begun)
             raise
-        begun.replace(folder)
+        durable.publish(begun, folder)
     return _blocks(folder, "train"), _blocks(folder, "validation")
 
 
@@ -90,8 +94,20 @@ def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
     settings = corpus.model_dump(exclude={"processes"})
     files = packing.local_files(corpus.source)
     if files is not None:
-        settings["source"] = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        settings["source"] = stamps(files)
     return hashlib.sha256(json.dumps([settings, packing.backend(tokenizer)], sort_keys=True).encode()).hexdigest()
+
+
+def stamps(files: list[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time (ns) of each file: what tells whether one was changed.
+
+    Raises:
+        UserError: one is gone.
+    """
+    try:
+        return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _blocks(folder: Path, half: str | None = None) -> Dataset:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pruneonce.data import packing
-from pruneonce.data.corpus import SCHEMA
+from pruneonce.data.corpus import SCHEMA, stamps
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
@@ -27,11 +27,13 @@ class BlockStream(IterableDataset[dict[str, list[int]]]):
     """The blocks of a corpus without the first `skip`, again and again, each time shuffled otherwise.
 
     The order is a function of the seed: every iteration begins with the same block, so that training goes on from a
-    checkpoint by skipping what it has seen. Blocks are shuffled within a buffer of `SHUFFLE_BUFFER`.
+    checkpoint by skipping what it has seen. Blocks are shuffled within a buffer of `SHUFFLE_BUFFER`. `check` is called
+    before each pass, and raises if the text is not what it was.
     """
 
-    def __init__(self, blocks: Callable[[], Iterator[list[int]]], skip: int, seed: int):
+    def __init__(self, blocks: Callable[[], Iterator[list[int]]], skip: int, seed: int, check: Callable[[], None]):
         self.blocks = blocks
+        self.check = check
         self.skip = skip
         self.seed = seed
 
@@ -39,6 +41,7 @@ class BlockStream(IterableDataset[dict[str, list[int]]]):
         if get_worker_info() is not None:
             raise UserError("a streamed corpus is read in the training process; set the DataLoader's `num_workers=0`")
         for number in count():
+            self.check()
             left = islice(self.blocks(), self.skip, None)
             for block in _shuffled(left, Random(f"{self.seed} {number}"), SHUFFLE_BUFFER):
                 yield {"input_ids": block}
@@ -56,6 +59,7 @@ def stream_blocks(corpus: Corpus, tokenizer: Any, seed: int) -> tuple[BlockStrea
     """
     words = Tokenizer.from_str(packing.backend(tokenizer))
     files = packing.local_files(corpus.source)  # now: with a file that comes later, other blocks would be the first
+    before = files and stamps(files)
     blocks = partial(packing.blocks, corpus, files, words, corpus.max_tokens)
     wanted = max(1, round(corpus.validation * HELD_OUT_OF))
     first = list(islice(blocks(), wanted + 1))
@@ -65,7 +69,12 @@ def stream_blocks(corpus: Corpus, tokenizer: Any, seed: int) -> tuple[BlockStrea
             "held out; add text, lower `corpus.validation`, or set `corpus.streaming` to false"
         )
     held_out = Dataset(pa.table([pa.array(first[:wanted], SCHEMA.types[0])], schema=SCHEMA))
-    return BlockStream(blocks, wanted, seed), held_out
+
+    def check() -> None:
+        if files and stamps(files) != before:
+            raise UserError(f"the corpus {corpus.source!r} changed since the stage began; put it back as it was")
+
+    return BlockStream(blocks, wanted, seed, check), held_out
 
 
 def _shuffled(blocks: Iterable[list[int]], chosen: Random, size: int) -> Iterator[list[int]]:

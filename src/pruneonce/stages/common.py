@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from pruneonce import distributed, modelfolder
+from pruneonce import distributed, durable, locks, modelfolder
 from pruneonce.console import console
 from pruneonce.data.corpus import blocks_of
-from pruneonce.errors import UserError
+from pruneonce.errors import InUseError, UserError
 from pruneonce.machine import has_bf16
 from pruneonce.recipe import Corpus, Section, Training
 from pruneonce.sparsity import inspect_module
@@ -27,18 +27,22 @@ P = ParamSpec("P")
 
 
 def tidy(stage: Callable[P, Path]) -> Callable[P, Path]:
-    """A mistake that is found before there is anything to resume from leaves no unfinished folder behind."""
+    """One process at a time makes an output; a mistake that is found before there is anything to resume from leaves no
+    unfinished folder behind."""
 
     @wraps(stage)
     def run(*args: P.args, **kwargs: P.kwargs) -> Path:
         begun = modelfolder.partial(inspect.signature(stage).bind(*args, **kwargs).arguments["output"])
         is_new = not begun.exists()
-        try:
-            return stage(*args, **kwargs)
-        except UserError:
-            if is_new and distributed.rank() == 0 and not list(begun.glob("checkpoints/*")):
-                shutil.rmtree(begun, ignore_errors=True)
-            raise
+        with locks.scope():
+            try:
+                return stage(*args, **kwargs)
+            except InUseError:
+                raise
+            except UserError:
+                if is_new and distributed.rank() == 0 and not list(begun.glob("**/checkpoint-*")):
+                    shutil.rmtree(begun, ignore_errors=True)
+                raise
 
     return run
 
@@ -55,16 +59,20 @@ def is_made(output: Path, key: str) -> bool:
 def _is_made(output: Path, key: str) -> bool:
     made = modelfolder.read_provenance(output)
     if made and made.get("key") == key:
+        modelfolder.clear(output)
         console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
         return True
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} already holds something else; choose another output or remove it")
     begun = modelfolder.partial(output)
-    unfinished = modelfolder.read_json(begun / "begun.json")
-    if unfinished is not None and unfinished["key"] != key:
-        raise UserError(f"{begun} is unfinished work of other settings; remove it to start again")
-    begun.mkdir(parents=True, exist_ok=True)
-    modelfolder.write_json({"key": key}, begun / "begun.json")
+    with durable.writing(output):
+        begun.mkdir(parents=True, exist_ok=True)
+        locks.take(begun)
+        unfinished = modelfolder.read_json(begun / modelfolder.BEGUN)
+        if unfinished is None:
+            modelfolder.write_json({"key": key}, begun / modelfolder.BEGUN)
+        elif unfinished["key"] != key:
+            raise UserError(f"{begun} is unfinished work of other settings or other data; remove it to start again")
     return False
 
 
@@ -125,10 +133,6 @@ def finish(
 
     def save() -> None:
         found = inspect_module(model)
-        begun = modelfolder.partial(output)
-        (begun / "begun.json").unlink()
-        for scratch in ("cache", "head"):
-            shutil.rmtree(begun / scratch, ignore_errors=True)
         provenance = {
             "stage": stage,
             "key": key,

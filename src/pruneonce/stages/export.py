@@ -52,5 +52,4 @@ def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
         "versions": {name: version(name) for name in libraries},
     }
     modelfolder.write_json(provenance, folder / modelfolder.PROVENANCE)
-    (folder / "begun.json").unlink()
-    folder.replace(output)
+    modelfolder.publish(output)

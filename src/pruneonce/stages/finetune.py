@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from pruneonce import distributed, modelfolder
+from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
 from pruneonce.data.tasks import encode, load_task
 from pruneonce.distillation import logit_distillation
@@ -21,7 +22,7 @@ from pruneonce.recipe import Distillation, Task, Training
 from pruneonce.sparsity import prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
 from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
-from pruneonce.training import Batch, Objective, total_steps, train
+from pruneonce.training import Batch, Objective, examples_of, total_steps, train
 
 # Makes the sparsifier from the prunable weights and the number of steps.
 MakeSparsifier = Callable[[Mapping[str, Tensor], int], Locked]
@@ -124,7 +125,7 @@ def run(
         trained = train(
             student,
             objective,
-            examples,
+            PassesByLength(examples, examples_of(settings, steps), seed, examples_of(settings, 1)),
             collate,
             settings,
             steps=steps,
@@ -134,7 +135,6 @@ def run(
             seed=seed,
             report_to=report_to,
             sparsifier=make_sparsifier(weights, steps) if make_sparsifier else None,
-            group_by_length=True,
         )
     return finish(
         student,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pruneonce import modelfolder
+from pruneonce import checkpoints, modelfolder
 from pruneonce.console import console
 from pruneonce.data.blocks import Collate, in_order, masked_collator
 from pruneonce.data.corpus import corpus_key
@@ -53,7 +53,7 @@ def prepare(
     teacher, new_head = load_vocabulary_model(model, **modelfolder.without_dropout(config, settings.dropout))
     teacher.to(device)
     collate = masked_collator(tokenizer, settings.mlm_probability, seed)
-    if new_head:
+    if new_head and checkpoints.newest(begun / "checkpoints") is None:
         head_steps = max(1, as_steps(settings.head_steps, steps))
         alone = changed(settings, {"steps": head_steps, "warmup": 0.0, "checkpoint_every": None})
         _train_head(teacher, blocks, collate, alone, head_steps, corpus.block_length, begun / "head", seed)

@@ -1,0 +1,79 @@
+"""Writing that survives: aside, flushed to the disk, renamed. A reader sees the old or the new, and never a half."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from pruneonce.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def partial(output: Path) -> Path:
+    """The file or folder in which `output` is being made."""
+    return output.with_name(output.name + ".partial")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace the content of `file`."""
+    aside = partial(file)
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(file)
+    _sync(file.parent)
+
+
+def publish(aside: Path, target: Path) -> None:
+    """Give the folder `aside` its final name, once all that is in it has reached the disk."""
+    for path in [*aside.rglob("*"), aside]:
+        if not path.is_symlink():
+            _sync(path)
+    aside.replace(target)
+    _sync(target.parent)
+
+
+@contextmanager
+def writing(what: Path, then: str = "run it again") -> Generator[None, None, None]:
+    """Turn the errors of a disk into one line; what stands there already is never touched by one.
+
+    Args:
+        then: what to do once the disk is in order.
+
+    Raises:
+        UserError: `what` cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error_number(error)
+        if number in FULL:
+            raise UserError(f"the disk is full: cannot write {what}; free some space, then {then}") from error
+        reason = os.strerror(number) if number else " ".join(str(error).split())
+        raise UserError(f"cannot write {what}: {reason}; once that is put right, {then}") from error
+
+
+def error_number(error: OSError | SafetensorError) -> int | None:
+    """The system's number of an error; safetensors, which is written in Rust, has it in its text only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def _sync(path: Path) -> None:
+    if os.name != "posix" and path.is_dir():  # only there can folders be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

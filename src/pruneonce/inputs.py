@@ -1,0 +1,54 @@
+"""What a run reads: that it is the same from the first stage to the last, however often the run is interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pruneonce import modelfolder
+from pruneonce.data.corpus import stamps
+from pruneonce.data.packing import local_files
+from pruneonce.errors import UserError
+from pruneonce.recipe import Recipe
+
+FILE = "inputs.json"
+
+
+def must_be_those_it_began_with(recipe: Recipe, output: Path) -> None:
+    """Compare model, corpus and task files with what the run in `output` began with; note them when it begins.
+
+    Raises:
+        UserError: one of them changed, or is gone.
+    """
+    now = _identities(recipe)
+    before = modelfolder.read_json(output / FILE) or {}
+    changed = [name for name, identity in now.items() if before.get(name, identity) != identity]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: not what it was when the run in {output} began, and a run does not mix data; put "
+            "it back as it was, or start again with another --output"
+        )
+    if now.keys() - before.keys():  # all of them as the run begins, later those of a task that was added
+        modelfolder.write_json({**before, **now}, output / FILE)
+
+
+def _identities(recipe: Recipe) -> dict[str, str]:
+    """Of each local input: the content of models and task files; path, size and time of a corpus's files."""
+    found = {f"model {recipe.model}": modelfolder.content_key(recipe.model)}
+    files = local_files(recipe.corpus.source)
+    if files is not None:
+        found[f"corpus {recipe.corpus.source}"] = modelfolder.key_of(stamps(files))
+    for task in recipe.tasks.values():
+        if task.teacher_model:
+            found[f"teacher {task.teacher_model}"] = modelfolder.content_key(task.teacher_model)
+        if task.source is None:
+            for name in filter(None, (task.train, task.dev, task.test)):
+                found[f"file {name}"] = _content(name)
+    return found
+
+
+def _content(name: str) -> str:
+    try:
+        return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}") from None

@@ -1,0 +1,57 @@
+"""One process at a time in a folder. A lock is the system's, so that one whose process died is no lock any more."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pruneonce.errors import InUseError
+
+NAME = "lock"
+
+_taken: ContextVar[list[FileLock]] = ContextVar("taken")
+
+
+@contextmanager
+def scope() -> Generator[None, None, None]:
+    """Locks that are taken within it are given back, and their files removed, at its end."""
+    locks: list[FileLock] = []
+    token = _taken.set(locks)
+    try:
+        yield
+    finally:
+        _taken.reset(token)
+        for lock in locks:
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is ours: whoever waits for it sees that it is gone
+            lock.release()
+
+
+def take(folder: Path) -> None:
+    """Lock `folder`, which exists, until the end of the `scope`.
+
+    Raises:
+        InUseError: another process has it.
+        OSError: the folder cannot be written to.
+    """
+    lock = FileLock(folder / NAME)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InUseError(
+            f"{folder} is in use by {_holder(folder)}; wait until that has ended, or choose another output"
+        ) from None
+    _taken.get().append(lock)
+    (folder / NAME).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / NAME).read_text(encoding="utf-8").strip() or "another process"
+    except OSError:
+        return "another process"

@@ -1,0 +1,65 @@
+"""YAML from anywhere: plain values only, of bounded size. An alias may not make a little text a huge value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pruneonce.errors import UserError
+
+MOST_BYTES = 1 << 20
+MOST_VALUES = 100_000
+DEEPEST = 50
+
+
+def read(file: Path) -> Any:
+    """The value in a file.
+
+    Raises:
+        UserError: it cannot be read, or is not valid YAML.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{file} is not valid YAML for a recipe: it is larger than {MOST_BYTES:,} bytes")
+    try:
+        return parse(content.decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def parse(text: str) -> Any:
+    """The value of a text.
+
+    Raises:
+        ValueError: it is not valid YAML, or too large or too deep a value.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError(f"values are nested deeper than {DEEPEST}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # PyYAML's, of odd dates and numbers
+        raise ValueError(str(error)) from None
+    _count(value, 0, {})
+    return value
+
+
+def _count(value: Any, depth: int, known: dict[int, int]) -> int:
+    """How many values there are in `value`, each alias counted as often as it is used."""
+    if depth > DEEPEST:
+        raise ValueError(f"values are nested deeper than {DEEPEST}")
+    if not isinstance(value, (dict, list, set, tuple)):
+        return 1
+    if id(value) not in known:
+        inside = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(one, depth + 1, known) for one in inside)
+    if known[id(value)] > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
+    return known[id(value)]

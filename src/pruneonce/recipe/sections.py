@@ -1,4 +1,4 @@
-"""The recipe: what to run, as frozen validated objects. A recipe is data; nothing here starts work.
+"""The sections of a recipe: what each stage takes, as frozen validated objects.
 
 Lengths of time (`warmup`, `start`, `end`, `until`, `every`) follow one rule, that of transformers' `warmup_steps`:
 below 1 they are a fraction of the stage's steps, from 1 on they are steps.
@@ -6,22 +6,14 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-import difflib
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from pruneonce import safe_yaml
-from pruneonce.errors import UserError
-from pruneonce.validation import validate
 
 Objective = Literal["mlm", "hidden", "both"]
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Granularity = Literal["channel", "tensor", "group"]
 Format = Literal["onnx", "openvino"]
-RECIPES = Path(str(resources.files("pruneonce") / "recipes"))
 
 
 def as_steps(length: float, total: int) -> int:
@@ -243,156 +235,3 @@ class Task(Section):
     teacher: dict[str, Any] = Field({}, description="this task's changes to the recipe's `teacher`")
     transfer: dict[str, Any] = Field({}, description="this task's changes to the recipe's `transfer`")
     quantize: dict[str, Any] = Field({}, description="this task's changes to the recipe's `quantize`")
-
-
-class Recipe(Section):
-    """A whole run: one dense model, one corpus, any number of tasks."""
-
-    name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$")
-    description: str = ""
-    model: str = Field(description="folder or hub id of the dense pre-trained encoder")
-    seed: int = Field(42, ge=0)
-    report_to: list[str] = Field(["tensorboard"], description="transformers' logging integrations")
-    corpus: Corpus
-    prepare: Prepare | None = None
-    prune: Prune
-    teacher: Training | None = None
-    transfer: Transfer | None = None
-    quantize: Quantizations = Quantizations()
-    tasks: dict[str, Task] = {}
-    baselines: Baselines = Baselines()
-    pack: bool = Field(True, description="also write each sparse and each quantized task model as a packed file")
-    export: list[Format] = Field([], description="also write each quantized task model in these formats")
-    benchmark: Benchmark | None = Field(None, description="time the first task's models")
-
-    @model_validator(mode="after")
-    def _tasks_have_settings(self) -> Recipe:
-        for name, task in self.tasks.items():
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"task name {name!r}: use letters, digits, - and _")
-            if self.transfer is None:
-                raise ValueError("a recipe with tasks needs `transfer`")
-            if self.teacher is None and task.teacher_model is None:
-                raise ValueError(f"task {name!r} needs `teacher` settings or a `teacher_model`")
-            if task.teacher_model and task.teacher:
-                raise ValueError(f"task {name!r} has a `teacher_model`, so its `teacher` changes nothing; drop one")
-            self.transfer_for(name), self.teacher_for(name), self.quantize_for(name)
-        return self
-
-    @model_validator(mode="after")
-    def _a_stream_has_no_length(self) -> Recipe:
-        for name, stage in (("prepare", self.prepare), ("prune", self.prune)):
-            if self.corpus.streaming and stage and stage.epochs is not None:
-                raise ValueError(
-                    f"`{name}.epochs` needs a corpus of known length; with `corpus.streaming` give `{name}.steps`"
-                )
-        return self
-
-    def transfer_for(self, task: str) -> Transfer:
-        """The settings of the transfer to `task`, its own changes included."""
-        assert self.transfer is not None
-        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")
-
-    def teacher_for(self, task: str) -> Training | None:
-        """The settings of the dense teacher of `task`, its own changes included."""
-        return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
-
-    def quantize_for(self, task: str) -> Quantizations:
-        """The quantized models to make of `task`'s sparse one, its own changes included."""
-        return changed(self.quantize, self.tasks[task].quantize, f"tasks.{task}.quantize")  # type: ignore[no-any-return]
-
-
-def changed(section: Any, changes: dict[str, Any], at: str = "") -> Any:
-    """A copy of `section` with `changes` laid over it; `at` says in errors where they come from."""
-    return validate(type(section), _merge(section.model_dump(), changes), at)
-
-
-# -- loading ----------------------------------------------------------------------------------------------------
-
-
-def shipped() -> dict[str, Path]:
-    """Names and paths of the recipes that come with the package. Those that begin with _ are only bases."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if not path.stem.startswith("_")}
-
-
-def find(name_or_path: str) -> Path:
-    """The file of a shipped recipe or of a path."""
-    if name_or_path in shipped():
-        return shipped()[name_or_path]
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        raise UserError(f"no recipe file at {path}")
-    near = difflib.get_close_matches(name_or_path, shipped(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "see `pruneonce recipes list`"
-    raise UserError(f"no recipe named {name_or_path!r}; {hint}")
-
-
-def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
-    """Read and validate a recipe. `overrides` are `a.b=value` strings, the value read as YAML.
-
-    Raises:
-        UserError: no such recipe, not YAML, an unknown key (the nearest right one is named), or a value out of range.
-    """
-    values = _read(find(name_or_path), ())
-    for override in overrides or []:
-        set_value(values, override)
-    return validate(Recipe, values)
-
-
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's mapping, laid over that of the recipe it `extends`."""
-    if path.resolve() in seen:
-        raise UserError(f"{path}: recipes extend one another in a circle")
-    values = safe_yaml.read(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
-    base = values.pop("extends", None)
-    return values if base is None else _merge(_read(_base(path, str(base)), (*seen, path.resolve())), values)
-
-
-def _base(path: Path, name: str) -> Path:
-    """The recipe that the one at `path` extends: a file beside it, with or without .yaml, or a shipped one."""
-    for folder in (path.parent, RECIPES):
-        for file in (folder / name, folder / f"{name}.yaml"):
-            if file.is_file():
-                return file
-    try:
-        return find(name)
-    except UserError as error:
-        raise UserError(f"{path} extends {name!r}: {error}") from None
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, mapping by mapping. A null takes a key out, and one of steps and epochs the other."""
-    merged = dict(base)
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if over.get(one) is not None and other not in over:
-            merged.pop(other, None)
-    for key, value in over.items():
-        if isinstance(value, dict):
-            inside = merged.get(key)
-            merged[key] = _merge(inside if isinstance(inside, dict) else {}, value)
-        elif value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = value
-    return merged
-
-
-def set_value(values: dict[str, Any], override: str) -> None:
-    """Lay `a.b=value` over `values`, in place."""
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise UserError(f"--set takes key.key=value, not {override!r}")
-    try:
-        value = safe_yaml.parse(text)
-    except ValueError:
-        raise UserError(f"--set {path}: {text!r} is not a YAML value") from None
-    for key in reversed(keys):
-        value = {key: value}
-    merged = _merge(values, value)
-    values.clear()
-    values.update(merged)

@@ -1,0 +1,62 @@
+"""The recipe: what to run, as frozen validated objects. A recipe is data; nothing here starts work."""
+
+from pruneonce.recipe.loading import find, load, shipped
+from pruneonce.recipe.merging import changed, set_value
+from pruneonce.recipe.sections import (
+    Baselines,
+    Benchmark,
+    Calibrate,
+    Corpus,
+    Distillation,
+    EngineName,
+    Format,
+    Gradual,
+    Granularity,
+    Int4,
+    Objective,
+    Prepare,
+    Prune,
+    Quantization,
+    Quantizations,
+    Quantize,
+    Section,
+    Sparsification,
+    Task,
+    Training,
+    Transfer,
+    as_steps,
+)
+from pruneonce.recipe.whole import Recipe
+from pruneonce.validation import validate
+
+__all__ = [
+    "Baselines",
+    "Benchmark",
+    "Calibrate",
+    "Corpus",
+    "Distillation",
+    "EngineName",
+    "Format",
+    "Gradual",
+    "Granularity",
+    "Int4",
+    "Objective",
+    "Prepare",
+    "Prune",
+    "Quantization",
+    "Quantizations",
+    "Quantize",
+    "Recipe",
+    "Section",
+    "Sparsification",
+    "Task",
+    "Training",
+    "Transfer",
+    "as_steps",
+    "changed",
+    "find",
+    "load",
+    "set_value",
+    "shipped",
+    "validate",
+]

@@ -1,0 +1,77 @@
+"""The recipe as a whole, and what its sections ask of one another."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from pruneonce.recipe.merging import changed
+from pruneonce.recipe.sections import (
+    Baselines,
+    Benchmark,
+    Corpus,
+    Format,
+    Prepare,
+    Prune,
+    Quantizations,
+    Section,
+    Task,
+    Training,
+    Transfer,
+)
+
+
+class Recipe(Section):
+    """A whole run: one dense model, one corpus, any number of tasks."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$")
+    description: str = ""
+    model: str = Field(description="folder or hub id of the dense pre-trained encoder")
+    seed: int = Field(42, ge=0)
+    report_to: list[str] = Field(["tensorboard"], description="transformers' logging integrations")
+    corpus: Corpus
+    prepare: Prepare | None = None
+    prune: Prune
+    teacher: Training | None = None
+    transfer: Transfer | None = None
+    quantize: Quantizations = Quantizations()
+    tasks: dict[str, Task] = Field({}, description="a task by its name")
+    baselines: Baselines = Baselines()
+    pack: bool = Field(True, description="also write each sparse and each quantized task model as a packed file")
+    export: list[Format] = Field([], description="also write each quantized task model in these formats")
+    benchmark: Benchmark | None = Field(None, description="time the first task's models")
+
+    @model_validator(mode="after")
+    def _tasks_have_settings(self) -> Recipe:
+        for name, task in self.tasks.items():
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"task name {name!r}: use letters, digits, - and _")
+            if self.transfer is None:
+                raise ValueError("a recipe with tasks needs `transfer`")
+            if self.teacher is None and task.teacher_model is None:
+                raise ValueError(f"task {name!r} needs `teacher` settings or a `teacher_model`")
+            if task.teacher_model and task.teacher:
+                raise ValueError(f"task {name!r} has a `teacher_model`, so its `teacher` changes nothing; drop one")
+            self.transfer_for(name), self.teacher_for(name), self.quantize_for(name)
+        return self
+
+    @model_validator(mode="after")
+    def _a_stream_has_no_length(self) -> Recipe:
+        for name, stage in (("prepare", self.prepare), ("prune", self.prune)):
+            if self.corpus.streaming and stage and stage.epochs is not None:
+                raise ValueError(
+                    f"`{name}.epochs` needs a corpus of known length; with `corpus.streaming` give `{name}.steps`"
+                )
+        return self
+
+    def transfer_for(self, task: str) -> Transfer:
+        """The settings of the transfer to `task`, its own changes included."""
+        assert self.transfer is not None
+        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")
+
+    def teacher_for(self, task: str) -> Training | None:
+        """The settings of the dense teacher of `task`, its own changes included."""
+        return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
+
+    def quantize_for(self, task: str) -> Quantizations:
+        """The quantized models to make of `task`'s sparse one, its own changes included."""
+        return changed(self.quantize, self.tasks[task].quantize, f"tasks.{task}.quantize")  # type: ignore[no-any-return]

@@ -188,7 +188,7 @@ def test_an_unsupported_architecture(recipe_values, tokenizer, tmp_path):
 def test_a_given_teacher_is_the_dense_arm(finished, recipe_values, tmp_path):
     first, output = finished
     recipe_values["tasks"]["mood"]["teacher_model"] = str(output / "tasks" / "mood" / "dense")
-    recipe_values["baselines"] = {}
+    recipe_values.update(baselines={}, quantize={})
     second = run(recipe_values, tmp_path / "again")
     assert {row["arm"] for row in second["results"]} == {"dense", "sparse"}
     dense = [next(row["value"] for row in s["results"] if row["arm"] == "dense") for s in (first, second)]
@@ -199,7 +199,7 @@ def test_a_given_teacher_is_the_dense_arm(finished, recipe_values, tmp_path):
 def test_two_tasks_and_a_prepared_teacher(recipe_values, task_files, tmp_path):
     recipe_values["prepare"] = {"steps": 4, "batch_size": 8, "learning_rate": 1e-3}
     recipe_values["prune"]["objective"] = "both"
-    recipe_values["baselines"] = {}
+    recipe_values.update(baselines={}, quantize={})
     mood = recipe_values["tasks"]["mood"]
     recipe_values["tasks"]["temper"] = {**mood, "transfer": {"epochs": 1}, "metric": "f1"}
     summary = run(recipe_values, tmp_path / "run")

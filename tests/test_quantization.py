@@ -1,6 +1,7 @@
 """Fake quantization against plain references and hand values; quantized model folders, with and without our code."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pruneonce.quantization import LearningEmbedding, LearningLinear, QuantizedE
 from pruneonce.recipe import Calibrate, Prune, Quantization, Quantize, Task, Training, Transfer
 from pruneonce.sparsity import verify
 from pruneonce.storage import pack, unpack
-from pruneonce.storage.grid import load as load_grids
+from pruneonce.storage import grid as grid_file
 
 GRIDS = {
     "channel": Quantization(),
@@ -61,7 +62,7 @@ def learned(model, settings=GRIDS["channel"]):
 
 
 def reference_weight(weight, bits, granularity, group_size):
-    """Group by group, in plain float64."""
+    """Group by group, in plain float64; the scale is the next larger one of 8 significant bits."""
     most = 2 ** (bits - 1) - 1
     out, inputs = weight.shape
     width = {"tensor": inputs, "channel": inputs, "group": group_size}[granularity]
@@ -70,7 +71,8 @@ def reference_weight(weight, bits, granularity, group_size):
         for start in range(0, inputs, width):
             part = weight[row, start : start + width].astype(np.float64)
             largest = np.abs(weight if granularity == "tensor" else part).max()
-            scale = largest / most if largest else 1.0
+            fraction, exponent = math.frexp(np.float32(largest) / np.float32(most))
+            scale = math.ldexp(math.ceil(256 * fraction) / 256, exponent) if largest else 1.0
             found[row, start : start + width] = np.clip(np.rint(part / scale), -most, most) * scale
     return found
 
@@ -86,15 +88,18 @@ def test_weights_equal_the_reference(bits, granularity):
     np.testing.assert_allclose(found, reference_weight(weight.numpy(), bits, granularity, 8), rtol=1e-6)
     integers = quantization.quantize_weight(weight, scale, bits)
     assert integers.abs().max() == 2 ** (bits - 1) - 1
+    if granularity == "channel":
+        np.testing.assert_array_equal(scale, grid_file.fit(weight.numpy(), bits).scale)  # as `pack` rounds
     assert torch.equal((integers.view(scale.numel(), -1) * scale.view(-1, 1)).view_as(weight), found)
     assert torch.equal(quantization.fake_quantize_weight(found, scale, bits), found)  # what is on the grid stays
 
 
-def test_the_extreme_weight_and_zero_are_on_the_grid():
+def test_a_row_by_hand():
     weight = torch.tensor([[1.27, -0.5, 0.0, 0.004]])
     scale = quantization.symmetric_scale(weight)
-    assert scale.item() == pytest.approx(0.01)
-    assert quantization.fake_quantize_weight(weight, scale)[0].tolist() == pytest.approx([1.27, -0.5, 0.0, 0.0])
+    step = 164 / 128 / 128  # 0.01 is 1.28 / 128, and 1.28 lies between 163 and 164 of 128
+    assert scale.item() == step
+    assert quantization.fake_quantize_weight(weight, scale)[0].tolist() == [127 * step, -50 * step, 0, 0]
     assert quantization.quantize_weight(weight, scale)[0].tolist() == [127, -50, 0, 0]
 
 
@@ -221,7 +226,7 @@ def test_save_and_load(architecture, grid, tokenizer, tmp_path):
 
     loaded = quantization.load(tmp_path)
     assert torch.equal(loaded(**batch(1)).logits, before)
-    weights, grids = load_file(tmp_path / "model.safetensors"), load_grids(tmp_path)
+    weights, grids = load_file(tmp_path / "model.safetensors"), grid_file.load(tmp_path)
     tables = {f"{name}.weight" for name in quantization.tables(loaded)}
     assert grids.keys() == {f"{name}.weight" for name in quantization.quantizable(loaded)} | tables
     for name, found in grids.items():
@@ -302,7 +307,7 @@ def test_training_on_the_grid(grid, models, task, tmp_path, capsys):
     found = stages.evaluate(made, task)["test"]["accuracy"]
     assert found >= stages.evaluate(sparse, task)["test"]["accuracy"] - 0.1
     after, before = (load_file(folder / "model.safetensors") for folder in (made, sparse))
-    grids = load_grids(made)
+    grids = grid_file.load(made)
     for name in ("bert.encoder.layer.0.output.dense.weight", "bert.embeddings.word_embeddings.weight"):
         rounded = grids[name].dequantize(grids[name].quantize(before[name].numpy()))
         assert not torch.equal(after[name], before[name])
@@ -313,7 +318,7 @@ def test_tables_may_stay_fp32(models, task, tmp_path):
     _, sparse = models
     made = stages.calibrate(sparse, task, Calibrate(examples=16, embeddings=False), tmp_path / "int8")
     name = "bert.embeddings.word_embeddings.weight"
-    assert name not in load_grids(made)
+    assert name not in grid_file.load(made)
     assert torch.equal(*(load_file(folder / "model.safetensors")[name] for folder in (made, sparse)))
 
 
@@ -382,7 +387,7 @@ def test_resuming_equals_going_straight_through(models, task, tmp_path, monkeypa
     assert (tmp_path / "resumed.partial" / "checkpoints" / "checkpoint-3").is_dir()
     resumed = stages.quantize(sparse, task, settings, tmp_path / "resumed", teacher=dense)
     assert read_json(straight / quantization.model.INPUTS) == read_json(resumed / quantization.model.INPUTS)
-    assert "bert.embeddings.word_embeddings.weight" in load_grids(resumed)
+    assert "bert.embeddings.word_embeddings.weight" in grid_file.load(resumed)
     for name in ("model.safetensors", "quantization.safetensors"):
         one, other = load_file(straight / name), load_file(resumed / name)
         assert one.keys() == other.keys()

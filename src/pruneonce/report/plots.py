@@ -193,7 +193,7 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
                 value, low, high = bar["milliseconds"], bar["low"], bar["high"]
                 axes.barh(row, value, 0.72, color=color, alpha=1 if known else 0.45)
                 axes.plot([low, high], [row, row], color=INK, lw=0.9)
-                axes.text(max(high, value) + longest / 60, row, f"{value:.3g}", va="center")
+                axes.text(max(high, value) + longest / 60, row, _three_digits(value), va="center")
                 places.append(row)
                 labels.append(_shortened(bar["model"]))
             row += 1.15
@@ -204,8 +204,16 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
         axes.spines[:].set_visible(False)
         axes.tick_params("x", bottom=False, labelbottom=False)
         axes.tick_params("y", length=0)
-        told = [f"{bar['model']} in {heading} {bar['milliseconds']:.3g}" for heading, bars in groups for bar in bars]
+        told = [
+            f"{bar['model']} in {heading} {_three_digits(bar['milliseconds'])}"
+            for heading, bars in groups
+            for bar in bars
+        ]
         return _svg(figure, prefix, "Milliseconds, bars from 0: " + ", ".join(told))
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _shortened(name: str, longest: int = 18) -> str:

@@ -18,8 +18,8 @@ from pruneonce.modelfolder import read_json, write_json
 from pruneonce.quantization import LearningEmbedding, LearningLinear, QuantizedEmbedding, QuantizedLinear
 from pruneonce.recipe import Calibrate, Prune, Quantization, Quantize, Task, Training, Transfer
 from pruneonce.sparsity import verify
-from pruneonce.storage import pack, unpack
 from pruneonce.storage import grid as grid_file
+from pruneonce.storage import pack, unpack
 
 GRIDS = {
     "channel": Quantization(),

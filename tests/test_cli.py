@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pruneonce import recipe, stages
 from pruneonce.cli import main
+from pruneonce.recipe import loading
 
 VERBS = [
     "run",
@@ -42,7 +43,7 @@ def shipped(recipe_values, tmp_path, monkeypatch):
     (folder / "_base.yaml").write_text(yaml.safe_dump(base))
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**recipe_values, "extends": "_base", "description": "a tiny one"}))
-    monkeypatch.setattr(recipe, "shipped", lambda: {"tiny": file})
+    monkeypatch.setattr(loading, "RECIPES", folder)
     return file
 
 

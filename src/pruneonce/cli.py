@@ -20,9 +20,10 @@ import yaml
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
+from safetensors import SafetensorError
 from typer.exceptions import TyperException
 
-from pruneonce import __version__, cli_deploy, cli_stages, cli_storage, interruption, recipe, tables
+from pruneonce import __version__, cli_deploy, cli_stages, cli_storage, durable, interruption, recipe, tables
 from pruneonce.cli_stages import AsJson, Model, Output, Sets
 from pruneonce.console import console
 from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except LostProcessError as error:
         return _fail(str(error), 1, debug)
-    except (UserError, TyperException, OSError) as error:
+    except (UserError, TyperException, OSError, SafetensorError) as error:
         return _fail(_line(error), 2, debug)
     except Exception as error:
         hint = "" if debug else "; run it again with --debug for the details"
@@ -96,6 +97,8 @@ def _line(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         hint = f"; see `{context.command_path} --help`" if context else ""
         return error.format_message().rstrip(".") + hint
+    if isinstance(error, (OSError, SafetensorError)) and durable.error_number(error) in durable.FULL:
+        return "the disk is full; free some space, then run it again: it goes on from the last checkpoint"
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     return str(error)

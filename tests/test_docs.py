@@ -90,13 +90,24 @@ def test_the_python_example_runs(encoder, corpus_file, task_files, tmp_path, mon
     assert (tmp_path / "task" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("README.md", "CONTRIBUTING.md", "docs/recipes.md", "docs/method.md", "docs/design.md"),
-        *("docs/format.md", "docs/engines.md"),
-    ],
-)
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)", read(name)):
         assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def test_every_row_of_the_fault_matrix_is_a_test():
+    rows = re.findall(r"^\|.*\| `(test_\w+)` \|$", read("docs/reliability.md"), re.M)
+    assert len(rows) > 20
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py"))
+    assert [row for row in rows if f"def {row}(" not in tests] == []
+    faults = re.findall(r"^def (test_\w+)", read("tests/test_faults.py"), re.M)
+    assert set(faults) <= set(rows)

@@ -2,17 +2,20 @@
 
     python benchmarks/reliability/kill.py --count 50
 
-Real processes (`python -m pruneonce run`) of a tiny recipe with dropout: teacher preparation with a new head, pruning,
-a task with both baselines. SIGKILL comes at a moment that is drawn anew each time: while a checkpoint is being written
-(half of them), while a finished model is (a fifth), or at any time. After each kill, all that is under a final name
-must be whole; after each run, every tensor, log and provenance equal to those of the reference. `--work` keeps the
-state: started again with the same one, it goes on. The table goes into benchmarks/results/reliability.md.
+Processes that run a tiny recipe with dropout: teacher preparation with a new head, pruning, a task with both baselines.
+They are forked off this one, which has imported the package; with `--no-fork` each is a `python -m pruneonce run`.
+
+SIGKILL comes at a moment that is drawn anew each time: while a checkpoint is being written (half of them), while a
+finished model is (a fifth), or at any time. After each kill, all that is under a final name must be whole; after each
+run, every tensor, log and provenance equal to those of the reference. `--work` keeps the state: started again with the
+same one, it goes on. The table goes into benchmarks/results/reliability.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -28,12 +31,12 @@ import results
 import yaml
 from safetensors import safe_open
 
-from pruneonce import checkpoints
+from pruneonce import checkpoints, cli
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
 
-MOMENTS = {"a checkpoint is written": 5, "a model is written": 2, "any time": 3}
+MOMENTS = {"while a checkpoint is written": 5, "while a model is written": 2, "any time": 3}
 CLOCK = ("seconds", "created")  # what differs between any two runs
 MODELS = ("teacher", "sparse", "one-shot", *(f"tasks/mood/{arm}" for arm in ("dense", "sparse", "one-shot", "gradual")))
 
@@ -69,16 +72,41 @@ def make_inputs(folder: Path) -> Path:
     return recipe
 
 
-def start(recipe: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pruneonce", "run", str(recipe), "--output", str(output)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+class Run:
+    """A process that runs a recipe: one of its own, or, to save the imports, one that is forked off this."""
 
+    def __init__(self, recipe: Path, output: Path, forked: bool):
+        command = ["run", str(recipe), "--output", str(output)]
+        self.log = output.with_name(f"{output.name}.log")
+        if forked:
+            self.process: Any = multiprocessing.get_context("fork").Process(target=self._run, args=(command,))
+            self.process.start()
+        else:
+            with self.log.open("w") as log:
+                command = [sys.executable, "-m", "pruneonce", *command]
+                self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
-def finish(process: subprocess.Popen[str]) -> None:
-    _, said = process.communicate(timeout=600)
-    if process.returncode:
-        raise SystemExit(f"a run failed with {process.returncode}:\n{said}")
+    def _run(self, command: list[str]) -> None:
+        with self.log.open("w") as log:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+        sys.exit(cli.main(command))
+
+    def code(self, wait: bool = False) -> int | None:
+        """The exit code, None while it runs."""
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.wait() if wait else self.process.poll()
+        if wait:
+            self.process.join()
+        return self.process.exitcode  # type: ignore[no-any-return]
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        assert self.code(wait=True) == -signal.SIGKILL
+
+    def finish(self) -> None:
+        if self.code(wait=True):
+            raise SystemExit(f"a run failed with {self.code()}:\n{self.log.read_text()}")
 
 
 def content(run: Path) -> dict[str, Any]:
@@ -135,17 +163,17 @@ def unreadable(run: Path) -> list[str]:
 
 def being_written(run: Path, moment: str) -> set[Path]:
     """The checkpoints, or the models, that a process is writing now."""
-    pattern = "*/checkpoint-*.partial" if moment == "a checkpoint is written" else "*.partial/pruneonce.json*"
+    pattern = "*/checkpoint-*.partial" if moment == "while a checkpoint is written" else "*.partial/pruneonce.json*"
     paths = (Path(folder) / name for folder, folders, files in os.walk(run) for name in [*folders, *files])
     return {path for path in paths if path.match(pattern)}
 
 
-def kill_at(moment: str, process: subprocess.Popen[str], run: Path, chosen: random.Random, whole: float) -> bool:
+def kill_at(moment: str, process: Run, run: Path, chosen: random.Random, whole: float) -> bool:
     """Wait for the moment and kill the process; False if it ended before."""
     deadline = time.monotonic() + (chosen.uniform(0, whole) if moment == "any time" else 600)
     left = chosen.randrange(5)  # of such moments are let pass
     before: set[Path] = set()
-    while process.poll() is None:
+    while process.code() is None:
         if time.monotonic() > deadline:
             break
         now = set() if moment == "any time" else being_written(run, moment)
@@ -156,22 +184,22 @@ def kill_at(moment: str, process: subprocess.Popen[str], run: Path, chosen: rand
             left -= 1
         before |= now
         time.sleep(0.001)
-    if process.poll() is not None:
-        finish(process)
+    if process.code() is not None:
+        process.finish()
         return False
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
     return True
 
 
-def kill(count: int, work: Path, seed: int, say: Any = print) -> dict[str, Any]:
+def kill(count: int, work: Path, seed: int, forked: bool = True) -> dict[str, Any]:
     """Kill `count` times; gives the state: kills by moment, runs, differences."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     recipe = work / "inputs" / "recipe.yaml"
     if not recipe.is_file():
         make_inputs(recipe.parent)
     reference = work / "reference"
     began = time.monotonic()
-    finish(start(recipe, reference))  # a second time, it finds everything made
+    Run(recipe, reference, forked).finish()  # a second time, it finds everything made
     file = work / "state.json"
     state = json.loads(file.read_text()) if file.is_file() else {"seconds": time.monotonic() - began}
     state = {"kills": {}, "finished": 0, "different": [], "unreadable": [], "starts": 0, **state}
@@ -180,15 +208,15 @@ def kill(count: int, work: Path, seed: int, say: Any = print) -> dict[str, Any]:
         done = sum(state["kills"].values())
         chosen = random.Random(f"{seed} {state['starts']}")
         run = work / f"run-{state['finished']}"
-        process = start(recipe, run)
+        process = Run(recipe, run, forked)
         state["starts"] += 1
         moment = chosen.choices(list(MOMENTS), list(MOMENTS.values()))[0]
         if done < count and kill_at(moment, process, run, chosen, state["seconds"]):
             state["kills"] = dict(Counter(state["kills"]) + Counter([moment]))
             state["unreadable"] += unreadable(run)
-            say(f"{done + 1}/{count}: killed while {moment}; run {state['finished']}")
+            print(f"{done + 1}/{count}: killed, {moment}; run {state['finished']}", flush=True)
         else:
-            finish(process)
+            process.finish()
             found = content(run)
             state["different"] += [
                 f"run {state['finished']}: {key}"
@@ -197,7 +225,7 @@ def kill(count: int, work: Path, seed: int, say: Any = print) -> dict[str, Any]:
             ]
             state["finished"] += 1
             shutil.rmtree(run)
-            say(f"run {state['finished']} finished")
+            print(f"run {state['finished']} finished", flush=True)
             if done >= count:
                 return state
         file.write_text(json.dumps(state))
@@ -207,11 +235,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-fork", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("/tmp/pruneonce-kill"))
     options = parser.parse_args()
-    state = kill(options.count, options.work, options.seed)
-    rows = [[f"killed while {moment}" if "any" not in moment else f"killed at {moment}", number]
-            for moment, number in state["kills"].items()]  # fmt: skip
+    state = kill(options.count, options.work, options.seed, not options.no_fork)
+    rows = [[f"killed: {moment}", number] for moment, number in state["kills"].items()]
     rows += [
         ["killed in all", sum(state["kills"].values())],
         ["processes started", state["starts"]],

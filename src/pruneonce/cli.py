@@ -20,6 +20,7 @@ import yaml
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
+from safetensors import SafetensorError
 from typer.exceptions import TyperException
 
 from pruneonce import (
@@ -28,6 +29,7 @@ from pruneonce import (
     cli_deploy,
     cli_stages,
     cli_storage,
+    durable,
     interruption,
     recipe,
     tables,
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except LostProcessError as error:
         return _fail(str(error), 1, debug)
-    except (UserError, TyperException, OSError) as error:
+    except (UserError, TyperException, OSError, SafetensorError) as error:
         return _fail(_line(error), 2, debug)
     except Exception as error:
         hint = "" if debug else "; run it again with --debug for the details"
@@ -106,6 +108,8 @@ def _line(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         hint = f"; see `{context.command_path} --help`" if context else ""
         return error.format_message().rstrip(".") + hint
+    if isinstance(error, (OSError, SafetensorError)) and durable.error_number(error) in durable.FULL:
+        return "the disk is full; free some space, then run it again: it goes on from the last checkpoint"
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     return str(error)

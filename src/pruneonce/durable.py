@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -30,6 +32,21 @@ def write_text(file: Path, text: str) -> None:
         os.fsync(stream.fileno())
     aside.replace(file)
     _sync(file.parent)
+
+
+def read_json(file: Path) -> Any:
+    """The parsed file, or None where there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+
+
+def write_json(value: Any, file: Path) -> None:
+    """Written aside and renamed, so that a reader never sees half of it."""
+    write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def publish(aside: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -18,22 +19,26 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from pruneonce import durable, locks
 from pruneonce.console import console
-from pruneonce.durable import partial
+from pruneonce.durable import partial, read_json, write_json
 from pruneonce.errors import UserError
 
 PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
 # What makes a folder a sentence-transformers model, beside the encoder itself.
 SENTENCE_TRANSFORMER = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+# A configuration's numbers may be this large.
+MOST, MOST_LAYERS = 1 << 20, 1000
 # What an unfinished folder has beside its model.
 BEGUN = "begun.json"
 SCRATCH = (BEGUN, "checkpoints", "cache", "head", locks.NAME)
+# A module's folder, and what of it is taken along: data only, and no pickle.
+MODULE = r"(\d+_[A-Za-z]\w*)?"
+MODULE_FILES = ("config.json", "model.safetensors")
 LIBRARIES = ("pruneonce", "torch", "transformers")
 
 CARD = """---
@@ -113,9 +118,15 @@ def load_config(source: str | Path) -> Any:
 def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
     """Turns what transformers raises for a folder or hub id that is not right into one line."""
     _must_exist(source)
+    _must_be_bounded(source)
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # what is damaged, or made to do harm, fails anywhere inside transformers, in any way
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"cannot {what} from {source}: it wants to run code of its own, which pruneonce never does; use "
+                "a model of an architecture that transformers has"
+            ) from error
         raise UserError(f"cannot {what} from {source}: {_first_line(error)}") from error
 
 
@@ -161,21 +172,6 @@ def key_of(*parts: Any) -> str:
 
 def read_provenance(folder: str | Path) -> dict[str, Any] | None:
     return read_json(Path(folder) / PROVENANCE)
-
-
-def read_json(file: Path) -> Any:
-    """The parsed file, or None where there is none."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is damaged: {error}") from None
-
-
-def write_json(value: Any, file: Path) -> None:
-    """Written aside and renamed, so that a reader never sees half of it."""
-    durable.write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def save(
@@ -239,13 +235,22 @@ def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
     modules = read_json(source / "modules.json")
     if modules is None:
         return
-    for name in SENTENCE_TRANSFORMER:
-        if (source / name).is_file():
+    paths = [module.get("path") for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
+    if not paths or not all(isinstance(path, str) and re.fullmatch(MODULE, path) for path in paths):
+        raise UserError(f"{source / 'modules.json'} is damaged: it should name modules and folders of them")
+    names = [*SENTENCE_TRANSFORMER, *(f"{path}/{name}" for path in paths if path for name in MODULE_FILES)]
+    for name in names:
+        if (source / name).is_file() and _is_inside(source / name, source):
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
-    for module in modules:
-        inside = source / module["path"]
-        if module["path"] and inside.is_dir() and inside.resolve().is_relative_to(source.resolve()):
-            shutil.copytree(inside, folder / module["path"], dirs_exist_ok=True)
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Whether a file of a model, links followed, is one; a folder in the hub's cache links to its blobs."""
+    roots = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        roots.append(folder.resolve().parents[1] / "blobs")
+    return any(file.resolve().is_relative_to(root) for root in roots)
 
 
 def _write_card(model_class: str, folder: Path, provenance: Mapping[str, Any]) -> None:
@@ -274,6 +279,20 @@ def _must_exist(source: str | Path) -> None:
         raise UserError(f"{text} is not a model folder: it has no config.json")
     if looks_local and not path.is_dir():
         raise UserError(f"no model folder at {text}")
+
+
+def _must_be_bounded(source: str | Path) -> None:
+    """Numbers of layers, labels or tokens without bound would keep transformers busy for ever."""
+    file = Path(source) / "config.json"
+    if not file.is_file():
+        return
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: it is not an object")
+    for key, value in values.items():
+        most = MOST_LAYERS if "layers" in key else MOST
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= most:
+            raise UserError(f"{file} is damaged: `{key}` is {value}")
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ Beside them, `quantization.safetensors` holds the scales that make integers of t
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from pruneonce import modelfolder
 from pruneonce.errors import UserError
 from pruneonce.quantization.embedding import LearningEmbedding, QuantizedEmbedding
+from pruneonce.quantization.functions import ACTIVATION_MAX
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
 from pruneonce.quantization.selection import check_fits, quantizable, tables
 from pruneonce.recipe import Quantization
@@ -138,12 +140,25 @@ def restore(model: nn.Module, folder: str | Path) -> None:
             )
         scale = torch.from_numpy(weights.scale).to(module.weight.device)
         if isinstance(module, nn.Linear):
-            of_inputs = (inputs[name]["scale"], inputs[name]["zero_point"]) if name in inputs else None
+            of_inputs = _input_grid(inputs, name, folder)
             made[name] = QuantizedLinear(module, weights.bits, scale, of_inputs)
         elif scale.shape == (module.num_embeddings,):
             made[name] = QuantizedEmbedding(module, scale, weights.bits)
         # A table on a grid of another shape, which nothing here makes, is looked up as it is.
     _replace(model, made)
+
+
+def _input_grid(inputs: Any, name: str, folder: str | Path) -> tuple[float, int] | None:
+    """Scale and zero point of a module's inputs as read, if they are quantized."""
+    try:
+        if name not in inputs:
+            return None
+        scale, zero_point = float(inputs[name]["scale"]), int(inputs[name]["zero_point"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        scale, zero_point = 0.0, 0
+    if not (0 < scale < math.inf and 0 <= zero_point <= ACTIVATION_MAX):
+        raise UserError(f"{Path(folder) / INPUTS} is damaged: no scale and zero point for {name}")
+    return scale, zero_point
 
 
 def _replace(model: nn.Module, modules: Any) -> None:

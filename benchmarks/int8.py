@@ -129,7 +129,7 @@ def heading(summary: dict[str, Any]) -> list[str]:
         f"{machine['threads']} threads, {versions}; seed 42, one run.",
         "",
         "MiniLM (all-MiniLM-L6-v2), pruned once at 90 and at 95 % zeros and taken to four tasks with the zeros locked. "
-        "`int8`: training on the grid, zeros locked, distilling from the dense model, one epoch. `int8-ptq`: "
+        "`int8`: training on the grid, zeros locked, distilling from the dense model, half an epoch. `int8-ptq`: "
         "calibration on 256 training examples, no training. `int4`: 4-bit weights in groups of 384, one epoch on the "
         "grid. In all three the embedding tables are int8. Settings were chosen beforehand and not tuned.",
         "",

@@ -97,7 +97,12 @@ def table(benchmark: dict[str, Any]) -> list[str]:
 
 
 def cell(row: dict[str, Any]) -> str:
-    return f"{row['milliseconds']:.3g} ({row['low']:.3g}-{row['high']:.3g}) {row['speedup']:.2f}x"
+    median, low, high = (milliseconds(row[name]) for name in ("milliseconds", "low", "high"))
+    return f"{median} ({low}-{high}) {row['speedup']:.2f}x"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -227,17 +227,19 @@ def _local(source: str | Path) -> Path:
 
 
 def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
+    """Take along sentence-transformers' files; what is wrong with them is no reason to lose what was trained."""
     try:
         source = _local(model)
-    except OSError as error:  # the hub is away: no reason to lose what was trained
+        modules = read_json(source / "modules.json")
+    except (OSError, UserError) as error:  # the hub is away, or the file is damaged
         console.print(f"  no sentence-transformers files from {model}: {_first_line(error)}", soft_wrap=True)
         return
-    modules = read_json(source / "modules.json")
     if modules is None:
         return
     paths = [module.get("path") for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
     if not paths or not all(isinstance(path, str) and re.fullmatch(MODULE, path) for path in paths):
-        raise UserError(f"{source / 'modules.json'} is damaged: it should name modules and folders of them")
+        console.print(f"  no sentence-transformers files from {model}: its modules are in odd places", soft_wrap=True)
+        return
     names = [*SENTENCE_TRANSFORMER, *(f"{path}/{name}" for path in paths if path for name in MODULE_FILES)]
     for name in names:
         if (source / name).is_file() and _is_inside(source / name, source):
@@ -247,9 +249,8 @@ def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
 
 def _is_inside(file: Path, folder: Path) -> bool:
     """Whether a file of a model, links followed, is one; a folder in the hub's cache links to its blobs."""
-    roots = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        roots.append(folder.resolve().parents[1] / "blobs")
+    root = folder.resolve()
+    roots = [root, *([root.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
     return any(file.resolve().is_relative_to(root) for root in roots)
 
 

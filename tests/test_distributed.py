@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import yaml
 from conftest import CONFIGS, make_model
 from safetensors.torch import load_file
 
-from pruneonce import cli, distributed
+from pruneonce import checkpoints, cli, distributed
 from pruneonce.errors import UserError
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -37,7 +38,7 @@ def recipe(tiny_recipe, tokenizer, tmp_path_factory):
 
 def in_two(recipe, output, *options):
     command = [*TORCHRUN, "-m", "pruneonce", "run", str(recipe), "--output", str(output), *options]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +71,39 @@ def test_two_processes_train_as_one_at_the_same_global_batch(recipe, run_of_two,
     assert len(list((run_of_two / "tasks").rglob("pruneonce.json"))) == 2
 
 
-def test_a_killed_process_ends_the_run_and_it_goes_on_from_its_checkpoint(recipe, run_of_two, tmp_path):
-    output = tmp_path / "run"
+def sent(number, recipe, output):
+    """Start a run in two processes and send a signal to the second, once there is a checkpoint; what was said."""
     command = [*TORCHRUN, "-m", "pruneonce", "run", str(recipe), "--output", str(output)]
     launcher = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    checkpoints = output / "sparse.partial" / "checkpoints"
-    deadline = time.monotonic() + 100
-    while not list(checkpoints.glob("*/trainer_state.json")):
+    deadline = time.monotonic() + 300
+    while not whole_checkpoints(output):
         assert time.monotonic() < deadline
         assert launcher.poll() is None
         time.sleep(0.002)
-    os.kill(worker(launcher.pid, rank=1), signal.SIGKILL)
-    _, said = launcher.communicate(timeout=60)
+    os.kill(worker(launcher.pid, rank=1), number)
+    _, said = launcher.communicate(timeout=300)
     assert launcher.returncode != 0
-    assert "another process of this run ended" in said or "Signal 9 (SIGKILL)" in said
     assert not (output / "sparse").exists()
+    return said
+
+
+def whole_checkpoints(run):
+    return list((run / "sparse.partial" / "checkpoints").glob("checkpoint-*[0-9]"))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, r"another process of this run ended|Signal 9 \(SIGKILL\)"),
+        (signal.SIGTERM, "interrupted; run the same command again to go on"),  # said by the first process
+    ],
+)
+def test_a_killed_process_ends_the_run_and_it_goes_on_from_its_checkpoint(
+    number, message, recipe, run_of_two, tmp_path
+):
+    output = tmp_path / "run"
+    assert re.search(message, sent(number, recipe, output))
+    assert all(checkpoints.damage(path) is None for path in whole_checkpoints(output))
     again = in_two(recipe, output)
     assert again.returncode == 0, again.stderr
     resumed, whole = (load_file(run / "sparse" / "model.safetensors") for run in (output, run_of_two))

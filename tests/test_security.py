@@ -136,7 +136,8 @@ def test_names_in_a_recipe_are_no_paths(name, recipe_values):
         ("a: " + "9" * 5000, "is not valid YAML"),
         ("a: 2026-13-45", "is not valid YAML"),
         ("a: !!float abc", "is not valid YAML"),
-        ("x" * 2_000_000, "larger than 1,048,576 bytes"),
+        ("x" * 200_000, "larger than 100,000 bytes"),
+        ("a: " + ":".join(["59"] * 30_000), "a number is far too large"),  # in base 60
     ],
 )  # fmt: skip
 def test_yaml_is_plain_and_bounded(text, message, tmp_path, monkeypatch):

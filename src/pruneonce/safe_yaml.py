@@ -9,9 +9,10 @@ import yaml
 
 from pruneonce.errors import UserError
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 100_000  # PyYAML takes quadratic time for some texts
 MOST_VALUES = 100_000
 DEEPEST = 50
+MOST_BITS = 256  # of a whole number: beyond some thousands, Python does not even print it
 
 
 def read(file: Path) -> Any:
@@ -55,6 +56,8 @@ def _count(value: Any, depth: int, known: dict[int, int]) -> int:
     """How many values there are in `value`, each alias counted as often as it is used."""
     if depth > DEEPEST:
         raise ValueError(f"values are nested deeper than {DEEPEST}")
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise ValueError("a number is far too large")
     if not isinstance(value, (dict, list, set, tuple)):
         return 1
     if id(value) not in known:

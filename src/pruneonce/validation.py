@@ -10,13 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from pruneonce.errors import UserError
 
+SHOWN, LONGEST = 10, 200  # mistakes, and characters of a value, that a line tells
+
 
 def validate(section: type[Any], values: dict[str, Any], at: str = "") -> Any:
     """`section` made of `values`, with its mistakes as one `UserError`. `at` is the dotted place of `section`."""
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(section, item, at) for item in error.errors())) from None
+        raise UserError("; ".join(_explain(section, item, at) for item in error.errors()[:SHOWN])) from None
 
 
 def _explain(section: type[BaseModel], item: Any, at: str) -> str:
@@ -27,7 +29,7 @@ def _explain(section: type[BaseModel], item: Any, at: str) -> str:
     if item["type"] == "missing":
         return f"`{where}` is missing"
     given = item.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    shown = f" (given: {repr(given)[:LONGEST]})" if isinstance(given, (str, int, float, bool)) else ""
     return f"`{where}`: {item['msg'].removeprefix('Value error, ')}{shown}"
 
 

@@ -1,0 +1,21 @@
+"""The kill test in short; benchmarks/reliability/kill.py is the long form of the same."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks" / "reliability")
+    return importlib.import_module("kill")
+
+
+def test_killed_at_drawn_moments(kill, tmp_path):
+    """Four kills, in processes of their own; every result is that of a run that was left alone."""
+    state = kill.kill(4, tmp_path, seed=3, forked=False)
+    assert sum(state["kills"].values()) == 4
+    assert state["finished"] >= 1
+    assert state["unreadable"] == []
+    assert state["different"] == []

@@ -49,23 +49,41 @@ def heading(summary: dict[str, Any], command: str, seeds: list[int], note: str) 
 def table(summary: dict[str, Any]) -> list[str]:
     """Markdown rows: what was trained before any task, then each task's arms."""
     lines = [
-        "| task | arm | zeros % | dev | test | recovery % | tokens | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | arm | zeros % | dev | test | recovery % | file, MB | ms a text | tokens | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     spent = {stage["name"]: stage for stage in summary["stages"]}
     for name in ("teacher", "sparse"):
         if name in spent:
             stage = spent[name]
             loss = f"held-out loss {stage['final']['loss']:.4f}"
-            lines.append(f"| all | {stage['stage']}, once ({loss}) | | | | | {stage['tokens']:,} | {minutes(stage)} |")
+            name = f"{stage['stage']}, once ({loss})"
+            lines.append(f"| all | {name} | | | | | | | {stage['tokens']:,} | {minutes(stage)} |")
     for row in summary["results"]:
         stage = spent[row["folder"]]
         dev, test = (f"{100 * row['all'][split]['accuracy']:.2f}" for split in ("dev", "test"))
         lines.append(
             f"| {row['task']} | {row['arm']} | {100 * row['sparsity']:.1f} | {dev} | {test} | "
-            f"{100 * row['recovery']:.1f} | {stage['tokens']:,} | {minutes(stage)} |"
+            f"{100 * row['recovery']:.1f} | {megabytes(row)} | {milliseconds(summary, row)} | {stage['tokens']:,} | "
+            f"{minutes(stage)} |"
         )
     return lines
+
+
+def megabytes(row: dict[str, Any]) -> str:
+    return f"{row['size']['bytes'] / 1e6:.1f}" if row.get("size") else ""
+
+
+def milliseconds(summary: dict[str, Any], row: dict[str, Any]) -> str:
+    """Of one real text, by engine, for the task whose models were timed: the first."""
+    timed = (summary.get("benchmark") or {"rows": []})["rows"]
+    if row["task"] != summary["results"][0]["task"]:
+        return ""
+    return ", ".join(
+        f"{one['engine']} {one['milliseconds']:.1f}"
+        for one in timed
+        if one["model"] == row["arm"] and one["batch"] == 1 and one["length"] == "real"
+    )
 
 
 def minutes(stage: dict[str, Any]) -> str:

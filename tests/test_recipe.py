@@ -86,6 +86,10 @@ def test_bases_are_not_offered_as_recipes():
         ("transfer.temperature", 2.0),
         ("transfer.task_weight", 0.0),
         ("transfer.kd_weight", 1.0),
+        ("quantize.int8.epochs", 3),
+        ("quantize.int8.granularity", "tensor"),
+        ("quantize.int8.averaging", 0.01),
+        ("quantize.int8.embeddings", False),
     ],
 )
 def test_paper_recipes_share_the_papers_values(name, key, value):

@@ -228,3 +228,28 @@ def test_so_many_checkpoints_are_kept(number, inputs, signalled, tmp_path):
     kept = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "out.partial" / "checkpoints").iterdir())
     assert kept == [11, 10, 8, 6][:number][::-1]
     shutil.rmtree(tmp_path / "out.partial")
+
+
+def test_half_of_a_checkpoint_is_never_under_its_name(tmp_path, monkeypatch):
+    """A process that is killed while it removes an old one leaves none that looks whole and is not."""
+    usual = shutil.rmtree
+
+    def killed(path, **kwargs):
+        if path.exists():
+            (path / "weights").unlink()
+            raise KeyboardInterrupt
+
+    def write(step):
+        checkpoints.write(tmp_path, step, lambda folder: (folder / "weights").write_text(f"of {step}"))
+
+    write(1)
+    write(2)
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(3)
+    monkeypatch.setattr(shutil, "rmtree", usual)
+    found = [path for path in tmp_path.iterdir() if path.suffix != ".partial"]
+    assert sorted(path.name for path in found) == ["checkpoint-2", "checkpoint-3"]
+    assert all(checkpoints.damage(path) is None for path in found)
+    write(4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]

@@ -134,6 +134,7 @@ def test_names_in_a_recipe_are_no_paths(name, recipe_values):
         ("a: &a {b: *a}", "deeper than 50"),
         ("[" * 5000 + "]" * 5000, "deeper than 50"),
         ("a: " + "9" * 5000, "is not valid YAML"),
+        ('"a\\nb": 1', "unknown key `a b`"),
         ("a: 2026-13-45", "is not valid YAML"),
         ("a: !!float abc", "is not valid YAML"),
         ("x" * 200_000, "larger than 100,000 bytes"),

@@ -140,7 +140,7 @@ def unreadable(run: Path) -> list[str]:
     bad = [
         f"{path}: {checkpoints.damage(path)}"
         for path in run.rglob("checkpoint-*")
-        if path.suffix != ".partial" and checkpoints.damage(path)
+        if path.suffix != ".partial" and ".partial" in str(path) and checkpoints.damage(path)
     ]
     for model in MODELS:
         folder = run / model

@@ -51,18 +51,27 @@ def _write(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
     aside = durable.partial(target)
     try:
         with durable.writing(target, "run it again: it goes on from the last checkpoint"):
-            shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+            for left in folder.glob("checkpoint-*.partial"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             aside.mkdir(parents=True)
             fill(aside)
             hashes = {file.name: modelfolder.file_hash(file) for file in sorted(aside.iterdir())}
             modelfolder.write_json(hashes, aside / HASHES)
-            shutil.rmtree(target, ignore_errors=True)  # one that was found damaged, or the same one
+            if target.exists():  # one that was found damaged, or the same one
+                _remove(target)
             durable.publish(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     for old in _all(folder)[_kept.get() :]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under another name first: half of one is never under its own."""
+    aside = checkpoint.with_name(f"{checkpoint.name}.old.partial")
+    checkpoint.replace(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def newest(folder: Path) -> Path | None:

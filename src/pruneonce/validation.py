@@ -18,7 +18,8 @@ def validate(section: type[Any], values: dict[str, Any], at: str = "") -> Any:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(section, item, at) for item in error.errors()[:SHOWN])) from None
+        found = "; ".join(_explain(section, item, at) for item in error.errors()[:SHOWN])
+        raise UserError(" ".join(found.split())) from None  # a key may hold the end of a line
 
 
 def _explain(section: type[BaseModel], item: Any, at: str) -> str:

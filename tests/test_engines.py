@@ -30,7 +30,7 @@ def task(task_files):
 def folders(encoder, task, tmp_path_factory):
     """A task model that has learned something, in int8 and exported for both engines."""
     folder = tmp_path_factory.mktemp("engines")
-    learned = stages.finetune(encoder, task, Training(epochs=4, batch_size=16, learning_rate=3e-3), folder / "dense")
+    learned = stages.finetune(encoder, task, Training(epochs=12, batch_size=16, learning_rate=1e-3), folder / "dense")
     int8 = stages.calibrate(learned, task, Calibrate(examples=64), folder / "int8")
     onnx = stages.export(int8, folder / "onnx")
     return {"torch": int8, "onnxruntime": onnx, "openvino": stages.export(int8, folder / "openvino", format="openvino")}

@@ -1,6 +1,8 @@
 """Engines side by side: the same inputs give the same logits and the same accuracy, whichever runs the model."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +151,19 @@ def test_the_examples_in_the_documentation_run(folders, tmp_path, monkeypatch, c
     shown = capsys.readouterr().out.split()
     assert len(shown) == 2
     assert set(shown) <= {"negative", "positive"}
+
+
+def test_a_signal_finds_its_way_after_two_models_were_closed(folders):
+    """OpenVINO moves the signal stack: with a core for each model the process ended here with a segmentation fault."""
+    code = f"""
+import faulthandler, os, signal
+from pruneonce.engines import open_engine
+faulthandler.enable()
+one, two = (open_engine({str(folders["openvino"])!r}, "openvino") for _ in range(2))
+del one
+del two
+signal.signal(signal.SIGTERM, lambda *_: print("alive"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from pruneonce import modelfolder, quantization, stages
 from pruneonce.engines import open_engine
+from pruneonce.engines.openvino import core
 from pruneonce.errors import UserError
 from pruneonce.export import onnx as onnx_export
 from pruneonce.export import to_onnx
@@ -217,7 +218,7 @@ def looked_up_in_onnxruntime(folder, batch):
 
 
 def looked_up_in_openvino(folder, batch):
-    model = openvino.Core().read_model(folder / "openvino_model.xml")
+    model = core().read_model(folder / "openvino_model.xml")
     names = []
     for op in model.get_ops():
         for value in op.input_values():
@@ -226,7 +227,7 @@ def looked_up_in_openvino(folder, batch):
                 names.append(gather.input_value(0).get_node().get_friendly_name())
                 model.add_outputs(op.output(0))
     before = len(model.outputs) - len(names)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     values = compiled({value.get_any_name(): batch[value.get_any_name()].numpy() for value in compiled.inputs})
     return {
         name.removeprefix("model.").removesuffix(".weight_scale"): values[before + number]
@@ -267,7 +268,7 @@ def test_tables_are_stored_as_integers(architecture, grid, exported):
         )
         assert integers.dtype == np.int8
         np.testing.assert_array_equal(integers * scale, table.weight.detach())
-    ops = openvino.Core().read_model(folders["openvino"] / "openvino_model.xml").get_ops()
+    ops = core().read_model(folders["openvino"] / "openvino_model.xml").get_ops()
     kinds = {op.get_friendly_name(): op.get_element_type() for op in ops if op.get_type_name() == "Constant"}
     assert all(kinds[f"model.{name}.weight_int8"] == openvino.Type.i8 for name in tables)
 

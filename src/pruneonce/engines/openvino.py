@@ -5,6 +5,7 @@ https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devi
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,24 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "
 PRECISIONS = {"f32": "fp32", "f16": "fp16"}
 
 
-def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
-    """As `open_engine`, of an .xml file with its .bin beside it."""
+@cache
+def core() -> Any:
+    """One for the process, and never given up.
+
+    Each core of OpenVINO 2026.4 moves the signal stack of its thread to memory of its own. Of two that do not go in the
+    order in which they came, the last one puts back a stack that is gone, and the next signal ends the process.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
+    """As `open_engine`, of an .xml file with its .bin beside it."""
     threads = threads or torch.get_num_threads()
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, **SETTINGS}
     try:
-        model = openvino.Core().compile_model(file, "CPU", settings | EXACT if exact else settings)
+        model = core().compile_model(file, "CPU", settings | EXACT if exact else settings)
     except RuntimeError as error:
         raise UserError(f"OpenVINO cannot open {file}: {' '.join(str(error).split())}") from error
     precision = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()

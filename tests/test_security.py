@@ -228,4 +228,4 @@ def test_a_made_folder_has_no_pickle(offline_recipe, tmp_path):
     assert main(["run", str(offline_recipe), "--output", str(tmp_path / "run")]) == 0
     made = {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()}
     made = {suffix for suffix in made if not re.fullmatch(r"\.\d+", suffix)}  # tensorboard's event files
-    assert made <= {".json", ".safetensors", ".yaml", ".html", ".md", ".arrow", ".txt", ".jinja"}
+    assert made <= {".json", ".safetensors", ".pruneonce", ".yaml", ".html", ".md", ".arrow", ".txt", ".jinja"}

@@ -110,13 +110,16 @@ def test_a_folder_of_another_recipe_is_left_alone(finished, recipe_values):
 def test_what_leaves_nothing_stale_can_be_added_later(tiny_recipe, tmp_path):
     values, output = tiny_recipe(), tmp_path / "run"
     values["baselines"] = {}
+    values["benchmark"] = {"engines": ["torch", "onnxruntime"], "batch_sizes": [1], "lengths": [8], "seconds": 0.01}
     first = run(values, output)
-    values["quantize"] = {"int8_ptq": {"examples": 16}}
+    values["quantize"] = {"int8": {"epochs": 1}, "int8_ptq": {"examples": 16}}
     values["tasks"]["temper"] = {**values["tasks"]["mood"], "metric": "f1"}
     second = run(values, output)
     assert [row for row in second["results"] if row["task"] == "mood"][:2] == first["results"]
-    assert [row["arm"] for row in second["results"]] == 2 * ["dense", "sparse", "int8-ptq"]
-    values["quantize"] = {"int8_ptq": {"examples": 32}}
+    assert [row["arm"] for row in second["results"]] == 2 * ["dense", "sparse", "int8", "int8-ptq"]
+    timed = [{row["model"] for row in summary["benchmark"]["rows"]} for summary in (first, second)]
+    assert timed == [{"dense", "sparse"}, {"dense", "sparse", "int8"}]
+    values["quantize"]["int8_ptq"] = {"examples": 32}
     with pytest.raises(UserError, match="stale: tasks/mood/int8-ptq, tasks/temper/int8-ptq"):
         run(values, output)
 

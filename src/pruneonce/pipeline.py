@@ -220,15 +220,17 @@ def _time(recipe: Recipe, output: Path) -> None:
     """How fast the first task's models are; those of other tasks, and rivals, have the same shape."""
     if not recipe.benchmark or not recipe.tasks:
         return
-    made = modelfolder.read_json(output / BENCHMARK)
-    if made and made["settings"] == recipe.benchmark.model_dump(mode="json"):
-        return
     name, task = next(iter(recipe.tasks.items()))
-    _heading(f"benchmark: the models of {name}")
     models = {arm: model for arm, model in arms(recipe, output, name) if arm in TIMED}
+    asked = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
+    made = modelfolder.read_json(output / BENCHMARK) or {}
+    if asked == {key: made.get(key) for key in asked}:
+        return
+    _heading(f"benchmark: the models of {name}")
     dev = load_task(task, output / "cache").splits["dev"]
     texts = list(zip(dev["text"], dev["text_pair"], strict=True)) if task.text_pair else list(dev["text"])
-    modelfolder.write_json(stages.benchmark(models, recipe.benchmark, texts), output / BENCHMARK)
+    found = stages.benchmark(models, recipe.benchmark, texts)
+    modelfolder.write_json({**found, **asked}, output / BENCHMARK)
 
 
 def _verify(child: Path, parent: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pruneonce import modelfolder
+from pruneonce.machine import processor
 from pruneonce.recipe import Recipe
 from pruneonce.storage import SUFFIX
 
@@ -100,15 +101,6 @@ def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
         "encoder": encoder["packed_bytes"],
         "limit": encoder["limit_bytes"],
     }
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path]]:

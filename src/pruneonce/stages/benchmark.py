@@ -21,9 +21,9 @@ from pruneonce.errors import UserError
 from pruneonce.export import to_onnx
 from pruneonce.export.onnx import need
 from pruneonce.export.openvino import convert
+from pruneonce.machine import processor
 from pruneonce.recipe import Benchmark
 from pruneonce.stages.common import check_length
-from pruneonce.summary import processor
 from pruneonce.timing import Work, figures, in_turns
 
 ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts

@@ -71,17 +71,17 @@ def in_engines(run: Path, data: Path, output: Path) -> dict[str, dict[str, Any]]
 
 def in_engines_of(task: recipe.Task, model: Path, cache: Path) -> dict[str, Any]:
     """The same inputs through fake quantization and the engines, exact (activations not quantized in fp32) and not."""
-    from transformers import DataCollatorWithPadding
-
     from pruneonce import modelfolder, stages
-    from pruneonce.data.tasks import encode, load_task, metrics
     from pruneonce.engines import open_engine
+    from pruneonce.metrics import glue
     from pruneonce.prediction import in_batches
+    from pruneonce.tasks import kind_of
 
     tokenizer = modelfolder.load_tokenizer(model)
-    examples = encode(load_task(task, cache).splits["test"], tokenizer, task)
+    kind = kind_of(task)
+    examples = kind.encode(kind.load(cache).splits["test"], tokenizer)
     labels = examples.with_format("numpy")["labels"][:]
-    collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+    collate = kind.collate(tokenizer)
     ways = {"torch": (model, "torch", True)}
     for format, engine in (("onnx", "onnxruntime"), ("openvino", "openvino")):
         folder = stages.export(model, model.with_name(f"int8-{format}"), format=format)
@@ -89,11 +89,11 @@ def in_engines_of(task: recipe.Task, model: Path, cache: Path) -> dict[str, Any]
     logits = {}
     for name, (folder, engine, exact) in ways.items():
         opened = open_engine(folder, engine, exact=exact)
-        logits[name] = in_batches(partial(run_logits, opened), examples, collate).numpy()
+        logits[name] = np.stack(in_batches(partial(run_logits, opened), examples, collate))
     reference = logits["torch"]
     return {
         name: {
-            "accuracy": metrics(values, labels)["accuracy"],
+            "accuracy": glue.classification(values, labels)["accuracy"],
             "largest": float(np.abs(values - reference).max()),
             "typical": float(np.median(np.abs(values - reference))),
             "changed": int((values.argmax(1) != reference.argmax(1)).sum()),

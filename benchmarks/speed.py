@@ -60,7 +60,7 @@ def bert_base(folder: Path, dev: Path) -> dict[str, Path]:
             apply_masks(weights, magnitude_masks(weights, 0.9, "uniform"))
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    task = recipe.Task(train=str(dev), dev=str(dev), text="sentence")
+    task = recipe.Classification(train=str(dev), dev=str(dev), text="sentence")
     int8 = stages.calibrate(folder / "sparse", task, CALIBRATE, folder / "int8")
     return {"dense": folder / "dense", "sparse": folder / "sparse", "int8": int8}
 

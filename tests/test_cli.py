@@ -327,7 +327,7 @@ def test_options_reach_the_stage(monkeypatch, encoder, here):
             "--labels 'x, y' --set task.max_length=64 --set steps=5 --seed 7 --output out"
         )
     )
-    assert given["task"] == recipe.Task(
+    assert given["task"] == recipe.Classification(
         source="glue",
         subset="mnli",
         train="train",

@@ -13,7 +13,7 @@ from pruneonce import engines, machine, stages
 from pruneonce.engines import engine_of, open_engine
 from pruneonce.errors import UserError
 from pruneonce.export import onnx as onnx_export
-from pruneonce.recipe import Calibrate, Task, Training
+from pruneonce.recipe import Calibrate, Classification, Training
 
 ROOT = Path(__file__).parents[1]
 BATCH = {
@@ -25,7 +25,7 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def task(task_files):
-    return Task(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
+    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
 
 
 @pytest.fixture(scope="module")

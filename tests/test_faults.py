@@ -24,7 +24,7 @@ from test_resume import assert_same
 from pruneonce import checkpoints, locks, stages
 from pruneonce.cli import main
 from pruneonce.errors import InUseError, UserError
-from pruneonce.recipe import Corpus, Prune, Task, Training
+from pruneonce.recipe import Classification, Corpus, Prune, Training
 from pruneonce.trainer import SparseTrainer
 
 PRUNE = {"objective": "hidden", "steps": 12, "batch_size": 4, "learning_rate": 1e-3, "every": 2, "checkpoint_every": 4}
@@ -285,7 +285,7 @@ def test_streamed_corpus_changes(encoder, corpus_file, at_step, tmp_path):
 
 def test_a_stage_does_not_go_on_with_other_data(encoder, task_files, at_step, tmp_path):
     train = shutil.copy2(task_files / "train.jsonl", tmp_path)
-    task = Task(train=str(train), dev=str(task_files / "dev.jsonl"))
+    task = Classification(train=str(train), dev=str(task_files / "dev.jsonl"))
     settings = Training(epochs=1, batch_size=16, learning_rate=1e-3, checkpoint_every=2)
     at_step(4, lambda loss: loss * torch.nan)
     with pytest.raises(UserError, match="became nan"):

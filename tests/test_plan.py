@@ -17,7 +17,7 @@ from pruneonce.data.corpus import token_blocks
 from pruneonce.data.size import count_blocks
 from pruneonce.errors import UserError
 from pruneonce.plan import plan
-from pruneonce.recipe import Corpus, Recipe, Task, Training, validate
+from pruneonce.recipe import Classification, Corpus, Recipe, Training, validate
 from pruneonce.workload import Lengths, corpus_works, task_works
 
 PREPARE = {"epochs": 0.5, "batch_size": 8, "accumulate": 2, "learning_rate": 1e-3}
@@ -103,7 +103,7 @@ def test_a_given_teacher_is_not_trained(recipe_values, encoder, tmp_path):
 
 def test_lengths_are_those_of_a_sample(tokenizer, tmp_path):
     rows = [{"text": "the " * (1 + number % 7), "label": number % 2} for number in range(2100)]
-    lengths = Lengths.of(Dataset.from_list(rows), tokenizer, Task(train="a", dev="b"))
+    lengths = Lengths.of(Dataset.from_list(rows), tokenizer, Classification(train="a", dev="b"))
     assert (lengths.examples, len(lengths.sample)) == (2100, 700)
     assert lengths.mean == pytest.approx(6, abs=0.1)
 

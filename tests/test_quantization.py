@@ -16,7 +16,7 @@ from pruneonce.errors import UserError
 from pruneonce.export.qdq import IntegerEmbedding, with_nodes
 from pruneonce.modelfolder import read_json, write_json
 from pruneonce.quantization import LearningEmbedding, LearningLinear, QuantizedEmbedding, QuantizedLinear
-from pruneonce.recipe import Calibrate, Prune, Quantization, Quantize, Task, Training, Transfer
+from pruneonce.recipe import Calibrate, Classification, Prune, Quantization, Quantize, Training, Transfer
 from pruneonce.sparsity import verify
 from pruneonce.storage import grid as grid_file
 from pruneonce.storage import pack, unpack
@@ -281,7 +281,7 @@ def test_the_scale_follows_weights_that_shrink():
 
 @pytest.fixture(scope="module")
 def task(task_files):
-    return Task(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
+    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
 
 
 @pytest.fixture(scope="module")

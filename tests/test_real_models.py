@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from pruneonce import quickstart, stages
-from pruneonce.recipe import Corpus, Prune, Task, Training, Transfer
+from pruneonce.recipe import Classification, Corpus, Prune, Training, Transfer
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def test_minilm_from_dense_to_task(inputs, tmp_path):
     vectors = SentenceTransformer(str(sparse), device="cpu").encode(["a river", "a city"], show_progress_bar=False)
     assert np.isfinite(vectors).all()
 
-    task = Task(train=str(inputs / "train.jsonl"), dev=str(inputs / "dev.jsonl"))
+    task = Classification(train=str(inputs / "train.jsonl"), dev=str(inputs / "dev.jsonl"))
     training = Training(epochs=1, learning_rate=1e-4)
     dense = stages.finetune(inputs / "model", task, training, tmp_path / "dense")
     child = stages.transfer(sparse, task, Transfer(**training.model_dump()), tmp_path / "task", teacher=dense)

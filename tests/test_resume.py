@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from pruneonce import checkpoints, stages, training
 from pruneonce.errors import Interrupted
-from pruneonce.recipe import Corpus, Gradual, Prepare, Prune, Quantize, Task, Training, Transfer
+from pruneonce.recipe import Classification, Corpus, Gradual, Prepare, Prune, Quantize, Training, Transfer
 from pruneonce.trainer import SparseTrainer
 
 STEPS = 12
@@ -27,7 +27,7 @@ EPOCHS = {"epochs": 2.2, "batch_size": 16, "accumulate": 2, "learning_rate": 1e-
 def inputs(tmp_path_factory, tokenizer, corpus_file, task_files):
     folder = tmp_path_factory.mktemp("inputs")
     corpus = Corpus(source=str(corpus_file), block_length=16, validation=0.01)
-    task = Task(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")})
+    task = Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")})
     bare = make_model(folder / "bare", tokenizer)
     dense = make_model(folder / "dense", tokenizer, "distilbert", head=True)
     return {

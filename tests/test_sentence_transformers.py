@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pruneonce import modelfolder, stages
-from pruneonce.recipe import Corpus, Prune, Task, Training
+from pruneonce.recipe import Classification, Corpus, Prune, Training
 
 PRUNE = Prune(objective="hidden", steps=6, batch_size=4, learning_rate=1e-3, every=1)
 MODULES = [
@@ -45,7 +45,7 @@ def test_a_local_one(sentence_encoder, corpus_file, task_files, tmp_path):
     corpus = Corpus(source=str(corpus_file), block_length=16)
     sparse = stages.prune(sentence_encoder, corpus, PRUNE, tmp_path / "sparse")
     check(sparse)
-    task = Task(train=str(task_files / "train.jsonl"), dev=str(task_files / "dev.jsonl"))
+    task = Classification(train=str(task_files / "train.jsonl"), dev=str(task_files / "dev.jsonl"))
     classifier = stages.finetune(sparse, task, Training(steps=1, learning_rate=1e-3), tmp_path / "classifier")
     assert not (classifier / "modules.json").exists(), "with a task head it is no longer one"
 

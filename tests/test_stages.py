@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 
 from pruneonce import stages
 from pruneonce.errors import UserError
-from pruneonce.recipe import Corpus, Prepare, Prune, Task, Training, Transfer
+from pruneonce.recipe import Classification, Corpus, Prepare, Prune, Training, Transfer
 from pruneonce.sparsity import ARCHITECTURES, inspect_model, verify
 
 PRUNE = {"steps": 12, "batch_size": 4, "learning_rate": 1e-3, "every": 2, "rewind": False}
@@ -23,7 +23,7 @@ def corpus(corpus_file):
 
 @pytest.fixture
 def task(task_files):
-    return Task(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
+    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
 
 
 def zeros_in_file(folder):

@@ -11,11 +11,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruneonce.data import METRICS, encode, load_task, metrics
 from pruneonce.errors import UserError
-from pruneonce.recipe import Task
+from pruneonce.metrics.glue import classification as metrics
+from pruneonce.recipe import Classification
+from pruneonce.tasks import kind_of
+from pruneonce.tasks.classification import METRICS
 
 ROWS = [{"text": "the river was fine", "label": 1}, {"text": "", "label": 0}, {"text": "a stone", "label": 1}]
+
+
+def load_task(task, cache):
+    return kind_of(task).load(cache)
+
+
+def encode(rows, tokenizer, task):
+    return kind_of(task).encode(rows, tokenizer)
 
 
 def write(path, rows):
@@ -42,7 +52,7 @@ def make(tmp_path):
             "train": write(tmp_path / f"train{suffix}", train),
             "dev": write(tmp_path / f"dev{suffix}", dev),
         }
-        return Task(**{**files, **settings})
+        return Classification(**{**files, **settings})
 
     return make
 
@@ -246,7 +256,7 @@ def test_hub_names_are_the_labels(tmp_path, monkeypatch):
     unlabelled = datasets.Dataset.from_dict({**rows, "label": [-1, -1]}, features=features)
     asked = []
     hub(monkeypatch, {"train": train, "validation": train, "test": unlabelled}, asked)
-    task = Task(source="nyu/glue", subset="sst2", train="train", dev="validation", text="sentence")
+    task = Classification(source="nyu/glue", subset="sst2", train="train", dev="validation", text="sentence")
     data = load_task(task, tmp_path)
     assert data.labels == ["1", "2"]
     assert data.splits["dev"].to_list() == [{"text": "fine", "label": 1}, {"text": "awful", "label": 0}]
@@ -263,7 +273,7 @@ def test_hub_faults_name_split_and_row(tmp_path, monkeypatch):
     train = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
     dev = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 7]})
     hub(monkeypatch, {"train": train, "dev": dev})
-    task = Task(source="some/task", train="train", dev="dev")
+    task = Classification(source="some/task", train="train", dev="dev")
     fails(task, tmp_path, re.escape("'some/task', split 'dev', row 2: label 7 is none of '0', '1'"))
 
 

@@ -10,11 +10,13 @@ from pruneonce import recipe
 from pruneonce.cli_stages import (
     Dev,
     Hub,
+    Kind,
     LabelColumn,
     Labels,
     Model,
     Output,
     PairColumn,
+    Preset,
     Seed,
     Sets,
     Subset,
@@ -40,9 +42,9 @@ app = typer.Typer()
 def quantize(
     context: typer.Context,
     model: Model,
-    train: Train,
-    dev: Dev,
     output: Output,
+    train: Train = None,
+    dev: Dev = None,
     teacher: Annotated[str | None, typer.Option(help="Dense model fine-tuned on the same task.")] = None,
     post_training: Annotated[
         bool, typer.Option("--post-training", help="Only read ranges off training examples; needs no teacher.")
@@ -54,6 +56,8 @@ def quantize(
     labels: Labels = None,
     source: Hub = None,
     subset: Subset = None,
+    kind: Kind = None,
+    preset: Preset = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:

@@ -33,7 +33,12 @@ Seed = Annotated[int, typer.Option(min=0)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # A task's options, named as the fields of recipe.Task.
-TASK = ("source", "subset", "train", "dev", "test", "text", "text_pair", "label", "labels")
+TASK = ("kind", "preset", "source", "subset", "train", "dev", "test", "text", "text_pair", "label", "labels")
+Kind = Annotated[
+    str | None, typer.Option(metavar="KIND", help=f"{', '.join(recipe.KINDS)}. Default: {next(iter(recipe.KINDS))}.")
+]
+Preset = Annotated[str | None, typer.Option("--task", metavar="NAME", help="A known task: sst2, mnli, squad, ...")]
+FLAGS = {"source": "--hub", "preset": "--task"}
 Train = Annotated[str | None, typer.Option(help="JSONL, CSV or Parquet file; with --hub, a split.")]
 Dev = Annotated[str | None, typer.Option(help="The same, held out.")]
 Test = Annotated[str | None, typer.Option(help="The same, to measure on.")]
@@ -89,9 +94,9 @@ def prune(
 def finetune(
     context: typer.Context,
     model: Model,
-    train: Train,
-    dev: Dev,
     output: Output,
+    train: Train = None,
+    dev: Dev = None,
     test: Test = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -99,6 +104,8 @@ def finetune(
     labels: Labels = None,
     source: Hub = None,
     subset: Subset = None,
+    kind: Kind = None,
+    preset: Preset = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
@@ -118,9 +125,9 @@ def transfer(
     context: typer.Context,
     model: Model,
     teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
-    train: Train,
-    dev: Dev,
     output: Output,
+    train: Train = None,
+    dev: Dev = None,
     test: Test = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -128,6 +135,8 @@ def transfer(
     labels: Labels = None,
     source: Hub = None,
     subset: Subset = None,
+    kind: Kind = None,
+    preset: Preset = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
@@ -151,6 +160,8 @@ def evaluate(
     labels: Labels = None,
     source: Hub = None,
     subset: Subset = None,
+    kind: Kind = None,
+    preset: Preset = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a task model. Its own label names are used unless --labels are given."""
@@ -159,11 +170,14 @@ def evaluate(
         raise UserError("nothing to measure on: give --dev, --test or both")
     from pruneonce import stages
     from pruneonce.modelfolder import load_config
+    from pruneonce.tasks import kind_for
 
-    names = load_config(model).id2label
+    config = load_config(model)
     first = context.params[splits[0]]
-    values = {"labels": [names[index] for index in sorted(names)], "train": first, "dev": first}
-    task = recipe.validate(recipe.Task, {**values, **task_values(context.params)})
+    given = {"kind": kind_for(config), **task_values(context.params)}
+    own = {"labels": [config.id2label[index] for index in range(config.num_labels)]}
+    has_labels = "labels" in recipe.KINDS.get(given["kind"], recipe.Task).model_fields
+    task = recipe.make_task({"train": first, "dev": first, **(own if has_labels else {}), **given})
     found = stages.evaluate(model, task, splits=splits)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -185,13 +199,17 @@ def sections(
     values = {prefix: given, **defaults, **{name: value for name, value in options.items() if value is not None}}
     for override in sets or []:
         recipe.set_value(values, override)
-    validated = recipe.validate(inputs, values.pop(prefix, None), prefix)
+    given = values.pop(prefix, None)
+    is_task = inputs is recipe.Task
+    validated = recipe.make_task(given, prefix) if is_task else recipe.validate(inputs, given, prefix)
     return validated, recipe.validate(section, values)
 
 
 def task_values(parameters: dict[str, Any]) -> dict[str, Any]:
     """The task's options out of all of a verb's."""
     values = {name: parameters[name] for name in TASK if parameters.get(name) is not None}
+    if "preset" not in values and not {"train", "dev"} & values.keys() and "test" not in values:
+        raise UserError("no data: give --train and --dev, or a known task by --task")
     if "labels" in values:
         values["labels"] = [name.strip() for name in values["labels"].split(",")]
     return values
@@ -200,7 +218,7 @@ def task_values(parameters: dict[str, Any]) -> dict[str, Any]:
 def as_options(task: dict[str, Any]) -> list[str]:
     """A task's values as they were typed."""
     typed = {**task, "labels": ",".join(task.get("labels", []))}
-    flags = {name: "--hub" if name == "source" else f"--{name.replace('_', '-')}" for name in typed}
+    flags = {name: FLAGS.get(name, f"--{name.replace('_', '-')}") for name in typed}
     return [part for name, value in typed.items() if value for part in (flags[name], value)]
 
 

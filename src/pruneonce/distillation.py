@@ -8,6 +8,7 @@ each state's error relative to the teacher's norm, as SquareHead (https://arxiv.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,3 +42,16 @@ def hidden_distillation(student: Sequence[Tensor], teacher: Sequence[Tensor]) ->
         error = (ours.float() - target).square().sum(-1)
         losses.append((error / target.square().sum(-1).clamp_min(1e-6)).mean())
     return torch.stack(losses).mean()
+
+
+def states(outputs: Any, mask: Tensor) -> list[Tensor]:
+    """Every layer's output at the real tokens [rows, width], and the pooler's [batch, width] where the model gives it.
+
+    Args:
+        outputs: a model's, with its hidden states.
+        mask: [batch, tokens], 0 where there is padding.
+    """
+    keep = mask.bool()
+    found = [state[keep] for state in outputs.hidden_states[1:]]
+    pooled = outputs.get("pooler_output")
+    return found if pooled is None else [*found, pooled]

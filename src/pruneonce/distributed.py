@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from torch import Tensor
 
 from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
 
@@ -82,23 +81,6 @@ def first_then_all(function: Callable[[], T]) -> T:
     made: list[T] = []
     by_first(lambda: made.append(function()))
     return made[0] if made else function()
-
-
-def shared_out(size: int) -> range:
-    """This process's share of `size` items."""
-    return range(rank(), size, world())
-
-
-def collected(share: Tensor, size: int) -> Tensor:
-    """All `size` rows, of which this process made those that `shared_out` gave it."""
-    if world() == 1:
-        return share
-    shares: list[Any] = [None] * world()
-    dist.all_gather_object(shares, share)
-    whole = torch.empty(size, *share.shape[1:], dtype=share.dtype)
-    for first, part in enumerate(shares):
-        whole[first :: world()] = part
-    return whole
 
 
 def gathered(value: T) -> list[T]:

@@ -31,6 +31,7 @@ PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
 # What makes a folder a sentence-transformers model, beside the encoder itself.
 SENTENCE_TRANSFORMER = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+TASK_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 # A configuration's numbers may be this large.
 MOST, MOST_LAYERS = 1 << 20, 1000
 # What an unfinished folder has beside its model.
@@ -194,7 +195,7 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)  # type: ignore[operator]
         tokenizer.save_pretrained(folder)
-        if "ForSequenceClassification" not in type(model).__name__:
+        if not type(model).__name__.endswith(TASK_HEADS):
             copy_sentence_transformer(source, folder)
         versions = {name: version(name) for name in LIBRARIES}
         write_json({**provenance, "versions": versions}, folder / PROVENANCE)
@@ -256,9 +257,9 @@ def _is_inside(file: Path, folder: Path) -> bool:
 
 def _write_card(model_class: str, folder: Path, provenance: Mapping[str, Any]) -> None:
     auto = "AutoModel"
-    for head in ("SequenceClassification", "MaskedLM", "PreTraining"):
-        if model_class.endswith(f"For{head}"):
-            auto = "AutoModelForMaskedLM" if head == "PreTraining" else f"AutoModelFor{head}"
+    for head in (*TASK_HEADS, "ForMaskedLM", "ForPreTraining"):
+        if model_class.endswith(head):
+            auto = "AutoModelForMaskedLM" if head == "ForPreTraining" else f"AutoModel{head}"
     zeros = provenance["sparsity"]["encoder"]
     text = f"Made by pruneonce's stage `{provenance['stage']}`; {zeros:.1%} of the encoder's Linear weights are zero."
     card = ModelCard.from_template(

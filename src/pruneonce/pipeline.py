@@ -25,7 +25,6 @@ from pruneonce import (
     storage,
 )
 from pruneonce.console import console
-from pruneonce.data.tasks import load_task
 from pruneonce.engines import require
 from pruneonce.errors import UserError
 from pruneonce.export.onnx import need
@@ -35,7 +34,8 @@ from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
 from pruneonce.stages.common import check_length
 from pruneonce.staleness import differences, stale
-from pruneonce.summary import BENCHMARK, arms, evaluation_file, packed_file, sizes_file, summarize
+from pruneonce.summary import BENCHMARK, arms, evaluation_file, given_teacher, packed_file, sizes_file, summarize
+from pruneonce.tasks import kind_of
 
 TIMED = ("dense", "sparse", "int8", "int4")
 
@@ -126,7 +126,7 @@ def check(recipe: Recipe, cache: Path) -> None:
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
-        load_task(task, cache)
+        kind_of(task).load(cache)
         if task.teacher_model:
             modelfolder.load_config(task.teacher_model)
     _check_deployment(recipe)
@@ -167,7 +167,7 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         _check_inputs(recipe, output)
         folder = output / "tasks" / name
         settings = recipe.transfer_for(name)
-        teacher: str | Path | None = task.teacher_model
+        teacher = given_teacher(recipe, output, name)
         if teacher is None:
             teacher_settings = recipe.teacher_for(name)
             assert teacher_settings is not None
@@ -227,8 +227,8 @@ def _time(recipe: Recipe, output: Path) -> None:
     if asked == {key: made.get(key) for key in asked}:
         return
     _heading(f"benchmark: the models of {name}")
-    dev = load_task(task, output / "cache").splits["dev"]
-    texts = list(zip(dev["text"], dev["text_pair"], strict=True)) if task.text_pair else list(dev["text"])
+    kind = kind_of(task)
+    texts = kind.texts(kind.load(output / "cache").splits["dev"])
     found = stages.benchmark(models, recipe.benchmark, texts)
     modelfolder.write_json({**found, **asked}, output / BENCHMARK)
 

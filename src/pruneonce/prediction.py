@@ -8,37 +8,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Batch = dict[str, Tensor]
-Collate = Callable[[list[Any]], Batch]
+from pruneonce.tasks import Batch, Collate, Kind
+from pruneonce.tasks.kind import Array
 
 
 @torch.no_grad()
-def predict(model: nn.Module, examples: Any, collate: Collate, batch_size: int = 32) -> Tensor:
-    """Logits [n, classes] in the order of `examples`, of a model in PyTorch, which need not be in evaluation mode."""
+def predict(model: nn.Module, kind: Kind[Any], examples: Any, collate: Collate, batch_size: int = 32) -> list[Array]:
+    """The output for each of `examples`, of a model in PyTorch, which need not be in evaluation mode."""
     device = next(model.parameters()).device
 
     def run(batch: Batch) -> Tensor:
-        logits: Tensor = model(**{name: value.to(device) for name, value in batch.items()}).logits
-        return logits.float().cpu()
+        batch = {name: value.to(device) for name, value in batch.items()}
+        return kind.output(model(**batch), batch["attention_mask"]).float().cpu()
 
     was_training = model.training
     model.eval()
-    logits = in_batches(run, examples, collate, batch_size)
+    outputs = in_batches(run, examples, collate, batch_size)
     model.train(was_training)
-    return logits
+    return outputs
 
 
-def in_batches(run: Callable[[Batch], Tensor], examples: Any, collate: Collate, batch_size: int = 32) -> Tensor:
+def in_batches(run: Callable[[Batch], Tensor], examples: Any, collate: Collate, batch_size: int = 32) -> list[Array]:
     """What `run` gives for batches of `examples`, in their order. Batches are formed by length: little is padding.
 
     Args:
-        run: gives one row for each of the batch's; the batch has no labels.
+        run: gives one row for each of the batch's, padded as the batch is; the batch has no labels.
     """
     lengths = [len(ids) for ids in examples["input_ids"]]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    found: list[Tensor] = []
+    found: dict[int, Array] = {}
     for first in range(0, len(order), batch_size):
-        batch = collate([examples[i] for i in order[first : first + batch_size]])
+        chosen = order[first : first + batch_size]
+        batch = collate([examples[i] for i in chosen])
         batch.pop("labels", None)
-        found.append(run(batch))
-    return torch.cat(found)[torch.tensor(order).argsort()]
+        found.update(zip(chosen, run(batch).numpy(), strict=True))
+    return [found[index] for index in range(len(order))]

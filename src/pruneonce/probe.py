@@ -26,22 +26,26 @@ import torch
 from datasets import Dataset
 from joblib.externals.loky import ProcessPoolExecutor
 from torch.utils.data import Dataset as TorchDataset
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainerCallback
+from transformers import TrainerCallback
 
 from pruneonce import modelfolder, quantization
 from pruneonce.data.blocks import masked_collator, plain_collator
 from pruneonce.errors import UserError
 from pruneonce.prediction import predict
-from pruneonce.recipe import Gradual, Prepare, Prune, Quantize, Training, Transfer, changed
+from pruneonce.recipe import Classification, Gradual, Prepare, Prune, Quantize, Training, Transfer, changed
 from pruneonce.sparsity import PruningSchedule, base_of, prunable_weights, sparsifier
 from pruneonce.stages.common import begin, freeze
 from pruneonce.stages.finetune import distilled_objective, task_objective
 from pruneonce.stages.objectives import load_vocabulary_model, mlm_objective, pruning_objective
 from pruneonce.stages.prepare import freeze_untrained
 from pruneonce.stages.prune import load_dense
+from pruneonce.tasks import kind_of
 from pruneonce.training import Objective, examples_of, train
 
 Kind = Literal["head", "prepare", "prune", "finetune", "transfer", "gradual", "quantize", "predict"]
+
+# In the place of every kind of task: their heads take no time beside the encoder's.
+KIND = kind_of(Classification(train="", dev=""))
 
 PREDICT_ROWS = 32  # of `prediction.predict`
 MOST = 1000  # steps; time is up before
@@ -159,7 +163,7 @@ def _train(probe: Probe, settings: Training, clock: Clock, device: torch.device,
     corpus = isinstance(settings, (Prepare, Prune))
     student, objective = (_corpus_model if corpus else _task_model)(probe, settings, device)
     tokenizer = modelfolder.load_tokenizer(probe.model)
-    collate: Any = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+    collate: Any = KIND.collate(tokenizer)
     if isinstance(settings, (Prepare, Prune)):
         masked = isinstance(settings, Prepare) or settings.objective != "hidden"
         collate = masked_collator(tokenizer, settings.mlm_probability, 0) if masked else plain_collator
@@ -204,19 +208,21 @@ def _corpus_model(probe: Probe, settings: Training, device: torch.device) -> tup
 def _task_model(probe: Probe, settings: Training, device: torch.device) -> tuple[Any, Objective]:
     """As `stages.finetune.run` makes them."""
     overrides = modelfolder.without_dropout(modelfolder.load_config(probe.model), settings.dropout)
-    student = modelfolder.load(AutoModelForSequenceClassification, probe.model, **overrides).to(device)
-    return student, distilled_objective(settings) if isinstance(settings, Transfer) else task_objective
+    student = KIND.load_model(probe.model, **overrides).to(device)
+    if not isinstance(settings, Transfer):
+        return student, task_objective(KIND)
+    return student, distilled_objective(KIND, freeze(KIND.load_model(probe.model), device), settings)
 
 
 def _predict(probe: Probe, clock: Clock, device: torch.device) -> None:
-    model = modelfolder.load(AutoModelForSequenceClassification, probe.model).to(device)
-    collate = DataCollatorWithPadding(modelfolder.load_tokenizer(probe.model), pad_to_multiple_of=8)
+    model = KIND.load_model(probe.model).to(device)
+    collate = KIND.collate(modelfolder.load_tokenizer(probe.model))
     length, done = probe.longest, False
     while not done:
         ids = _random_ids(0, model.config.vocab_size, PREDICT_ROWS * length).reshape(-1, length).tolist()
         batch = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * length] * PREDICT_ROWS})
         clock.begin()
-        predict(model, batch, collate)
+        predict(model, KIND, batch, collate)
         clock.stop_batches(1)
         done = clock.stop_update() or len(clock.batches) == MOST
         length = probe.length
@@ -230,7 +236,7 @@ class Rows(TorchDataset[dict[str, Any]]):
     """Random sequences, those of the first step `probe.longest` tokens long and the others `probe.length`.
 
     `padded` ones, which are a task's, are a token shorter but for the first of each batch: there is padding, and a
-    label and the teacher's logits.
+    label.
     """
 
     def __init__(self, probe: Probe, settings: Training, config: Any, *, padded: bool):
@@ -246,12 +252,11 @@ class Rows(TorchDataset[dict[str, Any]]):
         if not self.padded:
             return {"input_ids": _random_ids(position, self.vocabulary, length).tolist(), "position": position}
         length -= position % self.settings.batch_size > 0
-        row = {
+        return {
             "input_ids": _random_ids(position, self.vocabulary, length).tolist(),
             "attention_mask": [1] * length,
             "labels": position % self.classes,
         }
-        return {**row, "teacher_logits": [0.0] * self.classes} if isinstance(self.settings, Transfer) else row
 
 
 class Clock(TrainerCallback):

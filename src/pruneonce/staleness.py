@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce import modelfolder
+from pruneonce.data.keys import NOT_DATA
 
 # Keys of a recipe that no stage depends on.
 NO_INPUT = ("name", "description", "report_to", "corpus.processes", "pack", "export", "benchmark")
 QUANTIZED = ("int8-ptq", "int8", "int4")  # the longer name first: exports are called ARM-FORMAT
-OF_DENSE = ("text", "text_pair", "label", "labels", "max_length", "source", "subset", "train", "dev", "test", "kind")
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
@@ -51,7 +51,7 @@ def _inputs(stage: str, recipe: dict[str, Any]) -> set[str]:
         return whole[stage]
     _, task, arm = stage.split("/")
     teacher = dense | {"teacher", f"tasks.{task}.teacher", f"tasks.{task}.teacher_model"}
-    teacher |= {f"tasks.{task}.{key}" for key in OF_DENSE}
+    teacher |= {f"tasks.{task}.{key}" for key in recipe["tasks"][task] if key not in NOT_DATA}
     transfer = teacher | {"transfer", f"tasks.{task}.transfer"}
     arms = {
         "dense": teacher,

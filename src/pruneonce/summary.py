@@ -104,11 +104,19 @@ def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
 
 
 def arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path]]:
-    """The arms of a task and their models. The dense one may be a teacher that was given."""
+    """The arms of a task and their models. The dense one may be none of the run's."""
     folder = output / "tasks" / task
     found: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
-    given = recipe.tasks[task].teacher_model
+    given = given_teacher(recipe, output, task)
     return [("dense", given), *found] if given else found
+
+
+def given_teacher(recipe: Recipe, output: Path, task: str) -> str | Path | None:
+    """The dense teacher of a task that the run does not train for it; None where it does."""
+    settings = recipe.tasks[task]
+    if settings.teacher_model or settings.trains_teacher:
+        return settings.teacher_model
+    return output / "teacher" if recipe.prepare else recipe.model
 
 
 def packed_file(task: str, arm: str) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pruneonce.errors import UserError
 
+KIND = "kind="  # begins what stands between a task and its keys where pydantic says a place
 SHOWN, LONGEST = 10, 200  # mistakes, and characters of a value, that a line tells
 
 
@@ -23,7 +24,8 @@ def validate(section: type[Any], values: dict[str, Any], at: str = "") -> Any:
 
 
 def _explain(section: type[BaseModel], item: Any, at: str) -> str:
-    where = ".".join(filter(None, [at, *map(str, item["loc"])])) or "recipe"
+    keys = [str(part) for part in item["loc"] if not str(part).startswith(KIND)]
+    where = ".".join(filter(None, [at, *keys])) or "recipe"
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), _keys_beside(section, item["loc"]), n=1, cutoff=0.5)
         return f"unknown key `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
@@ -36,11 +38,14 @@ def _explain(section: type[BaseModel], item: Any, at: str) -> str:
 
 def _keys_beside(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """The keys that are right at the place of the last part of `loc`."""
-    for part in loc[:-1]:
-        field = section.model_fields.get(str(part))
-        inner = next(_models_in(field.annotation), None) if field else None
-        section = inner or section  # a name in a mapping, such as a task's: its section came with the field
-    return list(section.model_fields)
+    inside = [section]
+    for part in map(str, loc[:-1]):
+        if part.startswith(KIND):
+            inside = [one for one in inside if one.model_fields["kind"].default == part.removeprefix(KIND)]
+        elif field := inside[0].model_fields.get(part):
+            inside = list(_models_in(field.annotation)) or inside
+        # else a name in a mapping, such as a task's: its section came with the field
+    return list(inside[0].model_fields)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

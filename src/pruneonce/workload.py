@@ -6,7 +6,7 @@ matrix, L layers of width d:
 
     forward      F = T (2 W + 4 L n d)         the products with the weights, Q K^T and the scores with V
     training     3 F                           the backward pass is twice the forward; 4 F with activation checkpointing
-    teacher      F                             where it runs in every step: in `prune`
+    teacher      F                             wherever there is distillation
     vocabulary   2 V R a product               V entries of the matrix, R rows: all tokens, or the masked ones where
                                                only they count; 3 products for the student, 1 for the teacher
 
@@ -27,11 +27,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pruneonce import modelfolder, probe
 from pruneonce.data.size import count_blocks
-from pruneonce.data.tasks import encode, load_task
-from pruneonce.recipe import Prepare, Prune, Quantize, Recipe, Task, Training, as_steps
+from pruneonce.recipe import Prepare, Prune, Quantize, Recipe, Training, Transfer, as_steps
 from pruneonce.sparsity import PruningSchedule
 from pruneonce.stages.objectives import load_vocabulary_model
 from pruneonce.stages.prune import load_dense
+from pruneonce.tasks import Kind, kind_of
 from pruneonce.training import examples_of, total_steps
 
 SAMPLE = 1000  # examples of a split that are tokenized
@@ -80,7 +80,7 @@ class Work:
     """A stage, or what is asked of a finished model, as far as it is known without running it.
 
     Attributes:
-        name: as in summary.json; further ones for a new MLM head, a teacher's logits and the evaluation.
+        name: as in summary.json; further ones for a new MLM head, calibration and the evaluation.
         steps: optimizer steps; batches where nothing is trained; None: not known.
         tokens: without padding, as a stage records them.
         padded: with it.
@@ -115,7 +115,7 @@ class Work:
         settings, shape = self.settings, self.shape()
         forward = self.padded * (2 * shape.weights + 4 * shape.layers * shape.width * self.length)
         passes = 0 if settings is None or self.kind == "head" else 3 if settings.activation_checkpointing else 2
-        passes += 2 if self.kind == "prune" else 1
+        passes += 2 if isinstance(settings, (Prune, Transfer)) else 1
         if not self.has_vocabulary():
             return passes * forward
         assert isinstance(settings, (Prepare, Prune))
@@ -171,13 +171,14 @@ def _corpus_work(
 def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
     """Every arm of a task, in the order of a run."""
     task = recipe.tasks[name]
-    splits = load_task(task, cache).splits
+    kind = kind_of(task)
     tokenizer = modelfolder.load_tokenizer(recipe.model)
-    lengths = {split: Lengths.of(data, tokenizer, task) for split, data in splits.items()}
+    splits = kind.load(cache).splits
+    lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in splits.items()}
     train, at = lengths["train"], f"tasks/{name}"
     dense, transfer, gradual = recipe.teacher_for(name), recipe.transfer_for(name), recipe.baselines.gradual
     works = []
-    if task.teacher_model is None:
+    if task.teacher_model is None and task.trains_teacher:
         assert dense is not None
         works.append(_task_work(f"{at}/dense", "finetune", recipe, dense, train))
     works.append(_task_work(f"{at}/sparse", "transfer", recipe, transfer, train))
@@ -194,9 +195,7 @@ def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
             some = Lengths(min(settings.examples, train.examples), train.sample)
             calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
     distilled = sum(work.kind != "finetune" for work in works)
-    held_out = [lengths[split] for split in ("dev", "test") if split in lengths]
-    evaluated = held_out * (distilled + len(calibrations) + 1)
-    works.append(_asking(f"{at}: teacher's logits", task.teacher_model or recipe.model, [train] * distilled))
+    evaluated = [lengths[split] for split in splits if split != "train"] * (distilled + len(calibrations) + 1)
     return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
 
 
@@ -225,15 +224,19 @@ def _asking(name: str, model: str, data: list[Lengths]) -> Work:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many examples a split has, and the tokens of each of a sample of them, evenly spaced."""
+    """How many examples a split has, and the tokens of each of a sample of them, evenly spaced.
+
+    An example is what a model is given: one of several windows of a text, or each text of a pair to compare.
+    """
 
     examples: int
     sample: list[int]
 
     @classmethod
-    def of(cls, data: Any, tokenizer: Any, task: Task) -> Lengths:
-        some = data.select(range(0, len(data), math.ceil(len(data) / SAMPLE)))
-        return cls(len(data), [len(ids) for ids in encode(some, tokenizer, task)["input_ids"]])
+    def of(cls, kind: Kind[Any], rows: Any, tokenizer: Any, training: bool) -> Lengths:
+        some = rows.select(range(0, len(rows), math.ceil(len(rows) / SAMPLE)))
+        sample = [len(ids) for ids in kind.encode(some, tokenizer, training)["input_ids"]]
+        return cls(round(len(rows) * len(sample) / len(some)), sample)
 
     @property
     def mean(self) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from pruneonce import safe_yaml
 from pruneonce.errors import UserError
 from pruneonce.recipe.merging import merge, set_value
+from pruneonce.recipe.presets import with_presets
 from pruneonce.recipe.whole import Recipe
 from pruneonce.validation import validate
 
@@ -54,6 +55,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values = safe_yaml.read(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
+    if "tasks" in values:  # before anything is laid over them key by key
+        values["tasks"] = with_presets(values["tasks"])
     base = values.pop("extends", None)
     return values if base is None else merge(_read(_base(path, str(base)), (*seen, path.resolve())), values)
 

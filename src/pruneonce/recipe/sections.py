@@ -6,7 +6,7 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -123,6 +123,13 @@ class Transfer(Training, Distillation):
 
     task_weight: float = Field(0.0, ge=0)
     kd_weight: float = Field(1.0, ge=0)
+    hidden_weight: float = Field(1.0, ge=0, description="distil the hidden states of the task teacher, layer by layer")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Transfer:
+        if not self.task_weight and not self.kd_weight and not self.hidden_weight:
+            raise ValueError("of `task_weight`, `kd_weight` and `hidden_weight` one at least has to be above 0")
+        return self
 
 
 class Quantization(Section):
@@ -214,24 +221,3 @@ class Benchmark(Section):
     threads: int | None = Field(None, ge=1, description="of the processor, for every engine; none: as PyTorch chooses")
     seconds: float = Field(1.0, gt=0, description="time each model for about so long in each cell of the grid")
     texts: int = Field(100, ge=0, description="real texts to time at their own lengths; 0: none")
-
-
-class Task(Section):
-    """A labelled task, from files (`train`, `dev`, `test` are paths) or the hub (`source`, and they are splits)."""
-
-    kind: Literal["classification"] = "classification"
-    source: str | None = Field(None, description="hub id; leave out for local files")
-    subset: str | None = None
-    train: str
-    dev: str
-    test: str | None = None
-    text: str = Field("text", description="column with the text")
-    text_pair: str | None = Field(None, description="column with the second text of a pair")
-    label: str = Field("label", description="column with the label: a name, or a number from 0")
-    labels: list[str] | None = Field(None, description="label names in order; read from the training data if left out")
-    metric: str = Field("accuracy", description="the metric that summaries quote")
-    max_length: int = Field(128, ge=8)
-    teacher_model: str | None = Field(None, description="dense task teacher; trained by the pipeline if left out")
-    teacher: dict[str, Any] = Field({}, description="this task's changes to the recipe's `teacher`")
-    transfer: dict[str, Any] = Field({}, description="this task's changes to the recipe's `transfer`")
-    quantize: dict[str, Any] = Field({}, description="this task's changes to the recipe's `quantize`")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
 
 from pruneonce.recipe.merging import changed
+from pruneonce.recipe.presets import with_presets
 from pruneonce.recipe.sections import (
     Baselines,
     Benchmark,
@@ -14,10 +17,10 @@ from pruneonce.recipe.sections import (
     Prune,
     Quantizations,
     Section,
-    Task,
     Training,
     Transfer,
 )
+from pruneonce.recipe.tasks import AnyTask
 
 
 class Recipe(Section):
@@ -34,11 +37,16 @@ class Recipe(Section):
     teacher: Training | None = None
     transfer: Transfer | None = None
     quantize: Quantizations = Quantizations()
-    tasks: dict[str, Task] = Field({}, description="a task by its name")
+    tasks: dict[str, AnyTask] = Field({}, description="a task by its name, or names of known ones")
     baselines: Baselines = Baselines()
     pack: bool = Field(True, description="also write each sparse and each quantized task model as a packed file")
     export: list[Format] = Field([], description="also write each quantized task model in these formats")
     benchmark: Benchmark | None = Field(None, description="time the first task's models")
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _known_tasks(cls, tasks: Any) -> Any:
+        return with_presets(tasks)
 
     @model_validator(mode="after")
     def _tasks_have_settings(self) -> Recipe:
@@ -47,10 +55,12 @@ class Recipe(Section):
                 raise ValueError(f"task name {name!r}: use letters, digits, - and _")
             if self.transfer is None:
                 raise ValueError("a recipe with tasks needs `transfer`")
-            if self.teacher is None and task.teacher_model is None:
+            if task.trains_teacher and self.teacher is None and task.teacher_model is None:
                 raise ValueError(f"task {name!r} needs `teacher` settings or a `teacher_model`")
             if task.teacher_model and task.teacher:
                 raise ValueError(f"task {name!r} has a `teacher_model`, so its `teacher` changes nothing; drop one")
+            if task.teacher and not task.trains_teacher:
+                raise ValueError(f"task {name!r} trains no teacher, so its `teacher` changes nothing; drop it")
             self.transfer_for(name), self.teacher_for(name), self.quantize_for(name)
         return self
 

@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from pruneonce import modelfolder, quantization
-from pruneonce.data.tasks import encode, load_task, metrics
 from pruneonce.engines import engine_of, open_engine
 from pruneonce.errors import UserError
-from pruneonce.prediction import Batch, Collate, in_batches, predict
+from pruneonce.prediction import in_batches, predict
 from pruneonce.recipe import Task
 from pruneonce.stages.common import begin
+from pruneonce.tasks import Batch, Collate, Kind, kind_of
+from pruneonce.tasks.kind import Array
 
 
 def evaluate(
     model: str | Path, task: Task, *, splits: list[str] | None = None, cache: Path | None = None
 ) -> dict[str, dict[str, float]]:
-    """`{split: {metric: value}}` of a task model on `dev` and, where the task has one, `test`.
+    """`{split: {metric: value}}` of a task model on `dev` and, where the task has them, `test` and further splits.
 
     `examples` among the metrics is the number of examples. Nothing is written. A quantized
     model is measured as such, by fake quantization. A folder that was exported for an engine is
@@ -34,46 +34,44 @@ def evaluate(
         UserError: a mistake in the model or the task; the model's labels are not the task's.
     """
     device = begin(0)
+    kind = kind_of(task)
     with TemporaryDirectory() as scratch:
-        data = load_task(task, cache or Path(scratch))
+        data = kind.load(cache or Path(scratch))
+        kind.check_model(modelfolder.load_config(model), data, str(model))
         engine = engine_of(model)
-        run = _in_engine(model, engine) if engine else _in_torch(model, device)
-        config = modelfolder.load_config(model)
-        names = [config.id2label[index] for index in range(config.num_labels)]
-        if names != data.labels:
-            raise UserError(f"{model} has the labels {names}, the task has {data.labels}")
+        run = _in_engine(model, kind, engine) if engine else _in_torch(model, kind, device)
         tokenizer = modelfolder.load_tokenizer(model)
-        collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        collate = kind.collate(tokenizer)
         found = {}
-        for split in splits or [name for name in ("dev", "test") if name in data.splits]:
+        for split in splits or [name for name in data.splits if name != "train"]:
             if split not in data.splits:
                 raise UserError(f"the task has no split {split!r}")
-            examples = encode(data.splits[split], tokenizer, task)
-            logits = run(examples, collate)
-            found[split] = {
-                **metrics(logits.numpy(), examples.with_format("numpy")["labels"][:]),
-                "examples": len(examples),
-            }
+            rows = data.splits[split]
+            examples = kind.encode(rows, tokenizer)
+            found[split] = {**kind.measure(run(examples, collate), rows, examples), "examples": len(rows)}
     return found
 
 
-Run = Callable[[Any, Collate], Tensor]  # examples, and what makes batches of them, to logits [n, classes]
+Run = Callable[[Any, Collate], list[Array]]  # examples, and what makes batches of them, to an output for each
 
 
-def _in_torch(model: str | Path, device: torch.device) -> Run:
-    classifier = modelfolder.load(AutoModelForSequenceClassification, model).to(device)
+def _in_torch(model: str | Path, kind: Kind[Any], device: torch.device) -> Run:
+    loaded = kind.load_model(model).to(device)
     if quantization.is_quantized(model):
-        quantization.restore(classifier, model)
-    return partial(predict, classifier)
+        quantization.restore(loaded, model)
+    return partial(predict, loaded, kind)
 
 
-def _in_engine(model: str | Path, name: str) -> Run:
+def _in_engine(model: str | Path, kind: Kind[Any], name: str) -> Run:
     engine = open_engine(model, name)
 
     def run(batch: Batch) -> Tensor:
-        outputs = engine(batch)
-        if "logits" not in outputs:
-            raise UserError(f"{model} has no task head: it gives {', '.join(outputs)}; export a task model")
-        return torch.from_numpy(outputs["logits"])
+        outputs = {name: torch.from_numpy(value) for name, value in engine(batch).items()}
+        try:
+            return kind.output(outputs, batch["attention_mask"])
+        except KeyError as missing:
+            raise UserError(
+                f"{model} has no head for this task: it gives {', '.join(outputs)}, not {missing}; export a task model"
+            ) from None
 
     return partial(in_batches, run)

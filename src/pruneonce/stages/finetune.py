@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from pruneonce import distributed, modelfolder
 from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
-from pruneonce.data.tasks import encode, load_task
-from pruneonce.distillation import logit_distillation
+from pruneonce.distillation import hidden_distillation, states
 from pruneonce.errors import UserError
-from pruneonce.prediction import predict
-from pruneonce.recipe import Distillation, Task, Training
+from pruneonce.recipe import Task, Training, Transfer
 from pruneonce.sparsity import prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
-from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
+from pruneonce.stages.common import begin, check_length, finish, freeze, is_made, tidy
+from pruneonce.tasks import Kind, TaskData, kind_of
 from pruneonce.training import Batch, Objective, examples_of, total_steps, train
 
 # Makes the sparsifier from the prunable weights and the number of steps.
@@ -54,27 +52,45 @@ def finetune(
         seed=seed,
         cache=cache,
         report_to=report_to,
-        objective=task_objective,
     )
 
 
-def task_objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Cross-entropy with the labels."""
-    labels = batch.pop("labels")
-    return {"loss": F.cross_entropy(model(**batch).logits.float(), labels)}
-
-
-def distilled_objective(settings: Distillation) -> Objective:
-    """`a_task L_task + a_kd T^2 KL(teacher || student)`; the teacher's logits come with the batch."""
+def task_objective(kind: Kind[Any]) -> Objective:
+    """The loss with the labels."""
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        labels, teacher = batch.pop("labels"), batch.pop("teacher_logits")
-        logits = model(**batch).logits.float()
-        kd = settings.kd_weight * logit_distillation(logits, teacher, settings.temperature)
-        if not settings.task_weight:
-            return {"loss": kd}
-        task = settings.task_weight * F.cross_entropy(logits, labels)
-        return {"loss": kd + task, "kd": kd.detach(), "task": task.detach()}
+        labels = batch.pop("labels")
+        return {"loss": kind.loss(kind.output(model(**batch), batch["attention_mask"]).float(), labels)}
+
+    return objective
+
+
+def distilled_objective(kind: Kind[Any], teacher: nn.Module, settings: Transfer) -> Objective:
+    """`a_task L_task + a_kd L_kd + a_hidden L_hidden`.
+
+    `L_kd` is the kind's distance of the outputs, for classes `T^2 KL(teacher || student)`
+    (https://arxiv.org/abs/2111.05754, section 3); `L_hidden` that of the hidden states of every layer
+    (https://arxiv.org/abs/2310.06927, equation 1).
+
+    Args:
+        teacher: frozen, on the device of training.
+    """
+    hidden = bool(settings.hidden_weight)
+
+    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        labels, mask = batch.pop("labels", None), batch["attention_mask"]
+        with torch.no_grad():
+            theirs = teacher(**batch, output_hidden_states=hidden)
+        ours = model(**batch, output_hidden_states=hidden)
+        output = kind.output(ours, mask).float()
+        kd = kind.distillation(output, kind.output(theirs, mask).float(), mask, settings.temperature)
+        parts = {"kd": (settings.kd_weight, kd)}
+        if settings.task_weight and labels is not None:
+            parts["task"] = settings.task_weight, kind.loss(output, labels)
+        if hidden:
+            parts["hidden"] = settings.hidden_weight, hidden_distillation(states(ours, mask), states(theirs, mask))
+        loss = torch.stack([weight * part for weight, part in parts.values() if weight]).sum()
+        return {"loss": loss, **{name: part.detach() for name, (_, part) in parts.items()}}
 
     return objective
 
@@ -90,12 +106,11 @@ def run(
     seed: int,
     cache: Path | None,
     report_to: list[str] | None,
-    objective: Objective,
     teacher: str | Path | None = None,
     make_sparsifier: MakeSparsifier | None = None,
     during: During = lambda model, folder: nullcontext(),
 ) -> Path:
-    """One fine-tuning run. A `teacher` is asked once for its logits on the training data, and not kept."""
+    """One fine-tuning run: by distillation with a `teacher` (`settings` are a `Transfer` then), else by labels."""
     parents = [modelfolder.content_key(folder) for folder in (model, teacher) if folder is not None]
     key = modelfolder.key_of(stage, parents, task_key(task), settings.model_dump(), seed)
     device = begin(seed)
@@ -105,20 +120,17 @@ def run(
     begun = modelfolder.partial(output)
     cache = cache or begun / "cache"
     tokenizer = modelfolder.load_tokenizer(model)
-    data = distributed.first_then_all(lambda: load_task(task, cache))
-    examples = encode(data.splits["train"], tokenizer, task)
-    collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
-    if teacher is not None:
-        examples = with_teacher_logits(examples, teacher, data.labels, collate, device)
+    kind = kind_of(task)
+    data = distributed.first_then_all(lambda: kind.load(cache))
+    examples = kind.encode(data.splits["train"], tokenizer, training=True)
     config = modelfolder.load_config(model)
-    student = modelfolder.load(
-        AutoModelForSequenceClassification,
-        model,
-        num_labels=len(data.labels),
-        id2label=dict(enumerate(data.labels)),
-        label2id={label: index for index, label in enumerate(data.labels)},
-        **modelfolder.without_dropout(config, settings.dropout),
-    ).to(device)
+    student = kind.load_model(model, **kind.config(data), **modelfolder.without_dropout(config, settings.dropout)).to(
+        device
+    )
+    objective = task_objective(kind)
+    if teacher is not None:
+        assert isinstance(settings, Transfer)
+        objective = distilled_objective(kind, load_teacher(kind, teacher, data, config, settings, device), settings)
     steps = total_steps(settings, len(examples))
     weights = prunable_weights(student)
     with during(student, begun):
@@ -126,7 +138,7 @@ def run(
             student,
             objective,
             PassesByLength(examples, examples_of(settings, steps), seed, examples_of(settings, 1)),
-            collate,
+            kind.collate(tokenizer),
             settings,
             steps=steps,
             length=max(map(len, examples["input_ids"])),
@@ -149,14 +161,23 @@ def run(
     )
 
 
-def with_teacher_logits(
-    examples, teacher: str | Path, labels: list[str], collate: Callable[..., Batch], device: torch.device
-):  # type: ignore[no-untyped-def]
-    """`examples` with a column `teacher_logits`: the teacher sees each example once, not once an epoch."""
-    model = modelfolder.load(AutoModelForSequenceClassification, teacher)
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if names != labels:
-        raise UserError(f"the teacher {teacher} has the labels {names}, the task has {labels}")
-    share = predict(model.to(device), examples.select(distributed.shared_out(len(examples))), collate)
-    logits = distributed.collected(share, len(examples))
-    return examples.add_column("teacher_logits", logits.tolist())
+def load_teacher(
+    kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer, device: torch.device
+) -> nn.Module:
+    """The frozen task teacher.
+
+    Args:
+        student: configuration of the model that it teaches.
+
+    Raises:
+        UserError: it is for other labels, or its hidden states are not those of the student's layers.
+    """
+    config = modelfolder.load_config(teacher)
+    kind.check_model(config, data, f"the teacher {teacher}")
+    sizes = [(each.num_hidden_layers, each.hidden_size) for each in (student, config)]
+    if settings.hidden_weight and sizes[0] != sizes[1]:
+        raise UserError(
+            f"the teacher {teacher} has {sizes[1][0]} layers of width {sizes[1][1]}, the model {sizes[0][0]} of "
+            f"{sizes[0][1]}, so there are no hidden states to distil; set `hidden_weight: 0`"
+        )
+    return freeze(kind.load_model(teacher), device)

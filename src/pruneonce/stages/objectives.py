@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from pruneonce import modelfolder
 from pruneonce.data.blocks import Collate
-from pruneonce.distillation import hidden_distillation, logit_distillation
+from pruneonce.distillation import hidden_distillation, logit_distillation, states
 from pruneonce.machine import autocast
 from pruneonce.recipe import Prune
 from pruneonce.training import Batch, Objective, unwrapped
@@ -62,8 +62,8 @@ def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
                 )
                 parts = {**parts, "loss": parts["loss"] + pairs, "kd": parts["kd"] + pairs.detach()}
         if hidden:
-            keep = batch["attention_mask"].bool()
-            loss = settings.hidden_weight * hidden_distillation(_states(ours, keep), _states(theirs, keep))
+            mask = batch["attention_mask"]
+            loss = settings.hidden_weight * hidden_distillation(states(ours, mask), states(theirs, mask))
             parts = {**parts, "loss": parts["loss"] + loss if mlm else loss, "hidden": loss.detach()}
         return parts
 
@@ -99,13 +99,6 @@ def _forward(model: nn.Module, batch: Batch, **options: Any) -> tuple[Any, Head]
 
 def _forward_encoder(model: nn.Module, batch: Batch, **options: Any) -> tuple[Any, None]:
     return model(**batch, **options), None
-
-
-def _states(outputs: Any, keep: Tensor) -> list[Tensor]:
-    """Every layer's output at the real tokens [rows, width], and the pooler's [batch, width] where there is one."""
-    states = [state[keep] for state in outputs.hidden_states[1:]]
-    pooled = outputs.get("pooler_output")
-    return states if pooled is None else [*states, pooled]
 
 
 @torch.no_grad()

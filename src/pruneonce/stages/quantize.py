@@ -12,16 +12,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from pruneonce import distributed, modelfolder, quantization
 from pruneonce.console import console
 from pruneonce.data.keys import task_key
-from pruneonce.data.tasks import encode, load_task
 from pruneonce.recipe import Calibrate, Quantization, Quantize, Task
 from pruneonce.sparsity.sparsifier import Locked
 from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
-from pruneonce.stages.finetune import distilled_objective, run
+from pruneonce.stages.finetune import run
+from pruneonce.tasks import kind_of
 
 
 def quantize(
@@ -65,7 +64,6 @@ def quantize(
         seed=seed,
         cache=cache,
         report_to=report_to,
-        objective=distilled_objective(settings),
         teacher=teacher,
         make_sparsifier=lock,
         during=quantized,
@@ -91,25 +89,26 @@ def calibrate(
     device = begin(seed)
     begun = modelfolder.partial(output)
     tokenizer = modelfolder.load_tokenizer(model)
-    classifier = modelfolder.load(AutoModelForSequenceClassification, model).to(device).eval()
-    learning = _insert(classifier, settings)
+    kind = kind_of(task)
+    calibrated = kind.load_model(model).to(device).eval()
+    learning = _insert(calibrated, settings)
     if settings.quantizes_inputs:
-        data = distributed.first_then_all(lambda: load_task(task, cache or begun / "cache"))
+        data = distributed.first_then_all(lambda: kind.load(cache or begun / "cache"))
         rows = data.splits["train"]
         chosen = rows.shuffle(seed=seed).select(range(min(settings.examples, len(rows))))
-        examples = encode(chosen, tokenizer, task)
-        collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        examples = kind.encode(chosen, tokenizer, training=True)
+        collate = kind.collate(tokenizer)
         for count, first in enumerate(range(0, len(examples), settings.batch_size), start=1):
             for layer in learning.values():
                 layer.averaging = 1 / count  # the mean of all batches so far
                 layer.train()
             end = min(first + settings.batch_size, len(examples))
             batch = collate([examples[index] for index in range(first, end)])
-            batch.pop("labels")
+            batch.pop("labels", None)
             with torch.no_grad():
-                classifier(**{name: value.to(device) for name, value in batch.items()})
-    _fold(classifier.eval(), begun)
-    return finish(classifier, tokenizer, output, stage="calibrate", source=model, key=key, settings=settings, seed=seed)
+                calibrated(**{name: value.to(device) for name, value in batch.items()})
+    _fold(calibrated.eval(), begun)
+    return finish(calibrated, tokenizer, output, stage="calibrate", source=model, key=key, settings=settings, seed=seed)
 
 
 def _insert(model: nn.Module, settings: Quantization, averaging: float = 1.0) -> dict[str, quantization.LearningLinear]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pruneonce.errors import UserError
 from pruneonce.recipe import Gradual, Task, Transfer
 from pruneonce.sparsity import PruningSchedule, sparsifier
-from pruneonce.stages.finetune import distilled_objective, run
+from pruneonce.stages.finetune import run
 
 
 def transfer(
@@ -52,7 +52,6 @@ def transfer(
         seed=seed,
         cache=cache,
         report_to=report_to,
-        objective=distilled_objective(settings),
         teacher=teacher,
         make_sparsifier=lock,
     )
@@ -83,7 +82,6 @@ def transfer_gradual(
         seed=seed,
         cache=cache,
         report_to=report_to,
-        objective=distilled_objective(settings),
         teacher=teacher,
         make_sparsifier=prune_meanwhile,
     )

@@ -1,0 +1,143 @@
+"""Tasks as a recipe names them: a section for each kind. What a kind does with it is in `pruneonce.tasks`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+
+from pydantic import Discriminator, Field, Tag
+
+from pruneonce.errors import UserError
+from pruneonce.recipe.presets import with_preset
+from pruneonce.recipe.sections import Section
+from pruneonce.validation import KIND, validate
+
+
+class Task(Section):
+    """What every kind of task has: data from files (`train`, `dev`, `test` are paths) or the hub (`source`, and they
+    are splits)."""
+
+    trains_teacher: ClassVar[bool] = True  # False: the dense model is the teacher as it is
+
+    kind: str
+    source: str | None = Field(None, description="hub id; leave out for local files")
+    subset: str | None = Field(None, description="configuration of the hub data set, such as mnli")
+    train: str
+    dev: str
+    test: str | None = None
+    held_out: dict[str, str] = Field({}, description="more splits to measure on, by a name of your own")
+    metric: str = Field(description="the metric that summaries quote")
+    max_length: int = Field(128, ge=8, description="tokens of the longest input; longer ones are cut")
+    teacher_model: str | None = Field(None, description="dense task teacher; trained by the pipeline if left out")
+    teacher: dict[str, Any] = Field({}, description="this task's changes to the recipe's `teacher`")
+    transfer: dict[str, Any] = Field({}, description="this task's changes to the recipe's `transfer`")
+    quantize: dict[str, Any] = Field({}, description="this task's changes to the recipe's `quantize`")
+
+    def splits(self) -> dict[str, str]:
+        """Files or hub splits by the name of the split: train, dev, test where there is one, and further ones."""
+        named = {"train": self.train, "dev": self.dev, "test": self.test, **self.held_out}
+        return {name: where for name, where in named.items() if where is not None}
+
+
+class Classification(Task):
+    """One class out of several, for a text or a pair of texts."""
+
+    kind: Literal["classification"] = "classification"
+    text: str = Field("text", description="column with the text")
+    text_pair: str | None = Field(None, description="column with the second text of a pair")
+    label: str = Field("label", description="column with the label: a name, or a number from 0")
+    labels: list[str] | None = Field(None, description="label names in order; read from the training data if left out")
+    metric: str = Field("accuracy", description="the metric that summaries quote")
+
+
+class Regression(Task):
+    """A number for a text or a pair of texts."""
+
+    kind: Literal["regression"] = "regression"
+    text: str = Field("text", description="column with the text")
+    text_pair: str | None = Field(None, description="column with the second text of a pair")
+    label: str = Field("label", description="column with the number")
+    metric: str = Field("spearman", description="the metric that summaries quote")
+
+
+class QuestionAnswering(Task):
+    """The answer to a question as a span of a context: SQuAD's .json files, or rows with its columns."""
+
+    kind: Literal["question-answering"] = "question-answering"
+    question: str = Field("question", description="column with the question")
+    context: str = Field("context", description="column with the text that holds the answer")
+    answers: str = Field("answers", description="column with `{text: [...], answer_start: [...]}`; empty: no answer")
+    id: str = Field("id", description="column with what identifies the question")
+    metric: str = Field("f1", description="the metric that summaries quote")
+    max_length: int = Field(384, ge=32, description="tokens of a window: the question and a piece of the context")
+    doc_stride: int = Field(128, ge=1, description="tokens that windows of a long context have in common")
+    n_best: int = Field(20, ge=1, description="start and end positions that are tried")
+    max_answer_length: int = Field(30, ge=1, description="tokens of the longest answer")
+    no_answer: bool = Field(False, description="questions may have no answer (SQuAD 2.0)")
+
+
+class TokenClassification(Task):
+    """A tag for each word: rows with a list of words and a list of tags."""
+
+    kind: Literal["token-classification"] = "token-classification"
+    tokens: str = Field("tokens", description="column with the list of words")
+    tags: str = Field("tags", description="column with the list of their tags: names, or numbers from 0")
+    labels: list[str] | None = Field(None, description="tag names in order; read from the training data if left out")
+    metric: str = Field("f1", description="the metric that summaries quote")
+
+
+class Embedding(Task):
+    """A vector for a text, like that of the dense model, from unlabelled texts (`train`).
+
+    `dev` and `test` are pairs with a score (`text`, `text_pair`, `label`), or queries and passages with a relevance.
+    """
+
+    trains_teacher = False
+
+    kind: Literal["embedding"] = "embedding"
+    text: str = Field("text", description="column with the text; with the first of a pair, or the query")
+    text_pair: str = Field("text_pair", description="in `dev` and `test`, the column with the second text")
+    label: str = Field("label", description="in `dev` and `test`, the column with the similarity or relevance")
+    metric: str = Field("spearman", description="spearman of pairs; or ndcg@10 or mrr@10 of queries and passages")
+    examples: int | None = Field(None, ge=1, description="train on this many texts, the first ones; none: on all")
+
+
+class Reranking(Task):
+    """A score for a query and a passage (a cross-encoder); rows of one query are its candidates."""
+
+    kind: Literal["reranking"] = "reranking"
+    query: str = Field("query", description="column with the query; equal ones belong together")
+    passage: str = Field("passage", description="column with the text that is ranked")
+    label: str = Field("label", description="column with the relevance: 0, 1 or a grade; more is more relevant")
+    metric: str = Field("ndcg@10", description="the metric that summaries quote")
+
+
+KINDS: dict[str, type[Task]] = {
+    kind.model_fields["kind"].default: kind
+    for kind in (Classification, Regression, QuestionAnswering, TokenClassification, Embedding, Reranking)
+}
+
+
+def _tag(value: Any) -> str:
+    """Told apart, in pydantic's errors, from a key."""
+    kind = value.get("kind", "classification") if isinstance(value, dict) else getattr(value, "kind", "classification")
+    return f"{KIND}{kind}"
+
+
+if TYPE_CHECKING:
+    AnyTask = Task
+else:
+    AnyTask = Annotated[
+        Union[tuple(Annotated[kind, Tag(f"{KIND}{name}")] for name, kind in KINDS.items())],  # noqa: UP007
+        Discriminator(
+            _tag, custom_error_type="unknown_kind", custom_error_message=f"`kind` is one of {', '.join(KINDS)}"
+        ),
+    ]
+
+
+def make_task(values: dict[str, Any], at: str = "") -> Task:
+    """A task out of a recipe's values, a preset's included, with its mistakes as one `UserError`."""
+    values = with_preset(values, at)
+    kind = str(values.get("kind", "classification"))
+    if kind not in KINDS:
+        raise UserError(f"`{at + '.' if at else ''}kind` is {kind!r}; it is one of {', '.join(KINDS)}")
+    return validate(KINDS[kind], values, at)  # type: ignore[no-any-return]

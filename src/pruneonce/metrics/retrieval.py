@@ -1,0 +1,79 @@
+"""How well scores rank a query's candidates: nDCG and MRR, each at a cut-off (10 where nothing is said).
+
+Both are means over queries; a query's candidates are `(scores [n], relevances [n])`, n differing from query to query. A
+relevance of 0 or less is none. As trec_eval does, a query without any relevant candidate counts, as 0.
+
+Candidates of equal score: the value is the mean over all orders of them, as in scikit-learn's `ndcg_score` (McSherry
+and Najork, Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores, ECIR 2008).
+trec_eval orders them by document id. Here there are no ids, and in many files the relevant candidate comes first: in
+the order of the file, a model that scores all the same would be perfect. A score that is nan is worse than any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pruneonce.errors import UserError
+
+CUT = 10
+
+
+def ranking(queries: Iterable[tuple[ArrayLike, ArrayLike]], cut: int = CUT) -> dict[str, float]:
+    """`ndcg@10` and `mrr@10`, or at another `cut`, over `(scores, relevances)` of each query, 0 to 1.
+
+    Raises:
+        UserError: there are no queries.
+    """
+    values = [
+        (ndcg(scores, relevances, cut), reciprocal_rank(scores, relevances, cut)) for scores, relevances in queries
+    ]
+    if not values:
+        raise UserError("there are no queries to rank candidates for")
+    gain, rank = np.mean(values, axis=0)
+    return {f"ndcg@{cut}": float(gain), f"mrr@{cut}": float(rank)}
+
+
+def ndcg(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:
+    """Normalized discounted cumulative gain of one query, 0 to 1.
+
+    DCG = sum of relevance / log2(1 + rank), over DCG of the best order. The gain is the relevance itself, as in
+    trec_eval's and hence BEIR's `ndcg_cut_10` (https://arxiv.org/abs/2104.08663), not 2^relevance - 1; for
+    relevances of 0 and 1 these are the same.
+    """
+    groups = _ranked(scores, relevances)
+    # The mean of a sum is the sum of means: at each rank of a tie, the mean relevance of the tie.
+    expected = np.array([np.mean(group) for group in groups for _ in group])[:cut]
+    best = np.sort([relevance for group in groups for relevance in group])[::-1][:cut]
+    discounts = 1 / np.log2(np.arange(2, len(best) + 2))
+    return float(expected @ discounts / (best @ discounts)) if best.any() else 0.0
+
+
+def reciprocal_rank(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:
+    """1 / rank of the first relevant candidate of one query, 0 where that is not within the cut; 0 to 1."""
+    before = 0
+    for group in _ranked(scores, relevances):
+        size, relevant = len(group), int(np.count_nonzero(group))
+        if relevant:
+            # In a random order of the tie, the first of its relevant ones is at place i, from 1, with a probability of
+            # C(size - i, relevant - 1) / C(size, relevant): the others are somewhere after it.
+            places = range(1, min(size - relevant + 1, cut - before) + 1)
+            ways = math.comb(size, relevant)
+            return sum(math.comb(size - i, relevant - 1) / ways / (before + i) for i in places)
+        before += size
+    return 0.0
+
+
+def _ranked(scores: ArrayLike, relevances: ArrayLike) -> list[list[float]]:
+    """The relevances, best score first, those of equal score together."""
+    scores = np.nan_to_num(np.asarray(scores, dtype=np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    gains = np.maximum(np.asarray(relevances, dtype=np.float64), 0)
+    if scores.shape != gains.shape or scores.ndim != 1:
+        raise ValueError(f"{scores.shape} scores for {gains.shape} relevances; both have to be [n]")
+    order = np.argsort(-scores, kind="stable")
+    ties = groupby(order.tolist(), key=lambda candidate: scores[candidate])
+    return [[float(gains[candidate]) for candidate in tie] for _, tie in ties]

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pruneonce.data.questions import Question, best_answers, n_best_answers, read, windows
+from pruneonce.data.questions import COLUMNS, Question, best_answers, from_table, n_best_answers, read, windows
+from pruneonce.data.readers import from_dataset
 from pruneonce.errors import UserError
 from pruneonce.metrics import squad
 
@@ -79,6 +81,17 @@ def test_a_number_is_an_id_and_answers_may_be_a_list(tmp_path):
     answers = [{"text": "stone", "answer_start": CONTEXT.index("stone")}]
     path.write_text(json.dumps({**flat(QUESTIONS[0]), "id": 7, "answers": answers}))
     assert read(path) == [row("stone", "7")]
+
+
+def test_hub_data_reads_the_same():
+    texts = {name: datasets.Value("string") for name in ("id", "title", "question", "context")}
+    answers = {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))}
+    rows = [{**flat(question), "title": ""} for question in QUESTIONS]
+    dataset = datasets.Dataset.from_list(rows, features=datasets.Features({**texts, "answers": answers}))
+    assert from_table(from_dataset(dataset, "'squad', split 'train'", COLUMNS)) == QUESTIONS
+    broken = datasets.Dataset.from_list([rows[3], {**rows[0], "context": ""}], features=dataset.features)
+    with pytest.raises(UserError, match=r"^'squad', row 2, question 'a': the answer .* the context does not have it$"):
+        from_table(from_dataset(broken, "'squad'", COLUMNS))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,21 @@
+"""Extractive question answering as SQuAD has it: questions from files, windows of their contexts, answers from logits.
+
+SQuAD 1.1: https://arxiv.org/abs/1606.05250, SQuAD 2.0, with questions that have no answer:
+https://arxiv.org/abs/1806.03822.
+"""
+
+from pruneonce.data.questions.answers import Answer, best_answers, n_best_answers
+from pruneonce.data.questions.reading import COLUMNS, Question, from_table, read
+from pruneonce.data.questions.windows import Windows, windows
+
+__all__ = [
+    "COLUMNS",
+    "Answer",
+    "Question",
+    "Windows",
+    "best_answers",
+    "from_table",
+    "n_best_answers",
+    "read",
+    "windows",
+]

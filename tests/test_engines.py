@@ -104,7 +104,7 @@ def test_a_bare_encoder_cannot_be_evaluated(encoder, task, tmp_path):
         numbered = [line[:-1] + f', "number": {index % 2}}}' for index, line in enumerate(lines)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(numbered))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "dev", "test")}
-    with pytest.raises(UserError, match="has no task head: it gives last_hidden_state, pooler_output"):
+    with pytest.raises(UserError, match="has no head for this task: it gives last_hidden_state, pooler_output"):
         stages.evaluate(made, named.model_copy(update=files))
 
 

@@ -18,6 +18,7 @@ from pruneonce.data.size import count_blocks
 from pruneonce.errors import UserError
 from pruneonce.plan import plan
 from pruneonce.recipe import Classification, Corpus, Recipe, Training, validate
+from pruneonce.tasks import kind_of
 from pruneonce.workload import Lengths, corpus_works, task_works
 
 PREPARE = {"epochs": 0.5, "batch_size": 8, "accumulate": 2, "learning_rate": 1e-3}
@@ -57,7 +58,6 @@ def test_every_stage_is_measured(planned):
         "teacher",
         "sparse",
         *(f"tasks/mood/{arm}" for arm in ("dense", "sparse", "one-shot", "gradual", "int8")),
-        "tasks/mood: teacher's logits",
         "tasks/mood/int8-ptq: calibration",
         "tasks/mood: evaluation",
     ]
@@ -98,12 +98,12 @@ def test_a_given_teacher_is_not_trained(recipe_values, encoder, tmp_path):
     recipe_values["tasks"]["mood"]["teacher_model"] = str(encoder)
     recipe_values["baselines"] = {}
     works = task_works(validate(Recipe, recipe_values), "mood", tmp_path)
-    assert [work.kind for work in works] == ["transfer", "predict", "predict"]
+    assert [work.kind for work in works] == ["transfer", "predict"]
 
 
 def test_lengths_are_those_of_a_sample(tokenizer, tmp_path):
     rows = [{"text": "the " * (1 + number % 7), "label": number % 2} for number in range(2100)]
-    lengths = Lengths.of(Dataset.from_list(rows), tokenizer, Classification(train="a", dev="b"))
+    lengths = Lengths.of(kind_of(Classification(train="a", dev="b")), Dataset.from_list(rows), tokenizer, True)
     assert (lengths.examples, len(lengths.sample)) == (2100, 700)
     assert lengths.mean == pytest.approx(6, abs=0.1)
 

@@ -9,8 +9,6 @@ there is. `--part table` runs nothing.
 """
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 

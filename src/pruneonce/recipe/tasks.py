@@ -73,6 +73,7 @@ class QuestionAnswering(Task):
     n_best: int = Field(20, ge=1, description="start and end positions that are tried")
     max_answer_length: int = Field(30, ge=1, description="tokens of the longest answer")
     no_answer: bool = Field(False, description="questions may have no answer (SQuAD 2.0)")
+    null_threshold: float = Field(0.0, description="with `no_answer`: by how much no answer has to be better than one")
 
 
 class TokenClassification(Task):

@@ -56,7 +56,7 @@ Run = Callable[[Any, Collate], list[Array]]  # examples, and what makes batches 
 
 
 def _in_torch(model: str | Path, kind: Kind[Any], device: torch.device) -> Run:
-    loaded = kind.load_model(model).to(device)
+    loaded = kind.load_finished(model).to(device)
     if quantization.is_quantized(model):
         quantization.restore(loaded, model)
     return partial(predict, loaded, kind)

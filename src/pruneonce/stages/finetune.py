@@ -180,4 +180,4 @@ def load_teacher(
             f"the teacher {teacher} has {sizes[1][0]} layers of width {sizes[1][1]}, the model {sizes[0][0]} of "
             f"{sizes[0][1]}, so there are no hidden states to distil; set `hidden_weight: 0`"
         )
-    return freeze(kind.load_model(teacher), device)
+    return freeze(kind.load_finished(teacher), device)

@@ -90,7 +90,7 @@ def calibrate(
     begun = modelfolder.partial(output)
     tokenizer = modelfolder.load_tokenizer(model)
     kind = kind_of(task)
-    calibrated = kind.load_model(model).to(device).eval()
+    calibrated = kind.load_finished(model).to(device).eval()
     learning = _insert(calibrated, settings)
     if settings.quantizes_inputs:
         data = distributed.first_then_all(lambda: kind.load(cache or begun / "cache"))

@@ -115,6 +115,20 @@ class Kind(ABC, Generic[T]):
         """A model for the task, its head new where `source` has none."""
         return modelfolder.load(self.auto, source, **config)
 
+    def load_finished(self, source: str | Path) -> Any:
+        """A model that was fine-tuned on the task.
+
+        Raises:
+            UserError: it has no head for the task.
+        """
+        model, missing = modelfolder.load_reporting(self.auto, source)
+        if missing:
+            raise UserError(
+                f"{source} has no head for {self.task.kind} ({', '.join(sorted(missing))} would be random); give a "
+                "model that was fine-tuned on such a task"
+            )
+        return model
+
     def check_model(self, config: Any, data: TaskData, name: str) -> None:
         """
         Raises:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pruneonce.data.readers import Table, check_file, kind, lines, read_file, require
 from pruneonce.errors import UserError
 
 COLUMNS = ["id", "question", "context", "answers"]
+SAME = MappingProxyType({name: name for name in COLUMNS})
 MOST_CHARACTERS = 500_000_000  # of a nested file, which is parsed whole; SQuAD 2.0 has 42 million
 
 
@@ -31,12 +33,13 @@ class Question:
     starts: tuple[int, ...]
 
 
-def read(path: Path) -> list[Question]:
+def read(path: Path, columns: Mapping[str, str] = SAME) -> list[Question]:
     """The questions of a file.
 
     Args:
         path: SQuAD's JSON (`{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}`), told by its content; or
-            JSON lines, or Parquet, with `COLUMNS`. JSON may be compressed.
+            JSON lines, or Parquet, with `columns`. JSON may be compressed.
+        columns: `{one of COLUMNS: its name in rows}`; SQuAD's JSON has names of its own.
 
     Raises:
         UserError: the file cannot be read, has no questions, or a question is not as `from_table` wants it.
@@ -44,23 +47,23 @@ def read(path: Path) -> list[Question]:
     check_file(path, ("json", "parquet"))
     document = _document(path) if kind(path) == "json" else None
     if document is None:
-        return from_table(read_file(path, COLUMNS))
+        return from_table(read_file(path, list(columns.values())), columns)
     return _checked(str(path), _nested(document, str(path)))
 
 
-def from_table(table: Table) -> list[Question]:
+def from_table(table: Table, columns: Mapping[str, str] = SAME) -> list[Question]:
     """The questions of flat rows.
 
     Args:
-        table: with `COLUMNS`, `answers` being `{"text": [...], "answer_start": [...]}`, both empty where there is no
+        table: with `columns`, `answers` being `{"text": [...], "answer_start": [...]}`, both empty where there is no
             answer, or a list of `{"text": ..., "answer_start": ...}`.
 
     Raises:
         UserError: there are no rows; a value is not what it has to be; an id comes twice; an answer is empty, or is
             not in the context at its `answer_start`.
     """
-    columns = [table.columns[name] for name in COLUMNS]
-    rows = (dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns, strict=True))
+    found = [table.columns[columns[name]] for name in COLUMNS]
+    rows = (dict(zip(COLUMNS, values, strict=True)) for values in zip(*found, strict=True))
     return _checked(table.name, ((table.place(number), row) for number, row in enumerate(rows)))
 
 

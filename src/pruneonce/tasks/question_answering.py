@@ -1,0 +1,121 @@
+"""The answer to a question as a span of a context, by SQuAD's rules.
+
+https://arxiv.org/abs/1606.05250 and, with questions that have no answer, https://arxiv.org/abs/1806.03822.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForQuestionAnswering
+
+from pruneonce.data.questions import Question, Windows, best_answers, from_table, read, windows
+from pruneonce.distillation import logit_distillation
+from pruneonce.errors import UserError
+from pruneonce.metrics import squad
+from pruneonce.recipe import QuestionAnswering
+from pruneonce.tasks.kind import Array, Collate, Kind, TaskData, no_progress_bars
+
+METRICS = ["exact_match", "f1"]
+OURS = ("example", "offsets")  # columns of an encoded split that are no model input
+NOT_THERE = -1e4  # the logit of padding
+
+
+class QuestionAnsweringKind(Kind[QuestionAnswering]):
+    """Rows have `id`, `question`, `context` (str), `answers` (list of str) and `starts` (list of int, characters).
+
+    An example is a window: the question with a piece of the context. Outputs are [tokens, 2], start and end.
+    """
+
+    auto = AutoModelForQuestionAnswering
+
+    def load(self, cache: Path) -> TaskData:
+        self.check_metric(METRICS, "question answering")
+        splits = {}
+        for split, where in self.task.splits().items():
+            questions = self._questions(where, cache)
+            if not self.task.no_answer and any(not one.answers for one in questions):
+                raise UserError(f"{where}: some questions have no answer; set `no_answer: true`, as for SQuAD 2.0")
+            names = Question.__slots__
+            splits[split] = Dataset.from_dict({name: [getattr(one, name) for one in questions] for name in names})
+        return TaskData(splits)
+
+    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
+        task = self.task
+        with no_progress_bars():
+            found = windows(_as_questions(rows), tokenizer, task.max_length, task.doc_stride, training)
+            inputs = found.inputs
+            if training:
+                positions = zip(inputs["start_positions"], inputs["end_positions"], strict=True)
+                inputs = inputs.remove_columns(["start_positions", "end_positions"])
+                return inputs.add_column("labels", [list(pair) for pair in positions])
+            inputs = inputs.add_column("example", found.example.tolist())
+            return inputs.add_column("offsets", [offsets.tolist() for offsets in found.offsets])
+
+    def collate(self, tokenizer: Any) -> Collate:
+        pad = super().collate(tokenizer)
+
+        def collate(examples: list[Any]) -> dict[str, Tensor]:
+            return pad([{name: value for name, value in one.items() if name not in OURS} for one in examples])
+
+        return collate
+
+    def output(self, found: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+        return torch.stack([found["start_logits"], found["end_logits"]], dim=-1)
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        """The mean of the cross-entropies of start and end."""
+        return F.cross_entropy(output, labels)  # [rows, tokens, 2] against [rows, 2]: classes are in the middle
+
+    def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+        """`T^2 KL` between the distributions over the real tokens, mean of start and end."""
+        padding = ~mask.bool()[:, :, None]
+        ours, theirs = (
+            logits.masked_fill(padding, NOT_THERE).transpose(1, 2).flatten(0, 1) for logits in (student, teacher)
+        )
+        return logit_distillation(ours, theirs, temperature)
+
+    def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
+        """`exact_match` and `f1` in percent, as the official scorer gives them."""
+        questions = _as_questions(rows)
+        offsets = [np.array(one, dtype=np.int32).reshape(-1, 2) for one in examples["offsets"]]
+        found = Windows(examples, np.array(examples["example"]), offsets)
+        task = self.task
+        answers = best_answers(
+            [output[:, 0] for output in outputs],
+            [output[:, 1] for output in outputs],
+            found,
+            questions,
+            n_best=task.n_best,
+            max_answer_length=task.max_answer_length,
+            null_threshold=task.null_threshold,
+            no_answer=task.no_answer,
+        )
+        return squad.score(answers, {one.id: one.answers for one in questions})
+
+    def config(self, data: TaskData) -> dict[str, Any]:
+        return {"num_labels": 2}
+
+    def check_model(self, config: Any, data: TaskData, name: str) -> None:
+        if config.num_labels != 2:
+            raise UserError(f"{name} has {config.num_labels} outputs a token; an answer has a start and an end")
+
+    def texts(self, rows: Dataset) -> list[Any]:
+        return list(zip(rows["question"], rows["context"], strict=True))
+
+    def _questions(self, where: str, cache: Path) -> list[Question]:
+        columns = {name: getattr(self.task, name) for name in ("id", "question", "context", "answers")}
+        if self.task.source is None:
+            return read(Path(where).expanduser(), columns)
+        return from_table(self.read(where, list(columns.values()), cache), columns)
+
+
+def _as_questions(rows: Dataset) -> list[Question]:
+    return [Question(**{**row, "answers": tuple(row["answers"]), "starts": tuple(row["starts"])}) for row in rows]

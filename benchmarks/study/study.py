@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import results
 import typer
 import yaml
 
-from pruneonce import quickstart, recipe
+from pruneonce import machine, quickstart, recipe
 from pruneonce.cli import silence_libraries
 
 HERE = Path(__file__).parent
@@ -148,6 +149,18 @@ def main(
                 for one_task in task:
                     for one_arm in arm:
                         study.measured(study.arm(one_arm, one_zeros, one_task, one_seed), one_task)
+    results.write(output, HERE.parent / "results" / "study.md", SETTINGS, heading())
+
+
+def heading() -> list[str]:
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pruneonce"))
+    return [
+        "# What sparse models lose on tasks",
+        "",
+        f"`python benchmarks/study/study.py ../shared/data --output runs/study`, {date.today()}, "
+        f"{machine.processor()}, {versions}. Settings: [study.yaml](../study/study.yaml).",
+        "",
+    ]
 
 
 def prepare_data(data: Path, output: Path) -> None:

@@ -1,0 +1,183 @@
+"""The tables and the plot of the study, of whatever is finished in its folder."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pruneonce import recipe
+
+OURS = "sparse"
+SHOWN = {"sparse": "prune once", "one-shot": "one-shot", "gradual": "gradual", "dense": "dense"}
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def training(model: Path) -> dict[str, Any]:
+    made: dict[str, Any] = read(model / "pruneonce.json")["training"]
+    return made
+
+
+def write(output: Path, file: Path, settings: dict[str, Any], heading: list[str]) -> None:
+    """`file` (.md) and, beside it, the plot (.svg)."""
+    tasks = list(settings["tasks"])
+    found = Values(output, settings)
+    lines = [*heading, *main_tables(found, tasks), *pretraining(output, settings), *transfer(output, settings)]
+    lines += budgets(output, tasks)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plot(found, tasks, file.with_suffix(".svg"))
+
+
+class Values:
+    """What was measured: `values[task, arm, zeros]` is `{seed: value}` on test, or on dev where there is no test."""
+
+    def __init__(self, output: Path, settings: dict[str, Any]):
+        self.values: dict[tuple[str, str, str], dict[int, float]] = {}
+        self.metric: dict[str, str] = {}
+        for task, said in settings["tasks"].items():
+            kind = recipe.KINDS[said.get("kind", "classification")]
+            metric = said.get("metric", kind.model_fields["metric"].default)
+            for file in sorted((output / "tasks" / task).glob("seed-*/*.json")):
+                arm, _, zeros = file.stem.rpartition("-") if file.stem != "dense" else ("dense", "", "0")
+                splits = read(file)
+                split = "test" if "test" in splits else "dev"
+                self.metric[task] = f"{metric}, {split}"
+                seed = int(file.parent.name.removeprefix("seed-"))
+                value = splits[split][metric]
+                self.values.setdefault((task, arm, zeros), {})[seed] = value if value > 1 else 100 * value
+
+    def recoveries(self, task: str, arm: str, zeros: str) -> list[float]:
+        """Percent of the dense model of the same seed, for each seed."""
+        dense = self.values.get((task, "dense", "0"), {})
+        ours = self.values.get((task, arm, zeros), {})
+        return [100 * value / dense[seed] for seed, value in ours.items() if seed in dense]
+
+    def arms(self) -> list[tuple[str, str]]:
+        """`(zeros, arm)` in the order of the tables."""
+        found = {(zeros, arm) for _, arm, zeros in self.values if arm != "dense"}
+        return sorted(found, key=lambda one: (one[0], list(SHOWN).index(one[1])))
+
+
+def main_tables(found: Values, tasks: list[str]) -> list[str]:
+    lines = [
+        "## Recovery",
+        "",
+        "Values in percent, and in brackets the percent of the dense model with the same seed; with several seeds "
+        "their mean, and after ± the standard deviation. The mean is that of the recoveries, over the tasks that "
+        "every arm in the table of these zeros has.",
+        "",
+        "| zeros | arm | " + " | ".join(f"{task} ({found.metric.get(task, '-')})" for task in tasks) + " | mean |",
+        "|---" * (len(tasks) + 3) + "|",
+        "| 0 | dense | " + " | ".join(cell(found.values.get((task, "dense", "0"), {})) for task in tasks) + " | 100 |",
+    ]
+    for zeros, arm in found.arms():
+        beside = [other for each, other in found.arms() if each == zeros]
+        shared = [task for task in tasks if all((task, other, zeros) in found.values for other in beside)]
+        cells = [cell(found.values.get((task, arm, zeros), {}), found.recoveries(task, arm, zeros)) for task in tasks]
+        recovery = [mean(found.recoveries(task, arm, zeros)) for task in shared]
+        shown = f"**{mean(recovery):.1f}**" if recovery else "-"
+        lines.append(f"| {100 * float(zeros):g} | {SHOWN[arm]} | {' | '.join(cells)} | {shown} |")
+    return [*lines, "", "![recovery](study.svg)", ""]
+
+
+def cell(values: dict[int, float], recoveries: Iterable[float] = ()) -> str:
+    if not values:
+        return "-"
+    numbers, recoveries = list(values.values()), list(recoveries)
+    spread = f" ± {stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    return f"{mean(numbers):.1f}{spread}" + (f" ({mean(recoveries):.1f})" if recoveries else "")
+
+
+def pretraining(output: Path, settings: dict[str, Any]) -> list[str]:
+    """Variants of sparse pre-training, by their held-out loss."""
+    lines = [
+        "## What helps sparse pre-training",
+        "",
+        f"90 %, {settings['ablation_steps']} steps of 16 x 64 tokens, the loss of hidden states on held-out blocks (0: "
+        "equal to the dense model's). One change at a time.",
+        "",
+        "| variant | held-out loss | minutes |",
+        "|---|---|---|",
+    ]
+    for name in settings["pretraining"]:
+        model = output / "pretrained" / f"ablation-{name.replace(' ', '-')}-0.9"
+        if (model / "metrics.json").is_file():
+            loss = read(model / "metrics.json")["final"]["loss"]
+            lines.append(f"| {name} | {loss:.4f} | {training(model)['seconds'] / 60:.1f} |")
+    return [*lines, ""]
+
+
+def transfer(output: Path, settings: dict[str, Any]) -> list[str]:
+    """Variants of the transfer, on dev."""
+    ablation = settings["transfer_ablation"]
+    tasks = ablation["tasks"]
+    lines = [
+        "## What helps the transfer",
+        "",
+        "90 %, from the same sparse model, accuracy on dev in percent, one seed. One change at a time.",
+        "",
+        f"| variant | {' | '.join(tasks)} | mean |",
+        "|---" * (len(tasks) + 2) + "|",
+    ]
+    for name in ablation["variants"]:
+        files = [
+            next((output / "transfer" / task).glob(f"seed-*/{name.replace(' ', '-')}.json"), None) for task in tasks
+        ]
+        values = [100 * read(file)["dev"]["accuracy"] if file else None for file in files]
+        if any(value is not None for value in values):
+            whole = [value for value in values if value is not None]
+            shown = [f"{value:.1f}" if value is not None else "-" for value in values]
+            average = f"{mean(whole):.1f}" if len(whole) == len(values) else "-"
+            lines.append(f"| {name} | {' | '.join(shown)} | {average} |")
+    return [*lines, ""]
+
+
+def budgets(output: Path, tasks: list[str]) -> list[str]:
+    """Tokens and minutes of what was trained."""
+    lines = ["## Budgets", "", "Tokens through the student; minutes of training on one core.", ""]
+    lines += ["| what | tokens | minutes |", "|---|---|---|"]
+    for model in sorted((output / "pretrained").glob("sparse-*[0-9]")):
+        spent = training(model)
+        loss = read(model / "metrics.json")["final"]["loss"]
+        zeros = f"{100 * float(model.name.rpartition('-')[2]):g} %"
+        lines.append(
+            f"| sparse pre-training, {zeros} (held-out loss {loss:.4f}) | {spent['tokens']:,} | "
+            f"{spent['seconds'] / 60:.1f} |"
+        )
+    for task in tasks:
+        seed = next(iter(sorted((output / "tasks" / task).glob("seed-*"))), None)
+        for model in sorted(seed.iterdir()) if seed else []:
+            if (model / "pruneonce.json").is_file():
+                spent = training(model)
+                lines.append(f"| {task}, {model.name} | {spent['tokens']:,} | {spent['seconds'] / 60:.1f} |")
+    return [*lines, ""]
+
+
+def plot(found: Values, tasks: list[str], file: Path) -> None:
+    """Recovery of each task, an arm a colour, a panel for each share of zeros."""
+    zeros = sorted({each for each, _ in found.arms()})
+    if not zeros:
+        return
+    figure = Figure(figsize=(2 + 1.1 * len(tasks), 2.6 * len(zeros)), layout="constrained")
+    for number, share in enumerate(zeros, start=1):
+        axes = figure.add_subplot(len(zeros), 1, number)
+        arms = [arm for each, arm in found.arms() if each == share]
+        for place, arm in enumerate(arms):
+            at, heights, spreads = [], [], []
+            for index, task in enumerate(tasks):
+                if recovery := found.recoveries(task, arm, share):
+                    at.append(index + (place - (len(arms) - 1) / 2) * 0.8 / len(arms))
+                    heights.append(mean(recovery))
+                    spreads.append(stdev(recovery) if len(recovery) > 1 else 0.0)
+            axes.bar(at, heights, width=0.75 / len(arms), yerr=spreads, label=SHOWN[arm])
+        axes.axhline(100, color="0.5", linewidth=0.8)
+        axes.set_xticks(range(len(tasks)), tasks)
+        axes.set_ylim(60, 103)
+        axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
+        axes.legend(ncols=len(arms), fontsize="small", loc="lower right")
+    figure.savefig(file)

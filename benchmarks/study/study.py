@@ -9,6 +9,8 @@ there is. `--part table` runs nothing.
 """
 
 import json
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 

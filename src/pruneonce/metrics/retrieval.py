@@ -3,10 +3,10 @@
 Both are means over queries; a query's candidates are `(scores [n], relevances [n])`, n differing from query to query. A
 relevance of 0 or less is none. As trec_eval does, a query without any relevant candidate counts, as 0.
 
-Candidates of equal score: the value is the mean over all orders of them, as in scikit-learn's `ndcg_score` (McSherry and
-Najork, Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores, ECIR 2008).
-trec_eval orders them by document id. Here there are no ids, and in many files the relevant candidate comes first: in the
-order of the file, a model that scores all the same would be perfect. A score that is nan is worse than any other.
+Candidates of equal score: the value is the mean over all orders of them, as in scikit-learn's `ndcg_score` (McSherry
+and Najork, Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores, ECIR 2008).
+trec_eval orders them by document id. Here there are no ids, and in many files the relevant candidate comes first: in
+the order of the file, a model that scores all the same would be perfect. A score that is nan is worse than any other.
 """
 
 from __future__ import annotations

@@ -131,6 +131,8 @@ def test_glue_columns_and_splits(task, columns):
 def test_the_embedding_recipe_needs_no_vocabulary_head_and_no_task():
     loaded = recipe.load("embedding-90")
     assert (loaded.prune.objective, loaded.prepare, loaded.tasks) == ("hidden", None, {})
+    mine = "tasks.mine={kind: embedding, train: sentences.txt, dev: pairs.jsonl}"
+    assert recipe.load("embedding-90", [mine]).transfer_for("mine").task_weight == 0
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------

@@ -162,6 +162,7 @@ def evaluate(
     subset: Subset = None,
     kind: Kind = None,
     preset: Preset = None,
+    sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a task model. Its own label names are used unless --labels are given."""
@@ -177,7 +178,12 @@ def evaluate(
     given = {"kind": kind_for(config), **task_values(context.params)}
     own = {"labels": [config.id2label[index] for index in range(config.num_labels)]}
     has_labels = "labels" in recipe.KINDS.get(given["kind"], recipe.Task).model_fields
-    task = recipe.make_task({"train": first, "dev": first, **(own if has_labels else {}), **given})
+    values = {"task": {"train": first, "dev": first, **(own if has_labels else {}), **given}}
+    for override in sets or []:
+        recipe.set_value(values, override)
+    task = recipe.make_task(values.pop("task", {}), "task")
+    if values:
+        raise UserError(f"unknown key `{next(iter(values))}`; `evaluate` takes `task.KEY`")
     found = stages.evaluate(model, task, splits=splits)
     if as_json:
         typer.echo(json.dumps(found, indent=1))

@@ -4,14 +4,18 @@ from typing import Any
 
 from pruneonce.recipe import Task
 from pruneonce.tasks.classification import ClassificationKind
+from pruneonce.tasks.embedding import EmbeddingKind
 from pruneonce.tasks.kind import Batch, Collate, Kind, TaskData
 from pruneonce.tasks.question_answering import QuestionAnsweringKind
 from pruneonce.tasks.regression import RegressionKind
+from pruneonce.tasks.reranking import RerankingKind
 
 KINDS: dict[str, type[Kind[Any]]] = {
     "classification": ClassificationKind,
     "regression": RegressionKind,
     "question-answering": QuestionAnsweringKind,
+    "embedding": EmbeddingKind,
+    "reranking": RerankingKind,
 }
 
 

@@ -3,7 +3,6 @@
 from pruneonce.recipe.loading import find, load, shipped
 from pruneonce.recipe.merging import changed, set_value
 from pruneonce.recipe.sections import (
-    Baselines,
     Benchmark,
     Calibrate,
     Corpus,
@@ -26,6 +25,7 @@ from pruneonce.recipe.sections import (
     Transfer,
     as_steps,
 )
+from pruneonce.recipe.swept import Baselines, Sweep, Swept, SweptGradual, SweptTeacher, SweptTransfer
 from pruneonce.recipe.whole import Recipe
 from pruneonce.validation import validate
 
@@ -49,6 +49,11 @@ __all__ = [
     "Recipe",
     "Section",
     "Sparsification",
+    "Sweep",
+    "Swept",
+    "SweptGradual",
+    "SweptTeacher",
+    "SweptTransfer",
     "Task",
     "Training",
     "Transfer",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from pruneonce.recipe.merging import changed
 from pruneonce.recipe.sections import (
-    Baselines,
     Benchmark,
     Corpus,
     Format,
@@ -15,9 +16,8 @@ from pruneonce.recipe.sections import (
     Quantizations,
     Section,
     Task,
-    Training,
-    Transfer,
 )
+from pruneonce.recipe.swept import Baselines, SweptTeacher, SweptTransfer
 
 
 class Recipe(Section):
@@ -27,18 +27,27 @@ class Recipe(Section):
     description: str = ""
     model: str = Field(description="folder or hub id of the dense pre-trained encoder")
     seed: int = Field(42, ge=0)
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="do all of every task once for each; left out, once for `seed`"
+    )
     report_to: list[str] = Field(["tensorboard"], description="transformers' logging integrations")
     corpus: Corpus
     prepare: Prepare | None = None
     prune: Prune
-    teacher: Training | None = None
-    transfer: Transfer | None = None
+    teacher: SweptTeacher | None = None
+    transfer: SweptTransfer | None = None
     quantize: Quantizations = Quantizations()
     tasks: dict[str, Task] = Field({}, description="a task by its name")
     baselines: Baselines = Baselines()
     pack: bool = Field(True, description="also write each sparse and each quantized task model as a packed file")
     export: list[Format] = Field([], description="also write each quantized task model in these formats")
     benchmark: Benchmark | None = Field(None, description="time the first task's models")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Recipe:
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("`seeds` has one twice")
+        return self
 
     @model_validator(mode="after")
     def _tasks_have_settings(self) -> Recipe:
@@ -63,12 +72,17 @@ class Recipe(Section):
                 )
         return self
 
-    def transfer_for(self, task: str) -> Transfer:
+    @property
+    def task_seeds(self) -> list[int]:
+        """The seeds with which everything of a task is done; the first makes what is made once."""
+        return self.seeds or [self.seed]
+
+    def transfer_for(self, task: str) -> SweptTransfer:
         """The settings of the transfer to `task`, its own changes included."""
         assert self.transfer is not None
-        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")
+        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")  # type: ignore[no-any-return]
 
-    def teacher_for(self, task: str) -> Training | None:
+    def teacher_for(self, task: str) -> SweptTeacher | None:
         """The settings of the dense teacher of `task`, its own changes included."""
         return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
 

@@ -18,8 +18,9 @@ from pruneonce.data.size import count_blocks
 from pruneonce.errors import UserError
 from pruneonce.plan import plan
 from pruneonce.recipe import Classification, Corpus, Recipe, Training, validate
+from pruneonce.task_workload import Lengths, task_works
 from pruneonce.tasks import kind_of
-from pruneonce.workload import Lengths, corpus_works, task_works
+from pruneonce.workload import corpus_works
 
 PREPARE = {"epochs": 0.5, "batch_size": 8, "accumulate": 2, "learning_rate": 1e-3}
 

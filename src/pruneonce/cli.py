@@ -184,11 +184,11 @@ def quickstart(output: Output = Path("quickstart")) -> None:
 
 
 def _show_results(summary: dict[str, Any], output: Path) -> None:
-    from pruneonce.report import verdict
+    from pruneonce.report import of_seeds, verdict
 
-    if summary["results"]:
-        console.print(tables.results(summary))
-    for sentence in verdict(summary):
+    for table in tables.results(summary) if summary["results"] else []:
+        console.print(table)
+    for sentence in filter(None, [*verdict(summary), of_seeds(summary)]):
         console.print(sentence, markup=False)
     typer.echo(f"report: {output / 'report.html'}")
 

@@ -5,6 +5,10 @@ class UserError(Exception):
     """A mistake in what the user gave: the message is one line that says what is wrong and what to do. Exit code 2."""
 
 
+class DivergedError(UserError):
+    """Training went to infinity: with these settings, and perhaps with these alone."""
+
+
 class ToldByFirstError(UserError):
     """A mistake that the first of several processes found, and says."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,20 @@ from pruneonce import (
     quantization,
     safe_yaml,
     stages,
-    storage,
 )
+from pruneonce.arms import Arms, Parents
 from pruneonce.console import console
 from pruneonce.engines import require
 from pruneonce.errors import UserError
 from pruneonce.export.onnx import need
-from pruneonce.recipe import Calibrate, Recipe, Transfer
+from pruneonce.layout import BENCHMARK, arms, make_room_for_seeds
+from pruneonce.recipe import Recipe, Transfer
 from pruneonce.report import write_report
-from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
 from pruneonce.stages.common import check_length
 from pruneonce.stages.finetune import check_teacher
 from pruneonce.staleness import differences, stale
-from pruneonce.summary import BENCHMARK, arms, evaluation_file, given_teacher, packed_file, sizes_file, summarize
+from pruneonce.summary import summarize
 from pruneonce.tasks import kind_of
 
 TIMED = ("dense", "sparse", "int8", "int4")
@@ -104,13 +103,14 @@ def _claim(recipe: Recipe, output: Path) -> bool:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
     before = safe_yaml.read(theirs)
     different = differences(before, resolved)
-    if outdated := stale(output, before, different):
+    if outdated := stale(output, before, resolved, different):
         raise UserError(
             f"{output} holds a run of another recipe (different: {', '.join(different)}; "
             f"stale: {', '.join(outdated)}); choose another --output"
         )
-    if different:  # what was made is as this recipe would make it: a task or an arm was added
+    if different:  # what was made is as this recipe would make it: a task, an arm or a seed was added
         durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
+    make_room_for_seeds(recipe, output)
     return is_new
 
 
@@ -176,67 +176,20 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
     one_shot = None
     if recipe.baselines.one_shot:
         one_shot = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
-    for name, task in recipe.tasks.items():
-        _heading(f"task {name}")
-        _check_inputs(recipe, output)
-        folder = output / "tasks" / name
-        settings = recipe.transfer_for(name)
-        teacher = given_teacher(recipe, output, name)
-        if teacher is None:
-            teacher_settings = recipe.teacher_for(name)
-            assert teacher_settings is not None
-            teacher = stages.finetune(dense, task, teacher_settings, folder / "dense", **common)
-        transferred = stages.transfer(sparse, task, settings, folder / "sparse", teacher=teacher, **common)
-        if one_shot:
-            stages.transfer(one_shot, task, settings, folder / "one-shot", teacher=teacher, **common)
-        if recipe.baselines.gradual:
-            rival = recipe.baselines.gradual
-            stages.transfer_gradual(dense, task, rival, folder / "gradual", teacher=teacher, **common)
-        _quantize(recipe, output, name, transferred, teacher, common)
-        distributed.by_first(partial(_measure, recipe, output, name, sparse))
-
-
-def _quantize(
-    recipe: Recipe, output: Path, name: str, transferred: Path, teacher: str | Path, common: dict[str, Any]
-) -> None:
-    """The quantized models of a task's sparse one, and their exports."""
-    task, folder = recipe.tasks[name], output / "tasks" / name
-    for arm, settings in recipe.quantize_for(name).by_arm().items():
-        if isinstance(settings, Calibrate):
-            kept = {key: common[key] for key in ("seed", "cache")}
-            made = stages.calibrate(transferred, task, settings, folder / arm, **kept)
-        else:
-            made = stages.quantize(transferred, task, settings, folder / arm, teacher=teacher, **common)
-        for format in recipe.export:
-            stages.export(made, folder / f"{arm}-{format}", format=format)
-
-
-def _measure(recipe: Recipe, output: Path, name: str, sparse: Path) -> None:
-    """Evaluate every arm of a task; verify that what comes of the sparse model kept its zeros, and pack it."""
-    for arm, model in arms(recipe, output, name):
-        measured = modelfolder.read_json(evaluation_file(output, name, arm)) or {}
-        if not measured or any(recipe.tasks[name].metric not in found for found in measured.values()):
-            found = stages.evaluate(model, recipe.tasks[name], cache=output / "cache")
-            modelfolder.write_json(found, evaluation_file(output, name, arm))
-    for arm in ("sparse", *recipe.quantize_for(name).by_arm()):
-        model = output / "tasks" / name / arm
-        _verify(model, sparse)
-        if recipe.pack and modelfolder.read_json(sizes_file(output, name, arm)) is None:
-            _pack(model, output / packed_file(name, arm), sizes_file(output, name, arm))
-
-
-def _pack(model: Path, file: Path, report: Path) -> None:
-    """Pack a model without rounding it further, so that what was measured is what is in the file."""
-    file.unlink(missing_ok=True)  # of a run that ended before the report
-    modelfolder.write_json(storage.pack([model], file, "fp32").to_json(), report)
+    parents = Parents(dense, sparse, one_shot)
+    for name in recipe.tasks:
+        for seed in recipe.task_seeds:
+            _heading(f"task {name}, seed {seed}" if recipe.seeds else f"task {name}")
+            _check_inputs(recipe, output)
+            Arms(recipe, output, name, seed).make(parents)
 
 
 def _time(recipe: Recipe, output: Path) -> None:
-    """How fast the first task's models are; those of other tasks, and rivals, have the same shape."""
+    """How fast the first task's models are; those of other tasks and seeds, and rivals, have the same shape."""
     if not recipe.benchmark or not recipe.tasks:
         return
     name, task = next(iter(recipe.tasks.items()))
-    models = {arm: model for arm, model in arms(recipe, output, name) if arm in TIMED}
+    models = {arm: model for arm, model in arms(recipe, output, name, recipe.task_seeds[0]) if arm in TIMED}
     asked = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
     made = modelfolder.read_json(output / BENCHMARK) or {}
     if asked == {key: made.get(key) for key in asked}:
@@ -246,13 +199,6 @@ def _time(recipe: Recipe, output: Path) -> None:
     texts = kind.texts(kind.load(output / "cache").splits["dev"])
     found = stages.benchmark(models, recipe.benchmark, texts)
     modelfolder.write_json({**found, **asked}, output / BENCHMARK)
-
-
-def _verify(child: Path, parent: Path) -> None:
-    checked = verify(child, parent)
-    if not checked.ok:
-        raise RuntimeError(f"{child} lost zeros of {parent}")
-    console.print(f"  all {checked.zeros:,} zeros of the sparse model are zeros in {child}", soft_wrap=True)
 
 
 def _heading(text: str) -> None:

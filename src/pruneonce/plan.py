@@ -16,7 +16,8 @@ import torch
 from pruneonce import pipeline, probe
 from pruneonce.recipe import Recipe
 from pruneonce.stages.prune import check_settings
-from pruneonce.workload import BYTES, SAMPLE, Shape, Work, corpus_works, task_works
+from pruneonce.task_workload import SAMPLE, task_works
+from pruneonce.workload import BYTES, Shape, Work, corpus_works
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
         works, blocks = corpus_works(recipe, notes)
         for name in recipe.tasks:
             works += task_works(recipe, name, Path(scratch))
+    if len(recipe.task_seeds) > 1 and any(work.candidates > 1 for work in works):
+        notes.append("With the seeds after the first, a sweep is planned as its longest candidate.")
     probes = _probes(works)
     kinds = list(dict.fromkeys(probes.values()))
     measured = dict(zip(kinds, probe.measure(kinds, seconds), strict=True))
@@ -148,17 +151,19 @@ def _stage(work: Work, kind: probe.Probe, measured: probe.Measured) -> Stage:
 
 
 def _disk(recipe: Recipe, works: list[Work], blocks: int | None) -> Disk:
-    models, checkpoints = 0, [0]
+    models, checkpoints, beaten = 0, [0], [0]
     for work in works:
         if work.kind in ("head", "predict"):
             continue
         size = BYTES * work.shape().parameters
         models += size
+        if work.candidates > 1:
+            beaten.append(size)  # the best so far stands beside the one in training
         assert work.settings is not None
         if work.settings.checkpoint_every:
             checkpoints.append(2 * 3 * size)  # two of them, each with weights and two moments
-    untrained = sum(recipe.quantize_for(name).int8_ptq is not None for name in recipe.tasks) + recipe.baselines.one_shot
-    models += untrained * BYTES * Shape.of(recipe.model, False).parameters
+    untrained = sum(recipe.quantize_for(name).int8_ptq is not None for name in recipe.tasks) * len(recipe.task_seeds)
+    models += max(beaten) + (untrained + recipe.baselines.one_shot) * BYTES * Shape.of(recipe.model, False).parameters
     tokens = None if blocks is None else BYTES * blocks * recipe.corpus.block_length
     return Disk(max(checkpoints), models, tokens, shutil.disk_usage(Path.cwd()).free)
 

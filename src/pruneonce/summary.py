@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
 
 from pruneonce import modelfolder
+from pruneonce.layout import (
+    BENCHMARK,
+    arms,
+    evaluation_file,
+    first_folder,
+    packed_file,
+    sizes_file,
+    sweep_file,
+    task_folder,
+)
 from pruneonce.machine import processor
 from pruneonce.recipe import Recipe
-from pruneonce.storage import SUFFIX
+from pruneonce.sweep import losers
 
-# In the order in which they are shown: the reference, the rivals, ours.
-ARMS = ("dense", "one-shot", "gradual", "sparse", "int8", "int8-ptq", "int4")
-
-BENCHMARK = "benchmark.json"
+Values = dict[int, float]  # by seed
 
 
 def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
     """The summary of a finished run. `seconds` is the time spent in training, however often it was interrupted."""
     sparse = modelfolder.read_provenance(output / "sparse") or {}
-    made = _stages(output)
+    made = _stages(recipe, output)
     return {
         "name": recipe.name,
         "description": recipe.description,
@@ -42,6 +51,7 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
             "model": sparse["sparsity"]["model"],
             "target": recipe.prune.sparsity,
         },
+        "seeds": recipe.task_seeds,
         "pattern": sparse["pattern"],
         "layers": sparse["sparsity"]["layers"],
         "stages": made,
@@ -50,28 +60,48 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
     }
 
 
-def _stages(output: Path) -> list[dict[str, Any]]:
-    folders = [output / "teacher", output / "sparse", *sorted((output / "tasks").glob("*/*"))]
+def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:
+    """What was trained, in the order of folders; of a sweep, the candidates that lost as one stage more."""
+    tasks = [task_folder(recipe, output, name, seed) for name in sorted(recipe.tasks) for seed in recipe.task_seeds]
     found = []
-    for folder in folders:
+    for folder in [output / "teacher", output / "sparse", *(path for task in tasks for path in sorted(task.glob("*")))]:
+        name = folder.relative_to(output).as_posix()
+        if folder.name.endswith(".sweep.json"):
+            lost = [one["training"] for one in losers(modelfolder.read_json(folder))]
+            spent = {key: sum(one[key] for one in lost) for key in ("steps", "tokens", "seconds")}
+            name = name.removesuffix(".json")
+            found.append({"name": name, "stage": "sweep", "folder": None, **spent, "history": [], "final": {}})
+            continue
         made = modelfolder.read_provenance(folder)
         if made is None or "training" not in made:  # an export
             continue
         measured = modelfolder.read_json(folder / modelfolder.METRICS) or {"history": [], "final": {}}
-        name = str(folder.relative_to(output))
         found.append({"name": name, "stage": made["stage"], "folder": name, **made["training"], **measured})
     return found
 
 
 def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
+    """A task's arms: their mean over the seeds, and of what is made once, the first seed's."""
+    first = first_folder(recipe, output, task)
+    measured = {
+        seed: {
+            arm: modelfolder.read_json(evaluation_file(task_folder(recipe, output, task, seed), arm))
+            for arm, _ in arms(recipe, output, task, seed)
+        }
+        for seed in recipe.task_seeds
+    }
     metric = recipe.tasks[task].metric
     found: list[dict[str, Any]] = []
-    for arm, model in arms(recipe, output, task):
-        everything = modelfolder.read_json(evaluation_file(output, task, arm))
-        split = "test" if "test" in everything else "dev"
+    dense: Values = {}
+    for arm, model in arms(recipe, output, task, recipe.task_seeds[0]):
+        everything = {seed: by_arm[arm] for seed, by_arm in measured.items() if arm in by_arm}
+        splits = next(iter(everything.values()))
+        split = "test" if "test" in splits else "dev"
+        values = {seed: splits[split][metric] for seed, splits in everything.items()}
+        dense = dense or values
         made = modelfolder.read_provenance(model) or {"sparsity": {"encoder": 0.0}}
-        value = everything[split][metric]
-        sizes = modelfolder.read_json(sizes_file(output, task, "sparse" if arm == "dense" else arm))
+        sizes = modelfolder.read_json(sizes_file(first, "sparse" if arm == "dense" else arm))
+        packed = packed_file(first, arm).relative_to(output).as_posix()
         found.append(
             {
                 "task": task,
@@ -80,14 +110,49 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 "sparsity": made["sparsity"]["encoder"],
                 "metric": metric,
                 "split": split,
-                "examples": everything[split]["examples"],
-                "value": value,
-                "recovery": value / found[0]["value"] if found and found[0]["value"] else 1.0,
-                "size": sizes and _size(sizes, arm, packed_file(task, arm)),
-                "all": everything,
+                "examples": splits[split]["examples"],
+                **over_seeds(values, dense),
+                "sweep": modelfolder.read_json(sweep_file(first, arm)),
+                "size": sizes and _size(sizes, arm, packed),
+                "all": {
+                    name: {key: _mean([one[name][key] for one in everything.values()]) for key in measures}
+                    for name, measures in splits.items()
+                },
             }
         )
     return found
+
+
+def over_seeds(values: Values, dense: Values) -> dict[str, Any]:
+    """An arm's value and recovery: means over the seeds, with their sample standard deviations (none of one seed).
+
+    The recovery of a seed is its value over the dense value **of the same seed**. That model taught this arm, so the
+    two share what the seed made of it, and the pairing takes that out of the spread: the spread of the recovery is of
+    what pruning did, not of how good the teachers happened to be. The mean of these is in general not the mean value
+    over the mean dense value. A teacher that was given is the same for every seed. There is no recovery of a dense
+    value that is not above 0.
+
+    Args:
+        values: by seed.
+        dense: those of the dense arm.
+    """
+    pairs = [(value, dense.get(seed, next(iter(dense.values())))) for seed, value in values.items()]
+    shares = [value / whole for value, whole in pairs] if all(whole > 0 for _, whole in pairs) else None
+    return {
+        "value": _mean(list(values.values())),
+        "spread": _spread(list(values.values())),
+        "recovery": _mean(shares) if shares else None,
+        "recovery_spread": _spread(shares) if shares else None,
+        "seeds": {str(seed): value for seed, value in values.items()},
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if len(set(values)) > 1 else values[0]
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
 
 
 def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
@@ -101,34 +166,3 @@ def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
         "encoder": encoder["packed_bytes"],
         "limit": encoder["limit_bytes"],
     }
-
-
-def arms(recipe: Recipe, output: Path, task: str) -> list[tuple[str, str | Path]]:
-    """The arms of a task and their models. The dense one may be none of the run's."""
-    folder = output / "tasks" / task
-    found: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
-    given = given_teacher(recipe, output, task)
-    return [("dense", given), *found] if given else found
-
-
-def given_teacher(recipe: Recipe, output: Path, task: str) -> str | Path | None:
-    """The dense teacher of a task that the run does not train for it; None where it does."""
-    settings = recipe.tasks[task]
-    if settings.teacher_model or settings.trains_teacher:
-        return settings.teacher_model
-    return output / "teacher" if recipe.prepare else recipe.model
-
-
-def packed_file(task: str, arm: str) -> str:
-    """Relative to the run's folder."""
-    return f"tasks/{task}/{arm}{SUFFIX}"
-
-
-def sizes_file(output: Path, task: str, arm: str) -> Path:
-    """What `storage.pack` reports of an arm."""
-    return output / "tasks" / task / f"{arm}.packed.json"
-
-
-def evaluation_file(output: Path, task: str, arm: str) -> Path:
-    """Beside the models, not in them: a teacher that was given is not ours to write to."""
-    return output / "tasks" / task / f"{arm}.json"

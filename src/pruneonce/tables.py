@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:  # imports torch
     from pruneonce.plan import Plan
@@ -24,36 +25,83 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def results(summary: Mapping[str, Any]) -> Table:
-    """A block for each task, a row for each arm: quality, bytes and, where it was timed, milliseconds by engine."""
-    rows = summary["results"]
+MANY = 3  # tasks from which on they are compared in a table of their own
+
+
+def results(summary: Mapping[str, Any]) -> list[Table]:
+    """A block for each task, a row for each arm: quality, bytes and, where it was timed, milliseconds by engine.
+
+    Of many tasks, a row for each, and such a block for the first, as sizes and speeds of the others hardly differ.
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in summary["results"]))
+    if len(tasks) < MANY:
+        return [_blocks(summary["results"], summary.get("benchmark"))]
+    first = _blocks([row for row in summary["results"] if row["task"] == tasks[0]], summary.get("benchmark"))
+    return [comparison(summary["results"]), first]
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Tasks down, arms across: the value and, below it, recovery and spread in percent; last, the mean recovery."""
+    from pruneonce.layout import ARMS
+
+    by_task: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], {})[row["arm"]] = row
+    arms = [arm for arm in ARMS if any(arm in found for found in by_task.values())]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("task\n[dim]metric[/dim]", overflow="fold", max_width=22)
+    for arm in arms:
+        table.add_column(f"{arm}\n[dim]{'' if arm == 'dense' else '% kept'}[/dim]", justify="right", overflow="fold")
+    for task, found in by_task.items():
+        metric = next(iter(found.values()))["metric"]
+        cells = [_compared(found[arm]) if arm in found else Text("-") for arm in arms]
+        table.add_row(Text.assemble(task, "\n", (metric, "dim")), *cells)
+    table.add_row("mean % kept", *(_mean_recovery(by_task.values(), arm) for arm in arms), style="bold")
+    return table
+
+
+def _compared(row: Mapping[str, Any]) -> Text:
+    dense = row["arm"] == "dense"
+    shown, spread = (row["value"], row.get("spread")) if dense else (row["recovery"], row.get("recovery_spread"))
+    plus = "" if spread is None else f"±{100 * spread:.1f}"
+    below = plus if dense else "" if shown is None else f"{100 * shown:.1f}{plus}"
+    return Text.assemble(f"{row['value']:.4f}", "\n", (below, "dim"))
+
+
+def _mean_recovery(tasks: Iterable[Mapping[str, Mapping[str, Any]]], arm: str) -> str:
+    kept = [found[arm]["recovery"] for found in tasks if arm in found and found[arm]["recovery"] is not None]
+    return "" if arm == "dense" or not kept else f"{100 * sum(kept) / len(kept):.1f}"
+
+
+def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | None) -> Table:
     measures = list(dict.fromkeys((row["metric"], row["split"]) for row in rows))
-    speeds = _speeds_of_texts(summary.get("benchmark"))
+    speeds = _speeds_of_texts(benchmark)
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
     table = _table(
         "task", "model", value, "of\ndense", "MB", "smaller", *(f"ms\n{ENGINES[engine]}" for engine in engines)
     )
-    blocks: dict[str, list[dict[str, Any]]] = {}
+    blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         blocks.setdefault(row["task"], []).append(row)
     for number, (task, arms) in enumerate(blocks.items()):
         titles = [task] if len(measures) == 1 else [task, f"{arms[0]['metric']}, {arms[0]['split']}"]
-        for title, row in zip_longest(titles, arms):
-            if row is None:
+        for title, arm in zip_longest(titles, arms):
+            if arm is None:
                 table.add_row(title)
                 continue
-            timed = [speeds.get((engine, row["arm"])) if number == 0 else None for engine in engines]
-            table.add_row(title or "", *_result(row, arms[0]), *(f"{ms:.1f}" if ms else "" for ms in timed))
+            timed = [speeds.get((engine, arm["arm"])) if number == 0 else None for engine in engines]
+            table.add_row(title or "", *_result(arm, arms[0]), *(f"{ms:.1f}" if ms else "" for ms in timed))
     return table
 
 
 def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
     size, dense = row["size"], first["size"] if first["arm"] == "dense" else None
+    spread, of_dense = row.get("spread"), row["arm"] != "dense" and row["recovery"] is not None
     return [
         row["arm"],
-        f"{row['value']:.4f}",
-        "" if row["arm"] == "dense" else f"{row['recovery']:.1%}",
+        f"{row['value']:.4f}" + ("" if spread is None else f" ±{spread:.4f}"),
+        f"{row['recovery']:.1%}" if of_dense else "",
         f"{size['bytes'] / 1e6:.1f}" if size else "",
         f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",
     ]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from pruneonce import checkpoints, distributed
-from pruneonce.errors import UserError
+from pruneonce.errors import DivergedError
 from pruneonce.interruption import Asked
 from pruneonce.machine import autocast
 from pruneonce.recipe import Training, as_steps
@@ -81,7 +81,7 @@ class SparseTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         loss = logs.get("loss", 0.0)
         if not abs(loss) < EXPLODED:  # true of NaN too
-            raise UserError(f"the loss became {loss:g} at step {self.state.global_step}{LOWER}")
+            raise DivergedError(f"the loss became {loss:g} at step {self.state.global_step}{LOWER}")
         if "loss" in logs:
             if self.sparsifier:
                 logs["sparsity"] = self.sparsifier.sparsity()
@@ -97,7 +97,7 @@ class SparseTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
         if not math.isfinite(norm):  # after any NaN in the forward pass too
-            raise UserError(f"the gradients became {float(norm)} at step {self.state.global_step + 1}{LOWER}")
+            raise DivergedError(f"the gradients became {float(norm)} at step {self.state.global_step + 1}{LOWER}")
         return norm
 
     def check_weights(self) -> None:
@@ -105,7 +105,7 @@ class SparseTrainer(Trainer):
         assert self.model is not None
         for name, weight in self.model.named_parameters():
             if not weight.isfinite().all():
-                raise UserError(f"{name} is no longer finite at step {self.state.global_step}{LOWER}")
+                raise DivergedError(f"{name} is no longer finite at step {self.state.global_step}{LOWER}")
 
     # Checkpoints: transformers pickles the optimizer, the random state and its arguments; these write safetensors.
 

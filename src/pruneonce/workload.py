@@ -15,28 +15,21 @@ What has one row a sequence (pooler, classifier) is left out.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForMaskedLM
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pruneonce import modelfolder, probe
 from pruneonce.data.size import count_blocks
-from pruneonce.recipe import Prepare, Prune, Quantize, Recipe, Training, Transfer, as_steps
+from pruneonce.recipe import Prepare, Prune, Recipe, Training, Transfer, as_steps
 from pruneonce.sparsity import PruningSchedule
 from pruneonce.stages.objectives import load_vocabulary_model
 from pruneonce.stages.prune import load_dense
-from pruneonce.tasks import Kind, kind_of
 from pruneonce.training import examples_of, total_steps
 
-SAMPLE = 1000  # examples of a split that are tokenized
 BYTES = 4  # of a weight, a moment and a token
-MULTIPLE = 8  # of which batches of a task have tokens
 
 
 @dataclass(frozen=True)
@@ -87,6 +80,7 @@ class Work:
         rows: sequences in a step.
         length: tokens of a sequence, padding included, on average.
         longest: the same of the longest batch.
+        candidates: models that are trained, all of them counted above; of more than one the best is kept.
     """
 
     name: str
@@ -99,6 +93,7 @@ class Work:
     rows: int
     length: int
     longest: int
+    candidates: int = 1
 
     def has_vocabulary(self) -> bool:
         """Whether the model has its MLM head."""
@@ -166,91 +161,3 @@ def _corpus_work(
     tokens = None if steps is None else examples_of(settings, steps) * length
     rows = examples_of(settings, 1)
     return Work(name, kind, recipe.model, settings, steps, tokens, tokens, rows, length, length)
-
-
-def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
-    """Every arm of a task, in the order of a run."""
-    task = recipe.tasks[name]
-    kind = kind_of(task)
-    tokenizer = modelfolder.load_tokenizer(recipe.model)
-    splits = kind.load(cache).splits
-    lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in splits.items()}
-    train, at = lengths["train"], f"tasks/{name}"
-    dense, transfer, gradual = recipe.teacher_for(name), recipe.transfer_for(name), recipe.baselines.gradual
-    works = []
-    if task.teacher_model is None and task.trains_teacher:
-        assert dense is not None
-        works.append(_task_work(f"{at}/dense", "finetune", recipe, dense, train))
-    works.append(_task_work(f"{at}/sparse", "transfer", recipe, transfer, train))
-    if recipe.baselines.one_shot:
-        works.append(_task_work(f"{at}/one-shot", "transfer", recipe, transfer, train))
-    if gradual:
-        works.append(_task_work(f"{at}/gradual", "gradual", recipe, gradual, train))
-        PruningSchedule.of(gradual, works[-1].steps or 0)
-    calibrations = []
-    for arm, settings in recipe.quantize_for(name).by_arm().items():
-        if isinstance(settings, Quantize):
-            works.append(_task_work(f"{at}/{arm}", "quantize", recipe, settings, train))
-        elif settings.quantizes_inputs:
-            some = Lengths(min(settings.examples, train.examples), train.sample)
-            calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
-    distilled = sum(work.kind != "finetune" for work in works)
-    evaluated = [lengths[split] for split in splits if split != "train"] * (distilled + len(calibrations) + 1)
-    return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
-
-
-def _task_work(name: str, kind: probe.Kind, recipe: Recipe, settings: Training, data: Lengths) -> Work:
-    steps = total_steps(settings, data.examples)
-    seen = examples_of(settings, steps)
-    together = settings.batch_size * settings.accumulate
-    order = get_length_grouped_indices(data.sample, together, generator=torch.Generator().manual_seed(0))
-    mean, longest = _padded([data.sample[i] for i in order], settings.batch_size)
-    tokens = round(seen * data.mean)
-    return Work(name, kind, recipe.model, settings, steps, tokens, seen * mean, together, _multiple(mean), longest)
-
-
-def _asking(name: str, model: str, data: list[Lengths]) -> Work:
-    """One pass over each of `data` without training, its batches formed by length as `training.predict` does."""
-    steps, tokens, padded, longest, examples = 0, 0.0, 0.0, 0, 0
-    for lengths in data:
-        mean, most = _padded(sorted(lengths.sample), probe.PREDICT_ROWS)
-        steps += math.ceil(lengths.examples / probe.PREDICT_ROWS)
-        tokens += lengths.examples * lengths.mean
-        padded += lengths.examples * mean
-        longest, examples = max(longest, most), examples + lengths.examples
-    length = _multiple(padded / examples)
-    return Work(name, "predict", model, None, steps, round(tokens), padded, probe.PREDICT_ROWS, length, longest)
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How many examples a split has, and the tokens of each of a sample of them, evenly spaced.
-
-    An example is what a model is given: one of several windows of a text, or each text of a pair to compare.
-    """
-
-    examples: int
-    sample: list[int]
-
-    @classmethod
-    def of(cls, kind: Kind[Any], rows: Any, tokenizer: Any, training: bool) -> Lengths:
-        some = rows.select(range(0, len(rows), math.ceil(len(rows) / SAMPLE)))
-        sample = [len(ids) for ids in kind.encode(some, tokenizer, training)["input_ids"]]
-        return cls(round(len(rows) * len(sample) / len(some)), sample)
-
-    @property
-    def mean(self) -> float:
-        return sum(self.sample) / len(self.sample)
-
-
-def _multiple(length: float) -> int:
-    """The nearest number of tokens that a batch can have."""
-    return MULTIPLE * max(1, round(length / MULTIPLE))
-
-
-def _padded(lengths: list[int], batch_size: int) -> tuple[float, int]:
-    """Tokens of a sequence in batches of `lengths` as they stand, each padded to its longest: on average, and most."""
-    batches = [lengths[first : first + batch_size] for first in range(0, len(lengths), batch_size)]
-    padded = [math.ceil(max(batch) / MULTIPLE) * MULTIPLE for batch in batches]
-    total = sum(length * len(batch) for length, batch in zip(padded, batches, strict=True))
-    return total / len(lengths), max(padded)

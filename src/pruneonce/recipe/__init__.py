@@ -3,7 +3,6 @@
 from pruneonce.recipe.loading import find, load, shipped
 from pruneonce.recipe.merging import changed, set_value
 from pruneonce.recipe.sections import (
-    Baselines,
     Benchmark,
     Calibrate,
     Corpus,
@@ -25,6 +24,7 @@ from pruneonce.recipe.sections import (
     Transfer,
     as_steps,
 )
+from pruneonce.recipe.swept import Baselines, Sweep, Swept, SweptGradual, SweptTeacher, SweptTransfer
 from pruneonce.recipe.tasks import (
     KINDS,
     Classification,
@@ -65,6 +65,11 @@ __all__ = [
     "Reranking",
     "Section",
     "Sparsification",
+    "Sweep",
+    "Swept",
+    "SweptGradual",
+    "SweptTeacher",
+    "SweptTransfer",
     "Task",
     "TokenClassification",
     "Training",

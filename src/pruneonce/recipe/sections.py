@@ -6,7 +6,7 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -58,6 +58,13 @@ class Training(Section):
         False, description="keep only the layers' inputs and compute the rest again: less memory, a third more time"
     )
     compile: bool = Field(False, description="torch.compile; worth its minutes on a GPU, no gain on processors")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_swept(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("sweep") is not None and "sweep" not in cls.model_fields:
+            raise ValueError("no `sweep` here; a recipe's `teacher`, `transfer` and `baselines.gradual` may have one")
+        return values
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -204,13 +211,6 @@ class Quantizations(Section):
 
 class Gradual(Transfer, Sparsification):
     """The rival: prune the dense model gradually during fine-tuning, task by task."""
-
-
-class Baselines(Section):
-    """Rivals of prune-once, run for contrast."""
-
-    one_shot: bool = Field(False, description="magnitude pruning in one step, then the same transfer")
-    gradual: Gradual | None = None
 
 
 class Benchmark(Section):

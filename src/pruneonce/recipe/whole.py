@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from pruneonce.recipe.merging import changed
 from pruneonce.recipe.presets import with_presets
 from pruneonce.recipe.sections import (
-    Baselines,
     Benchmark,
     Corpus,
     Format,
@@ -17,9 +16,8 @@ from pruneonce.recipe.sections import (
     Prune,
     Quantizations,
     Section,
-    Training,
-    Transfer,
 )
+from pruneonce.recipe.swept import Baselines, SweptTeacher, SweptTransfer
 from pruneonce.recipe.tasks import AnyTask
 
 
@@ -30,12 +28,15 @@ class Recipe(Section):
     description: str = ""
     model: str = Field(description="folder or hub id of the dense pre-trained encoder")
     seed: int = Field(42, ge=0)
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="do all of every task once for each; left out, once for `seed`"
+    )
     report_to: list[str] = Field(["tensorboard"], description="transformers' logging integrations")
     corpus: Corpus
     prepare: Prepare | None = None
     prune: Prune
-    teacher: Training | None = None
-    transfer: Transfer | None = None
+    teacher: SweptTeacher | None = None
+    transfer: SweptTransfer | None = None
     quantize: Quantizations = Quantizations()
     tasks: dict[str, AnyTask] = Field({}, description="a task by its name, or names of known ones")
     baselines: Baselines = Baselines()
@@ -47,6 +48,12 @@ class Recipe(Section):
     @classmethod
     def _known_tasks(cls, tasks: Any) -> Any:
         return with_presets(tasks)
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Recipe:
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("`seeds` has one twice")
+        return self
 
     @model_validator(mode="after")
     def _tasks_have_settings(self) -> Recipe:
@@ -73,12 +80,17 @@ class Recipe(Section):
                 )
         return self
 
-    def transfer_for(self, task: str) -> Transfer:
+    @property
+    def task_seeds(self) -> list[int]:
+        """The seeds with which everything of a task is done; the first makes what is made once."""
+        return self.seeds or [self.seed]
+
+    def transfer_for(self, task: str) -> SweptTransfer:
         """The settings of the transfer to `task`, its own changes included."""
         assert self.transfer is not None
-        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")
+        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")  # type: ignore[no-any-return]
 
-    def teacher_for(self, task: str) -> Training | None:
+    def teacher_for(self, task: str) -> SweptTeacher | None:
         """The settings of the dense teacher of `task`, its own changes included."""
         return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
 

@@ -11,12 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
 from pruneonce.modelfolder import read_json
-from pruneonce.report import plots, speed
+from pruneonce.report import comparison, plots, speed
+from pruneonce.report.wording import listed, megabytes, of_seeds, percent, readable, tenths
 
-__all__ = ["verdict", "write_report"]
+__all__ = ["of_seeds", "verdict", "write_report"]
 
 ARMS = tuple(plots.ARM_COLORS)
-UNQUANTIZED = ("sparse", "one-shot", "gradual")
 RIVALS = {"one-shot": "one-shot pruning", "gradual": "gradual pruning during fine-tuning"}
 
 Results = dict[str, dict[str, dict[str, Any]]]  # {task: {arm: result}}
@@ -53,7 +53,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     sentences = []
     encoder = (summary.get("sparsity") or {}).get("encoder")
     if encoder is not None:
-        sentences.append(f"{_percent(encoder)} of the encoder's weights are zero")
+        sentences.append(f"{percent(encoder)} of the encoder's weights are zero")
     kept = {
         task: arms["sparse"]["recovery"]
         for task, arms in results.items()
@@ -61,8 +61,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     }
     if kept:
         metrics = {results[task]["sparse"]["metric"] for task in kept}
-        measure = _readable(metrics.pop()) if len(metrics) == 1 else "score"
-        mean = _percent(sum(kept.values()) / len(kept))
+        measure = readable(metrics.pop()) if len(metrics) == 1 else "score"
+        mean = percent(sum(kept.values()) / len(kept))
         sentences.append(
             f"the sparse model keeps {mean} of the dense {measure} on {next(iter(kept))}"
             if len(kept) == 1
@@ -85,10 +85,11 @@ def _quantized(results: Results) -> list[str]:
     """How good and how small the models are that were quantized by training, as far as there are any."""
     said = []
     for arm in ("int8", "int4"):
-        found = [(arms[arm], arms["dense"]) for arms in results.values() if arm in arms and "dense" in arms]
+        both = [(arms[arm], arms["dense"]) for arms in results.values() if arm in arms and "dense" in arms]
+        found = [(ours, dense) for ours, dense in both if ours["recovery"] is not None]
         if not found:
             continue
-        kept = _percent(sum(ours["recovery"] for ours, _ in found) / len(found))
+        kept = percent(sum(ours["recovery"] for ours, _ in found) / len(found))
         sizes = [dense["size"]["bytes"] / ours["size"]["bytes"] for ours, dense in found if ours.get("size")]
         smaller = f", in a file {sum(sizes) / len(sizes):.1f} times smaller than the dense one" if sizes else ""
         said.append(f"In {arm} {'it keeps' if len(found) == 1 else 'they keep'} {kept}{smaller}.")
@@ -98,16 +99,17 @@ def _quantized(results: Results) -> list[str]:
 def _against(rival: str, results: Results) -> tuple[bool, str]:
     """Whether a rival wins anywhere, and how prune-once stands against it; shown as equal is equal."""
     both = {
-        task: (_tenths(arms["sparse"]["value"]), _tenths(arms[rival]["value"]))
+        task: (tenths(arms["sparse"]["value"]), tenths(arms[rival]["value"]))
         for task, arms in results.items()
         if "sparse" in arms and rival in arms
     }
     if not both:
         return False, ""
     if all(ours > theirs for ours, theirs in both.values()):
+        close = _close(rival, results)
         points = f"{sum(ours - theirs for ours, theirs in both.values()) / len(both):.1f} percentage points"
         where = f"on {next(iter(both))}, by {points}" if len(both) == 1 else f"on every task, by {points} on average"
-        return False, f"Prune-once beats {RIVALS[rival]} {where}."
+        return False, f"Prune-once beats {RIVALS[rival]} {where}.{close}"
     told = {
         "does better on": [task for task, (ours, theirs) in both.items() if theirs > ours],
         "equals prune-once on": [task for task, (ours, theirs) in both.items() if theirs == ours],
@@ -117,8 +119,21 @@ def _against(rival: str, results: Results) -> tuple[bool, str]:
     for how, tasks in told.items():
         if tasks:
             shown = [f"{task} ({both[task][1]:.1f} against {both[task][0]:.1f} %)" for task in tasks]
-            parts.append(f"{how} {_listed(shown)}")
-    return bool(told["does better on"]), f"{RIVALS[rival].capitalize()} {_listed(parts)}."
+            parts.append(f"{how} {listed(shown)}")
+    return bool(told["does better on"]), f"{RIVALS[rival].capitalize()} {listed(parts)}.{_close(rival, results)}"
+
+
+def _close(rival: str, results: Results) -> str:
+    """Where prune-once and a rival are no further apart than the seeds of either."""
+    close = [
+        task
+        for task, arms in results.items()
+        if "sparse" in arms and rival in arms
+        for ours, theirs in [(arms["sparse"], arms[rival])]
+        if abs(ours["value"] - theirs["value"]) <= max(ours.get("spread") or 0, theirs.get("spread") or 0)
+        and ours["value"] != theirs["value"]
+    ]
+    return f" On {listed(close)} that is no more than the seeds' spread." if close else ""
 
 
 def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +141,7 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
     results = _by_task(summary)
     stages = summary.get("stages") or []
     layers = summary.get("layers") or []
-    tasks = [_task_row(task, arms, f"bars{i}") for i, (task, arms) in enumerate(results.items())]
+    tasks = comparison.rows(results)
     measures = [
         {"task": task, "arm": arm, "split": split, "measured": measured}
         for task, arms in results.items()
@@ -145,6 +160,10 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "arms": [arm for arm in ARMS if any(arm in arms for arms in results.values())],
         "tasks": tasks,
         "marks_best": any(task["best"] for task in tasks),
+        "means": comparison.means(results),
+        "recoveries": comparison.recoveries(results, "recoveries"),
+        "sweeps": comparison.sweeps(results),
+        "of_seeds": of_seeds(summary),
         "measures": measures,
         "sizes": [size for task, arms in results.items() for size in _sizes(task, arms)],
         "sizes_plot": _sizes_plot(results),
@@ -167,22 +186,6 @@ def _by_task(summary: Mapping[str, Any]) -> Results:
     return tasks
 
 
-def _task_row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
-    values = {arm: result["value"] for arm, result in arms.items()}
-    pruned = {arm: _tenths(value) for arm, value in values.items() if arm in UNQUANTIZED}
-    first = next(iter(arms.values()))
-    return {
-        "name": task,
-        "metric": _readable(first["metric"]),
-        "split": first["split"],
-        "examples": first.get("examples"),
-        "scores": {arm: f"{_tenths(value):.1f}" for arm, value in values.items()},
-        "recovery": {arm: _percent(r["recovery"]) for arm, r in arms.items() if r.get("recovery") is not None},
-        "best": {arm for arm, value in pruned.items() if len(pruned) > 1 and value == max(pruned.values())},
-        "plot": plots.bars(values, prefix),
-    }
-
-
 def _sizes(task: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """What the files and the encoders in them take, for the arms of which it is known."""
     dense = arms.get("dense", {}).get("size")
@@ -190,7 +193,7 @@ def _sizes(task: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, s
     for arm, result in arms.items():
         if not (size := result.get("size")):
             continue
-        row = {"task": task, "arm": arm, "file": _megabytes(size["bytes"]), "encoder": _megabytes(size["encoder"])}
+        row = {"task": task, "arm": arm, "file": megabytes(size["bytes"]), "encoder": megabytes(size["encoder"])}
         if dense and arm != "dense":
             row["smaller"] = f"{dense['bytes'] / size['bytes']:.1f}"
             row["encoder_smaller"] = f"{dense['encoder'] / size['encoder']:.1f}"
@@ -214,7 +217,7 @@ def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
         "encoder weights that are zero": sparsity.get("encoder"),
         "of the whole model, embeddings and head too": sparsity.get("model"),
     }
-    facts = {label: _percent(share) for label, share in shown.items() if share is not None}
+    facts = {label: percent(share) for label, share in shown.items() if share is not None}
     if results:
         facts["tasks from one sparse model" if len(results) > 1 else "task"] = str(len(results))
     if summary.get("seconds"):
@@ -248,26 +251,5 @@ def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:
         "made": created and datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip(),
         **(summary.get("machine") or {}),
     }
-    listed = {label: ", ".join(value) if isinstance(value, list) else value for label, value in shown.items()}
-    return {label: str(value) for label, value in listed.items() if value}
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.2f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _tenths(share: float) -> float:
-    """In percent, as precise as it is shown."""
-    return round(100 * share, 1)
-
-
-def _listed(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _readable(metric: str) -> str:
-    return metric.replace("_", " ")
+    joined = {label: ", ".join(value) if isinstance(value, list) else value for label, value in shown.items()}
+    return {label: str(value) for label, value in joined.items() if value}

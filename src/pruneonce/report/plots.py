@@ -125,7 +125,7 @@ def heatmap(layers: Sequence[Mapping[str, Any]], prefix: str) -> Markup:
             _cells(next(axes), [[sparsity[name]] for name in grid.others.values()], list(grid.others), [])
         low, high = min(sparsity.values()), max(sparsity.values())
         label = f"Sparsity of {len(sparsity)} weights by layer: from {low:.1%} to {high:.1%}"
-        return _svg(figure, prefix, label)
+        return svg(figure, prefix, label)
 
 
 def bars(values: Mapping[str, float], prefix: str) -> Markup:
@@ -166,7 +166,7 @@ def _bars(values: Mapping[str, float], limits: tuple[float, float], prefix: str,
         axes.spines[:].set_visible(False)
         axes.tick_params("x", bottom=False, labelbottom=False)
         axes.tick_params("y", length=0)
-        return _svg(figure, prefix, label)
+        return svg(figure, prefix, label)
 
 
 def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix: str) -> Markup:
@@ -209,7 +209,7 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
             for heading, bars in groups
             for bar in bars
         ]
-        return _svg(figure, prefix, "Milliseconds, bars from 0: " + ", ".join(told))
+        return svg(figure, prefix, "Milliseconds, bars from 0: " + ", ".join(told))
 
 
 def _three_digits(value: float) -> str:
@@ -251,7 +251,7 @@ def curves(history: Sequence[Mapping[str, Any]], arm: str, prefix: str) -> Marku
         panels[-1].set_xlabel("step")
         panels[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
         label = f"{', '.join(CURVES[key] for key in series)} over {history[-1]['step']} steps"
-        return _svg(figure, prefix, label)
+        return svg(figure, prefix, label)
 
 
 def _cells(axes: Any, values: list[list[float | None]], rows: list[str], columns: list[str]) -> None:
@@ -276,7 +276,7 @@ def _narrow(role: str) -> str:
     return role.replace("intermediate", "inter-\nmediate").replace(" ", "\n").replace(".", ".\n")
 
 
-def _svg(figure: Figure, prefix: str, label: str) -> Markup:
+def svg(figure: Figure, prefix: str, label: str) -> Markup:
     """The figure as an inline <svg> with its own ids, in the page's colours, with nothing else around it."""
     file = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -1,0 +1,127 @@
+"""The tasks beside one another: a table with a row for each, and how much of the dense value each arm keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from pruneonce.report import plots
+from pruneonce.report.wording import percent, readable, spread, tenths
+
+UNQUANTIZED = ("sparse", "one-shot", "gradual")
+LONGEST = 22  # letters of a task's name in the picture
+
+Results = Mapping[str, Mapping[str, Mapping[str, Any]]]  # {task: {arm: result}}
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    return [_row(task, arms, f"bars{number}") for number, (task, arms) in enumerate(results.items())]
+
+
+def _row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+    values = {arm: result["value"] for arm, result in arms.items()}
+    pruned = {arm: tenths(value) for arm, value in values.items() if arm in UNQUANTIZED}
+    first = next(iter(arms.values()))
+    kept = {arm: result for arm, result in arms.items() if result.get("recovery") is not None}
+    return {
+        "name": task,
+        "metric": readable(first["metric"]),
+        "split": first["split"],
+        "examples": first.get("examples"),
+        "scores": {arm: f"{tenths(value):.1f}" for arm, value in values.items()},
+        "spreads": {arm: spread(result.get("spread")) for arm, result in arms.items()},
+        "recovery": {
+            arm: percent(result["recovery"]) + spread(result.get("recovery_spread")) for arm, result in kept.items()
+        },
+        "best": {arm for arm, value in pruned.items() if len(pruned) > 1 and value == max(pruned.values())},
+        "plot": plots.bars(values, prefix),
+    }
+
+
+def means(results: Results) -> dict[str, str]:
+    """The mean recovery of each arm over the tasks; of one task there is none. An arm that some tasks have not says how
+    many have it, since then the means are not of the same."""
+    if len(results) < 2:
+        return {}
+    found: dict[str, list[float]] = {}
+    for arms in results.values():
+        for arm, result in arms.items():
+            if arm != "dense" and result.get("recovery") is not None:
+                found.setdefault(arm, []).append(result["recovery"])
+    return {
+        arm: percent(fmean(kept)) + (f" ({len(kept)} tasks)" if len(kept) < len(results) else "")
+        for arm, kept in found.items()
+    }
+
+
+def sweeps(results: Results) -> list[dict[str, Any]]:
+    """What was tried, a line for each candidate."""
+    return [
+        {
+            "task": task,
+            "arm": arm,
+            "settings": ", ".join(f"{readable(key)} {value:g}" for key, value in candidate["settings"].items()),
+            "measure": f"{readable(result['sweep']['metric'])}, {result['sweep']['split']}",
+            "value": "diverged" if candidate["value"] is None else f"{tenths(candidate['value']):.1f}",
+            "chosen": number == result["sweep"]["chosen"],
+        }
+        for task, arms in results.items()
+        for arm, result in arms.items()
+        if result.get("sweep")
+        for number, candidate in enumerate(result["sweep"]["candidates"])
+    ]
+
+
+def recoveries(results: Results, prefix: str) -> Markup:
+    """A row for each task, a dot for each arm but the dense one, which is the line at 100 %; a bar to either side of a
+    dot is the standard deviation over the seeds.
+
+    Nothing where that says no more than the bars of a single task with a single seed.
+    """
+    shown = {
+        task: {a: r for a, r in arms.items() if a != "dense" and r.get("recovery") is not None}
+        for task, arms in results.items()
+    }
+    shown = {task: arms for task, arms in shown.items() if arms}
+    varied = any(r.get("recovery_spread") is not None for arms in shown.values() for r in arms.values())
+    if not shown or (len(results) == 1 and not varied):
+        return Markup("")
+    order = [arm for arm in plots.ARM_COLORS if any(arm in arms for arms in shown.values())]
+    kept = {task: ", ".join(f"{a} {percent(r['recovery'])}" for a, r in arms.items()) for task, arms in shown.items()}
+    told = "; ".join(f"{task}: {arms}" for task, arms in kept.items())
+    with matplotlib.rc_context(plots.STYLE):
+        height = 0.45 + (0.13 * len(order) + 0.12) * len(shown)
+        figure = Figure(figsize=(7.2, height), layout="constrained")
+        axes = figure.subplots()
+        for row, arms in enumerate(shown.values()):
+            _dots(axes, row, arms, order)
+            if row:
+                axes.axhline(row - 0.5, color=plots.INK, lw=0.4, alpha=0.15)
+        axes.axvline(100, color=plots.ARM_COLORS["dense"], lw=1.2)
+        axes.set_yticks(range(len(shown)), [_shortened(task) for task in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlabel("percent of the dense value")
+        axes.grid(axis="x")
+        axes.tick_params("y", length=0)
+        axes.spines["left"].set_visible(False)
+        return plots.svg(figure, prefix, f"Percent of the dense value. {told}")
+
+
+def _dots(axes: Any, row: int, arms: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> None:
+    """The arms of a task, a little apart from one another, the same arm always at the same height."""
+    for arm, result in arms.items():
+        height = row + 0.72 * ((order.index(arm) + 0.5) / len(order) - 0.5)
+        middle, color = 100 * result["recovery"], plots.ARM_COLORS[arm]
+        side = 100 * (result.get("recovery_spread") or 0)
+        if side:
+            axes.plot([middle - side, middle + side], [height, height], color=color, lw=1.4)
+        axes.plot([middle], [height], "o", color=color, ms=4.5)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

@@ -183,7 +183,7 @@ def test_page_stands_alone(tmp_path: Path, summary: dict[str, Any]) -> None:
 def test_pictures_are_labelled_and_take_the_page_colours(tmp_path: Path, summary: dict[str, Any]) -> None:
     html = build(tmp_path, summary)
     pictures = [attrs for tag, attrs in Page(html).tags if tag == "svg"]
-    assert len(pictures) == 2 + 1 + 9, "bars of two tasks, the layers, the curves of nine stages"
+    assert len(pictures) == 2 + 1 + 1 + 9, "bars of two tasks, their recovery, the layers, the curves of nine stages"
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in pictures)
     assert "Bars from 0: dense 87.1 %, sparse 84.6 %" in html
     assert "#01020" not in html, "a stand-in for a colour was left"

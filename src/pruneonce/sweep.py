@@ -49,7 +49,9 @@ def sweep(settings: Swept, output: Path, train: Train, measure: Measure, metric:
         record = distributed.by_first(partial(_noted, output, points, record, place, measure))
     best = record["chosen"]
     if best is None:
-        raise UserError(f"no candidate for {output} has a {metric}; sweep lower `learning_rate`s in another folder")
+        raise UserError(
+            f"no candidate for {output} has a value of {metric}; sweep lower `learning_rate`s in another folder"
+        )
     value = f"{metric} {record['candidates'][best]['value']:.4f} on dev"
     console.print(f"  {output.name}: of {len(points)} the best is {_told(points[best])} ({value})", markup=False)
     distributed.by_first(lambda: _move(_place(output, best, len(points)), output))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -109,7 +110,9 @@ def recoveries(results: Results, prefix: str) -> Markup:
         axes.grid(axis="x")
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)
-        return plots.svg(figure, prefix, f"Percent of the dense value. {told}")
+        with warnings.catch_warnings():  # the page's font has what matplotlib's own, used to measure, may lack
+            warnings.filterwarnings("ignore", message="Glyph")
+            return plots.svg(figure, prefix, f"Percent of the dense value. {told}")
 
 
 def _dots(axes: Any, row: int, arms: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> None:

@@ -89,10 +89,10 @@ class Sparsification(Section):
     allocation: Literal["uniform", "global"] = Field(
         "uniform", description="the same sparsity in every layer, or one threshold over all of them"
     )
-    nested: bool = Field(True, description="a pruned weight stays pruned; false: it may re-enter until `until`")
+    nested: bool = Field(False, description="a pruned weight stays pruned; else it may re-enter until `until`")
     start: float = Field(0.0, ge=0)
     end: float = Field(0.5, gt=0)
-    until: float = Field(0.8, gt=0, description="masks are frozen from here on (matters when nested is false)")
+    until: float = Field(0.8, gt=0, description="masks are frozen from here on (matters unless nested)")
     every: float = Field(0.01, gt=0, description="time between mask updates")
     rewind: bool = Field(True, description="rewind the learning rate at each mask update between start and end")
 

@@ -7,11 +7,13 @@ from pruneonce.tasks.classification import ClassificationKind
 from pruneonce.tasks.kind import Batch, Collate, Kind, TaskData
 from pruneonce.tasks.question_answering import QuestionAnsweringKind
 from pruneonce.tasks.regression import RegressionKind
+from pruneonce.tasks.token_classification import TokenClassificationKind
 
 KINDS: dict[str, type[Kind[Any]]] = {
     "classification": ClassificationKind,
     "regression": RegressionKind,
     "question-answering": QuestionAnsweringKind,
+    "token-classification": TokenClassificationKind,
 }
 
 

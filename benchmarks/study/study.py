@@ -140,7 +140,7 @@ def main(
     prepare_data(data, output)
     if "pretraining" in part:
         for name, changes in SETTINGS["pretraining"].items():
-            study.sparse("0.9", {"steps": SETTINGS["ablation_steps"], **changes}, "ablation-" + name.replace(" ", "-"))
+            study.sparse("0.9", {**SETTINGS["ablation"], **changes}, "ablation-" + name.replace(" ", "-"))
     if "transfer" in part:
         for name in SETTINGS["transfer_ablation"]["variants"]:
             for one_task in SETTINGS["transfer_ablation"]["tasks"]:

@@ -124,6 +124,7 @@ class Transfer(Training, Distillation):
     task_weight: float = Field(0.0, ge=0)
     kd_weight: float = Field(1.0, ge=0)
     hidden_weight: float = Field(1.0, ge=0, description="distil the hidden states of the task teacher, layer by layer")
+    freeze_embeddings: bool = Field(False, description="keep the embeddings as they are in the model it starts from")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Transfer:

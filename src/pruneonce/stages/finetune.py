@@ -16,7 +16,7 @@ from pruneonce.data.keys import task_key
 from pruneonce.distillation import hidden_distillation, states
 from pruneonce.errors import UserError
 from pruneonce.recipe import Task, Training, Transfer
-from pruneonce.sparsity import prunable_weights
+from pruneonce.sparsity import base_of, prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
 from pruneonce.stages.common import begin, check_length, finish, freeze, is_made, tidy
 from pruneonce.tasks import Kind, TaskData, kind_of
@@ -131,6 +131,8 @@ def run(
     if teacher is not None:
         assert isinstance(settings, Transfer)
         objective = distilled_objective(kind, load_teacher(kind, teacher, data, config, settings, device), settings)
+    if isinstance(settings, Transfer) and settings.freeze_embeddings:
+        base_of(student).embeddings.requires_grad_(False)
     steps = total_steps(settings, len(examples))
     weights = prunable_weights(student)
     with during(student, begun):

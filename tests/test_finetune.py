@@ -1,0 +1,102 @@
+"""Distillation of a task teacher: outputs, hidden states, and what stays as it was."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
+
+from pruneonce import stages, storage
+from pruneonce.errors import UserError
+from pruneonce.recipe import Classification, Prune, Training, Transfer, validate
+from pruneonce.stages.finetune import distilled_objective
+from pruneonce.tasks import kind_of
+
+SETTINGS = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
+
+
+@pytest.fixture
+def task(task_files):
+    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
+
+
+@pytest.fixture
+def sparse(encoder, tmp_path):
+    settings = Prune(steps=1, learning_rate=1.0, sparsity=0.8, objective="hidden")
+    return stages.prune_one_shot(encoder, settings, tmp_path / "sparse")
+
+
+@pytest.fixture
+def teacher(encoder, task, tmp_path):
+    return stages.finetune(encoder, task, Training(**SETTINGS), tmp_path / "dense")
+
+
+def test_the_loss_is_its_parts_by_the_plain_formulas(encoder, teacher, task):
+    student, other = (
+        AutoModelForSequenceClassification.from_pretrained(source).eval() for source in (encoder, teacher)
+    )
+    ids = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([0, 1])}
+    weights = {"kd_weight": 0.7, "task_weight": 0.2, "hidden_weight": 0.4, "temperature": 3.0}
+    objective = distilled_objective(kind_of(task), other, Transfer(**SETTINGS, **weights))
+    with torch.no_grad():
+        found = objective(student, dict(batch))
+        labels = batch.pop("labels")
+        ours, theirs = (model(**batch, output_hidden_states=True) for model in (student, other))
+    t = 3.0
+    kd = t * t * kl_div(log_softmax(ours.logits / t, -1), softmax(theirs.logits / t, -1), reduction="batchmean")
+    hidden = []
+    for own, target in zip(ours.hidden_states[1:], theirs.hidden_states[1:], strict=True):
+        real = [(own[row, at], target[row, at]) for row, length in enumerate((4, 3)) for at in range(length)]
+        hidden.append(torch.stack([((a - b) ** 2).sum() / (b**2).sum() for a, b in real]).mean())
+    torch.testing.assert_close(found["kd"], kd)
+    torch.testing.assert_close(found["task"], cross_entropy(ours.logits, labels))
+    torch.testing.assert_close(found["hidden"], torch.stack(hidden).mean())
+    torch.testing.assert_close(found["loss"], 0.7 * found["kd"] + 0.2 * found["task"] + 0.4 * found["hidden"])
+
+
+def test_hidden_states_are_distilled_unless_their_weight_is_0(sparse, teacher, task, tmp_path):
+    for weight, named in ((1.0, True), (0.0, False)):
+        settings = Transfer(**SETTINGS, hidden_weight=weight)
+        made = stages.transfer(sparse, task, settings, tmp_path / f"with-{weight}", teacher=teacher)
+        assert ("loss_hidden" in json.loads((made / "metrics.json").read_text())["history"][-1]) == named
+
+
+def test_a_loss_of_nothing_is_refused():
+    with pytest.raises(UserError, match="`hidden_weight` one at least has to be above 0"):
+        validate(Transfer, {**SETTINGS, "kd_weight": 0, "hidden_weight": 0})
+
+
+def test_a_teacher_of_another_width_cannot_teach_hidden_states(sparse, task, tokenizer, tmp_path):
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=2, num_attention_heads=2)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "wide")
+    tokenizer.save_pretrained(tmp_path / "wide")
+    wide = stages.finetune(tmp_path / "wide", task, Training(**SETTINGS), tmp_path / "wide-dense")
+    with pytest.raises(UserError, match=r"2 layers of width 48, the model 2 of 32.*set `hidden_weight: 0`"):
+        stages.transfer(sparse, task, Transfer(**SETTINGS), tmp_path / "made", teacher=wide)
+    stages.transfer(sparse, task, Transfer(**SETTINGS, hidden_weight=0), tmp_path / "made", teacher=wide)
+
+
+def test_a_teacher_without_the_head_is_refused(encoder, task):
+    message = r"has no head for classification \(classifier.bias, classifier.weight would be random\)"
+    with pytest.raises(UserError, match=message):
+        kind_of(task).load_finished(encoder)
+
+
+def test_frozen_embeddings_stay_and_are_stored_once_in_a_family(sparse, teacher, task, tmp_path):
+    sizes = {}
+    for frozen in (False, True):
+        settings = Transfer(**SETTINGS, freeze_embeddings=frozen)
+        family = [
+            stages.transfer(sparse, task, settings, tmp_path / f"{frozen}-{seed}", teacher=teacher, seed=seed)
+            for seed in (1, 2)
+        ]
+        weights = [load_file(model / "model.safetensors") for model in (sparse, *family)]
+        table, layer = "embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"
+        assert torch.equal(weights[0][table], weights[1][f"bert.{table}"]) == frozen
+        assert not torch.equal(weights[0][layer], weights[1][f"bert.{layer}"])
+        sizes[frozen] = storage.pack(family, tmp_path / f"{frozen}.pruneonce", "int8").to_json()
+    one = sizes[False]["parts"]["embeddings"]["packed_bytes"]
+    assert sizes[True]["parts"]["embeddings"]["packed_bytes"] == pytest.approx(one / 2, rel=0.1)

@@ -177,7 +177,7 @@ def evaluate(
     from pruneonce.tasks import kind_for
 
     config = load_config(model)
-    values = recipe.with_preset(with_sets(task_values(context.params), sets))
+    values = with_sets(recipe.with_preset(task_values(context.params)), sets)
     values = {"kind": kind_for(config), **values}
     if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:
         # No metric is quoted, and this one is there for whatever labels there are.
@@ -203,6 +203,8 @@ def sections(
     """The `inputs` (a Corpus or a Task) and the settings of a stage verb: defaults, then options, then --set, where
     `corpus.KEY` or `task.KEY` is a key of the inputs."""
     prefix = inputs.__name__.lower()
+    if inputs is recipe.Task:
+        given = recipe.with_preset(given)  # before --set, which may take out of it
     values = {prefix: given, **defaults, **{name: value for name, value in options.items() if value is not None}}
     for override in sets or []:
         recipe.set_value(values, override)

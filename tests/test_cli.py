@@ -450,7 +450,7 @@ def test_evaluate_knows_what_a_model_is_for(evaluated, capsys):
     assert main(["evaluate", "m", "--dev", "x.jsonl", "--kind", "reranking"]) == 0
     assert given["task"].kind == "reranking"
     assert main(["evaluate", "m", "--dev", "x.jsonl", "--set", "epochs=3"]) == 2
-    assert "--set takes task.KEY=VALUE here, not 'epochs=3'" in capsys.readouterr().err
+    assert "unknown key `epochs`; `evaluate` takes `task.KEY`" in capsys.readouterr().err
 
 
 def test_evaluate_a_regression_without_saying_that_it_is_one(encoder, here, capsys):

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pruneonce.data.questions import COLUMNS, Question, best_answers, from_table, n_best_answers, read, windows
+from pruneonce.data.questions.windows import _position
 from pruneonce.data.readers import from_dataset
 from pruneonce.errors import UserError
 from pruneonce.metrics import squad
@@ -241,6 +242,27 @@ def test_positions_are_those_of_windows_with_the_whole_answer(tokenizer):
     assert set(starts[2:]) == set(ends[2:]) == {0}
 
 
+@pytest.mark.parametrize(
+    ("answer", "start", "first", "last", "position"),
+    [
+        ("stone", 12, False, False, (1, 1)),  # it begins where the window does
+        (" stone", 11, False, False, (1, 1)),  # white space before a window is not a part of the answer that is cut off
+        ("\u200bstone", 11, False, False, (0, 0)),  # but another character is, as far as one can know,
+        ("\u200bstone", 11, True, False, (1, 1)),  # save where there is nothing before the window
+        ("12", 22, False, False, (3, 3)),
+        ("12\n", 22, False, False, (3, 3)),
+        ("12%", 22, False, False, (0, 0)),
+        ("12%", 22, False, True, (3, 3)),
+        ("$", 21, False, False, (2, 2)),  # what stands right beside it is not in it
+        ("stone eve$12", 12, False, False, (1, 3)),
+        ("river", 0, False, False, (0, 0)),
+    ],
+)
+def test_the_position_in_one_window(answer, start, first, last, position):
+    offsets = np.array([[-1, -1], [12, 17], [21, 22], [22, 24], [-1, -1]])
+    assert _position(Question("q", "", "", (answer,), (start,)), offsets, first, last) == position
+
+
 def test_token_types_do_not_matter(tokenizer):
     without = windows(QUESTIONS, like(tokenizer, "attention_mask"), 30, 8, training=True)  # as DistilBERT's and MPNet's
     with_types = windows(QUESTIONS, like(tokenizer, "token_type_ids", "attention_mask"), 30, 8, training=True)
@@ -353,6 +375,19 @@ def test_n_best(tokenizer):
     assert all(rows[0].context[a.start : a.end] == a.text for a in answers)
     short = n_best_answers(starts, ends, made, rows, n_best=2, max_answer_length=1)["q"]
     assert [a.text for a in short] == ["city", "stone"]
+
+
+def test_of_several_windows_the_best_score_of_a_span_counts(tokenizer):
+    rows = [row(None, context=" ".join(WORDS))]
+    made = windows(rows, tokenizer, 32, 12)
+    starts, ends = np.zeros((2, len(made.example), 32))
+    begin, stop = made.offsets[1][7]
+    tokens = [np.flatnonzero(made.offsets[window][:, 0] == begin)[0] for window in (0, 1)]
+    starts[[0, 1], tokens] = ends[[0, 1], tokens] = 2, 1
+    best, *others = n_best_answers(starts, ends, made, rows)["q"]
+    assert best == (rows[0].context[begin:stop], 4, begin, stop)
+    assert best[2:] not in [answer[2:] for answer in others]
+    assert len(others) == 19
 
 
 def test_the_threshold_of_no_answer(tokenizer):

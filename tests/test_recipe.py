@@ -146,6 +146,8 @@ def test_squad_has_settings_of_its_own(name):
 def test_the_embedding_recipe_needs_no_vocabulary_head_and_no_task():
     loaded = recipe.load("embedding-90")
     assert (loaded.prune.objective, loaded.prepare, loaded.tasks) == ("hidden", None, {})
+    mine = "tasks.mine={kind: embedding, train: sentences.txt, dev: pairs.jsonl}"
+    assert recipe.load("embedding-90", [mine]).transfer_for("mine").task_weight == 0
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------

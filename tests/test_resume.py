@@ -8,13 +8,24 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import WORDS, make_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pruneonce import checkpoints, stages, training
 from pruneonce.errors import Interrupted
-from pruneonce.recipe import Classification, Corpus, Gradual, Prepare, Prune, Quantize, Training, Transfer
+from pruneonce.recipe import (
+    Classification,
+    Corpus,
+    Embedding,
+    Gradual,
+    Prepare,
+    Prune,
+    Quantize,
+    Reranking,
+    Training,
+    Transfer,
+)
 from pruneonce.trainer import SparseTrainer
 
 STEPS = 12
@@ -29,6 +40,14 @@ def inputs(tmp_path_factory, tokenizer, corpus_file, task_files):
     corpus = Corpus(source=str(corpus_file), block_length=16, validation=0.01)
     task = Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")})
     bare = make_model(folder / "bare", tokenizer)
+    (folder / "pairs.jsonl").write_text(
+        "".join(
+            json.dumps({"text": f"the {word}", "text_pair": f"a {other}", "label": int(word == other)}) + "\n"
+            for word in WORDS[20:30]
+            for other in WORDS[20:24]
+        )
+    )
+    pairs = str(folder / "pairs.jsonl")
     dense = make_model(folder / "dense", tokenizer, "distilbert", head=True)
     return {
         "bare": bare,
@@ -36,6 +55,8 @@ def inputs(tmp_path_factory, tokenizer, corpus_file, task_files):
         "corpus": corpus,
         "streamed": corpus.model_copy(update={"streaming": True}),
         "task": task,
+        "vectors": Embedding(train=str(corpus_file), dev=pairs, max_length=16),
+        "scores": Reranking(train=pairs, dev=pairs, query="text", passage="text_pair"),
         "sparse": stages.prune_one_shot(dense, Prune(**PRUNING), folder / "sparse"),
         "teacher": stages.finetune(dense, task, Training(**{**EPOCHS, "epochs": 1}), folder / "teacher"),
     }
@@ -49,14 +70,14 @@ def prune(inputs, source="dense", corpus="corpus", **changes):
     return partial(stages.prune, inputs[source], inputs[corpus], Prune(**{**PRUNING, **changes}))
 
 
-def finetune(inputs, **changes):
-    return partial(stages.finetune, inputs["dense"], inputs["task"], Training(**{**EPOCHS, **changes}))
+def finetune(inputs, task="task", **changes):
+    return partial(stages.finetune, inputs["dense"], inputs[task], Training(**{**EPOCHS, **changes}))
 
 
-def from_teacher(stage, section, inputs, **changes):
+def from_teacher(stage, section, inputs, task="task", teacher="teacher", **changes):
     source = "dense" if section is Gradual else "sparse"
     settings = section(**{**EPOCHS, **changes})
-    return partial(stage, inputs[source], inputs["task"], settings, teacher=inputs["teacher"])
+    return partial(stage, inputs[source], inputs[task], settings, teacher=inputs[teacher])
 
 
 STAGES = {
@@ -69,6 +90,10 @@ STAGES = {
     "prune, streamed": partial(prune, corpus="streamed", objective="hidden"),
     "finetune": finetune,
     "transfer": partial(from_teacher, stages.transfer, Transfer, task_weight=0.5, kd_weight=0.5),
+    "transfer, embedding": partial(
+        from_teacher, stages.transfer, Transfer, task="vectors", teacher="dense", epochs=1.2, hidden_weight=0
+    ),
+    "finetune, reranking": partial(finetune, task="scores", epochs=6),
     "gradual": partial(from_teacher, stages.transfer_gradual, Gradual, every=1, end=4, nested=False),
     "quantize": partial(from_teacher, stages.quantize, Quantize, averaging=0.1),
     "quantize, 4 bits": partial(

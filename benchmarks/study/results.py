@@ -98,8 +98,8 @@ def pretraining(output: Path, settings: dict[str, Any]) -> list[str]:
     lines = [
         "## What helps sparse pre-training",
         "",
-        f"90 %, {settings['ablation']['steps']} steps of 16 x 64 tokens, the loss of hidden states on held-out blocks (0: "
-        "equal to the dense model's). One change of the first at a time.",
+        f"90 %, {settings['ablation']['steps']} steps of 16 x 64 tokens, the loss of hidden states on held-out blocks "
+        "(0: equal to the dense model's). One change of the first at a time.",
         "",
         "| variant | held-out loss | minutes |",
         "|---|---|---|",

@@ -9,6 +9,8 @@ there is. `--part table` runs nothing.
 """
 
 import json
+import lzma
+import re
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,7 @@ from pruneonce.cli import silence_libraries
 
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
+SENTENCES = 12_000  # of the embedding task
 PARTS = ("pretraining", "transfer", "main", "table")
 ARMS = ("dense", "sparse", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
@@ -69,19 +72,22 @@ class Study:
         settings = self.settings("prune", changes={"sparsity": float(zeros)})
         return stages.prune_one_shot(self.model, settings, self.output / "pretrained" / f"one-shot-{zeros}")
 
-    def dense(self, task: str, seed: int) -> Path:
+    def dense(self, task: str, seed: int) -> Path | str:
+        """The task teacher; where there are no labels to train one on, the model itself."""
         from pruneonce import stages
 
+        if not self.task(task).trains_teacher:
+            return self.model
         folder = self.output / "tasks" / task / f"seed-{seed}" / "dense"
         return stages.finetune(
             self.model, self.task(task), self.settings("teacher", task), folder, seed=seed, **self.common
         )
 
-    def arm(self, arm: str, zeros: str, task: str, seed: int) -> Path:
+    def arm(self, arm: str, zeros: str, task: str, seed: int) -> Path | str:
         from pruneonce import stages
 
-        teacher = self.dense(task, seed)
-        folder = teacher.with_name(f"{arm}-{zeros}")
+        teacher: Path | str = self.dense(task, seed)
+        folder = self.output / "tasks" / task / f"seed-{seed}" / f"{arm}-{zeros}"
         how: dict[str, Any] = {"teacher": teacher, "seed": seed, **self.common}
         settings = self.settings("transfer", task)
         if arm == "dense":
@@ -105,19 +111,19 @@ class Study:
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
         """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
         transfer = self.settings("transfer", task)
-        own = spent(self.arm("sparse", zeros, task, seed))["tokens"]
+        own = spent(Path(self.arm("sparse", zeros, task, seed)))["tokens"]
         share = spent(self.sparse(zeros))["tokens"] / len(SETTINGS["tasks"])
         epochs = transfer.epochs * (1 + share / own)
         values = {**transfer.model_dump(exclude_none=True), **SETTINGS["gradual"], "epochs": round(epochs, 2)}
         return recipe.validate(recipe.Gradual, {**values, "sparsity": float(zeros)})
 
-    def measured(self, model: Path, task: str, splits: list[str] | None = None) -> dict[str, Any]:
-        """`{split: {metric: value}}`, kept beside the model."""
+    def measured(self, model: Path | str, task: str, file: Path, splits: list[str] | None = None) -> dict[str, Any]:
+        """`{split: {metric: value}}`, kept in `file`."""
         from pruneonce import stages
 
-        file = model.with_name(f"{model.name}.json")
         if not file.is_file():
             found = stages.evaluate(model, self.task(task), splits=splits, cache=self.output / "cache")
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
@@ -144,13 +150,18 @@ def main(
     if "transfer" in part:
         for name in SETTINGS["transfer_ablation"]["variants"]:
             for one_task in SETTINGS["transfer_ablation"]["tasks"]:
-                study.measured(study.variant(name, one_task, seed[0]), one_task, ["dev"])
+                made = study.variant(name, one_task, seed[0])
+                study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
     if "main" in part:
         for one_seed in seed:
             for one_zeros in zeros:
                 for one_task in task:
                     for one_arm in arm:
-                        study.measured(study.arm(one_arm, one_zeros, one_task, one_seed), one_task)
+                        made = study.arm(one_arm, one_zeros, one_task, one_seed)
+                        name = one_arm if one_arm == "dense" else f"{one_arm}-{one_zeros}"
+                        study.measured(
+                            made, one_task, output / "tasks" / one_task / f"seed-{one_seed}" / f"{name}.json"
+                        )
     results.write(output, HERE.parent / "results" / "study.md", SETTINGS, heading())
 
 
@@ -166,13 +177,44 @@ def heading() -> list[str]:
 
 
 def prepare_data(data: Path, output: Path) -> None:
-    """TREC has no dev split of its own: the last 500 of its training examples."""
+    """What is not there as a task wants it.
+
+    TREC has no dev split of its own: the last 500 of its training examples. The embedding task: SENTENCES of the
+    corpus, and the questions of qnli-xquad with the sentences among which their answers are; those of its training
+    split are dev.
+    """
     lines = (data / "trec" / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    for name, chosen in (("train", lines[:-500]), ("dev", lines[-500:])):
-        file = output / "data" / "trec" / f"{name}.jsonl"
-        if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(chosen), encoding="utf-8")
+    parts = {"trec/train.jsonl": lines[:-500], "trec/dev.jsonl": lines[-500:]}
+    for split, name in (("train", "dev"), ("dev", "test")):
+        rows = [json.loads(line) for line in (data / "qnli-xquad" / f"{split}.jsonl").open(encoding="utf-8")]
+        judged = {(row["question"], row["sentence"]): 1 - row["label"] for row in rows}
+        parts[f"embedding/{name}.jsonl"] = [
+            json.dumps({"question": question, "sentence": sentence, "relevance": relevance}) + "\n"
+            for (question, sentence), relevance in judged.items()
+        ]
+    for name, chosen in parts.items():
+        write_lines(output / "data" / name, chosen)
+    if not (output / "data" / "embedding" / "train.jsonl").is_file():
+        found = [json.dumps({"text": text}) + "\n" for text in sentences(data / "corpus")]
+        write_lines(output / "data" / "embedding" / "train.jsonl", found)
+
+
+def sentences(corpus: Path) -> list[str]:
+    """Some of each file, evenly spaced, of 5 to 40 words."""
+    found = []
+    for file in sorted(corpus.glob("*.txt.xz")):
+        with lzma.open(file, "rt", encoding="utf-8") as text:
+            whole = [
+                one for line in text for one in re.split(r"(?<=[.!?]) ", line.strip()) if 5 <= len(one.split()) <= 40
+            ]
+        found += whole[:: max(1, len(whole) // (SENTENCES // 10))][: SENTENCES // 10]
+    return found
+
+
+def write_lines(file: Path, lines: list[str]) -> None:
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,13 +54,14 @@ def task_values(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_sets(task: dict[str, Any], sets: list[str] | None) -> dict[str, Any]:
-    """A task's values after `--set task.KEY=VALUE`."""
-    values = {"task": task}
+    """A task's values after `--set task.KEY=VALUE`, where a verb takes nothing else by --set."""
+    values: dict[str, Any] = {"task": task}
     for override in sets or []:
-        if not override.strip().startswith("task."):
-            raise UserError(f"--set takes task.KEY=VALUE here, not {override!r}: nothing else can be set")
         recipe.set_value(values, override)
-    return values["task"]
+    task = values.pop("task", {})
+    if values:
+        raise UserError(f"unknown key `{next(iter(values))}`; `evaluate` takes `task.KEY`")
+    return task
 
 
 def as_options(task: dict[str, Any], sets: list[str] | None) -> list[str]:

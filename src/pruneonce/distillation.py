@@ -3,6 +3,8 @@
 Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3 (logit distillation, Hinton et al.,
 https://arxiv.org/abs/1503.02531); hidden-state distillation after TinyBERT, https://arxiv.org/abs/1909.10351, with
 each state's error relative to the teacher's norm, as SquareHead (https://arxiv.org/abs/2310.06927, equation 1) does.
+Embeddings: the error of the vectors as https://arxiv.org/abs/2004.09813 has it, again relative to the teacher's norm;
+that of the similarities within a batch as https://arxiv.org/abs/1907.09682, of vectors of length 1.
 """
 
 from __future__ import annotations
@@ -55,3 +57,35 @@ def states(outputs: Any, mask: Tensor) -> list[Tensor]:
     found = [state[keep] for state in outputs.hidden_states[1:]]
     pooled = outputs.get("pooler_output")
     return found if pooled is None else [*found, pooled]
+
+
+def embedding_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over rows of `|s - t|^2 / |t|^2`; of vectors of length 1 that is `2 (1 - cos(s, t))`.
+
+    Args:
+        student: vectors [rows, width].
+        teacher: the same of the teacher; no gradient flows into them.
+    """
+    return hidden_distillation([student], [teacher])
+
+
+def similarity_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over the pairs of different rows of `(cos(s_i, s_j) - cos(t_i, t_j))^2`; 0 for a single row.
+
+    What a vector is with itself is 1 for every model, and is left out.
+
+    Args:
+        student: vectors [rows, width].
+        teacher: vectors [rows, any width]; no gradient flows into them.
+    """
+    with torch.autocast(student.device.type, enabled=False):  # cosines in bf16 would be off by more than they differ
+        ours, theirs = _cosines(student), _cosines(teacher.detach())
+    rows = len(student)
+    error = (ours - theirs).square().fill_diagonal_(0.0)
+    return error.sum() / max(1, rows * (rows - 1))
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    """[rows, rows]"""
+    unit = F.normalize(vectors.float(), dim=-1)
+    return unit @ unit.T

@@ -220,7 +220,7 @@ def clear(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _local(source: str | Path) -> Path:
+def local(source: str | Path) -> Path:
     """The folder of a model; of one on the hub, the cached folder with the files that sentence-transformers adds."""
     if Path(source).is_dir():
         return Path(source)
@@ -230,7 +230,7 @@ def _local(source: str | Path) -> Path:
 def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
     """Take along sentence-transformers' files; what is wrong with them is no reason to lose what was trained."""
     try:
-        source = _local(model)
+        source = local(model)
         modules = read_json(source / "modules.json")
     except (OSError, UserError) as error:  # the hub is away, or the file is damaged
         console.print(f"  no sentence-transformers files from {model}: {_first_line(error)}", soft_wrap=True)

@@ -28,11 +28,12 @@ from pruneonce.console import console
 from pruneonce.engines import require
 from pruneonce.errors import UserError
 from pruneonce.export.onnx import need
-from pruneonce.recipe import Calibrate, Recipe
+from pruneonce.recipe import Calibrate, Recipe, Transfer
 from pruneonce.report import write_report
 from pruneonce.sparsity import verify
 from pruneonce.sparsity.prunable import roles_of
 from pruneonce.stages.common import check_length
+from pruneonce.stages.finetune import check_teacher
 from pruneonce.staleness import differences, stale
 from pruneonce.summary import BENCHMARK, arms, evaluation_file, given_teacher, packed_file, sizes_file, summarize
 from pruneonce.tasks import kind_of
@@ -126,10 +127,23 @@ def check(recipe: Recipe, cache: Path) -> None:
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
-        kind_of(task).load(cache)
-        if task.teacher_model:
-            modelfolder.load_config(task.teacher_model)
+        _check_task(recipe, name, cache)
     _check_deployment(recipe)
+
+
+def _check_task(recipe: Recipe, name: str, cache: Path) -> None:
+    """Its data, and whether it can be learnt from its teacher, as far as that is there already."""
+    task = recipe.tasks[name]
+    kind = kind_of(task).for_model(recipe.model)
+    data = kind.load(cache)
+    student = modelfolder.load_config(recipe.model)
+    arms = [recipe.transfer_for(name), recipe.baselines.gradual, *recipe.quantize_for(name).by_arm().values()]
+    for settings in arms:
+        if isinstance(settings, Transfer):
+            kind.check_settings(settings)
+            if task.teacher_model:
+                check_teacher(kind, task.teacher_model, data, student, settings)
+                kind.for_model(task.teacher_model)
 
 
 def _check_deployment(recipe: Recipe) -> None:
@@ -200,7 +214,8 @@ def _quantize(
 def _measure(recipe: Recipe, output: Path, name: str, sparse: Path) -> None:
     """Evaluate every arm of a task; verify that what comes of the sparse model kept its zeros, and pack it."""
     for arm, model in arms(recipe, output, name):
-        if modelfolder.read_json(evaluation_file(output, name, arm)) is None:
+        measured = modelfolder.read_json(evaluation_file(output, name, arm)) or {}
+        if not measured or any(recipe.tasks[name].metric not in found for found in measured.values()):
             found = stages.evaluate(model, recipe.tasks[name], cache=output / "cache")
             modelfolder.write_json(found, evaluation_file(output, name, arm))
     for arm in ("sparse", *recipe.quantize_for(name).by_arm()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from pruneonce.errors import UserError
 from pruneonce.recipe.presets import with_preset
@@ -95,19 +95,29 @@ class TokenClassification(Task):
 
 
 class Embedding(Task):
-    """A vector for a text, like that of the dense model, from unlabelled texts (`train`).
+    """A vector for a text, like that of the dense model, learnt from unlabelled texts (`train`): `.txt`, a text a line,
+    or rows.
 
-    `dev` and `test` are pairs with a score (`text`, `text_pair`, `label`), or queries and passages with a relevance.
+    `dev` and `test` are pairs with a similarity, or queries and passages with a relevance; `metric` says which.
     """
 
     trains_teacher = False
 
     kind: Literal["embedding"] = "embedding"
     text: str = Field("text", description="column with the text; with the first of a pair, or the query")
-    text_pair: str = Field("text_pair", description="in `dev` and `test`, the column with the second text")
-    label: str = Field("label", description="in `dev` and `test`, the column with the similarity or relevance")
-    metric: str = Field("spearman", description="spearman of pairs; or ndcg@10 or mrr@10 of queries and passages")
-    examples: int | None = Field(None, ge=1, description="train on this many texts, the first ones; none: on all")
+    text_pair: str = Field("text_pair", description="in `dev` and `test`, the second text of a pair, or the passage")
+    label: str = Field("label", description="in `dev` and `test`, the similarity of the pair, or the relevance")
+    train_text: str | None = Field(None, description="in `train`, the column with the text; left out: that of `text`")
+    examples: int | None = Field(None, ge=1, description="train on the first so many texts; left out: on all")
+    metric: str = Field("spearman", description="spearman or pearson of pairs; ndcg@10 or mrr@10 of passages")
+    embedding_weight: float = Field(1.0, ge=0, description="of the distance of the vectors from the teacher's")
+    similarity_weight: float = Field(1.0, ge=0, description="of that of the similarities within a batch")
+
+    @model_validator(mode="after")
+    def _something_to_distil(self) -> Embedding:
+        if not self.embedding_weight and not self.similarity_weight:
+            raise ValueError("of `embedding_weight` and `similarity_weight` one at least has to be above 0")
+        return self
 
 
 class Reranking(Task):
@@ -116,8 +126,8 @@ class Reranking(Task):
     kind: Literal["reranking"] = "reranking"
     query: str = Field("query", description="column with the query; equal ones belong together")
     passage: str = Field("passage", description="column with the text that is ranked")
-    label: str = Field("label", description="column with the relevance: 0, 1 or a grade; more is more relevant")
-    metric: str = Field("ndcg@10", description="the metric that summaries quote")
+    label: str = Field("label", description="column with the relevance: 0 or 1, or a grade, of which 0 is none")
+    metric: str = Field("ndcg@10", description="the metric that summaries quote: ndcg@10 or mrr@10")
 
 
 KINDS: dict[str, type[Task]] = {

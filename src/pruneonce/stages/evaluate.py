@@ -34,7 +34,7 @@ def evaluate(
         UserError: a mistake in the model or the task; the model's labels are not the task's.
     """
     device = begin(0)
-    kind = kind_of(task)
+    kind = kind_of(task).for_model(model)
     with TemporaryDirectory() as scratch:
         data = kind.load(cache or Path(scratch))
         kind.check_model(modelfolder.load_config(model), data, str(model))

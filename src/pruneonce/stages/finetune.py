@@ -65,7 +65,9 @@ def task_objective(kind: Kind[Any]) -> Objective:
     return objective
 
 
-def distilled_objective(kind: Kind[Any], teacher: nn.Module, settings: Transfer) -> Objective:
+def distilled_objective(
+    kind: Kind[Any], teacher: nn.Module, settings: Transfer, teacher_kind: Kind[Any] | None = None
+) -> Objective:
     """`a_task L_task + a_kd L_kd + a_hidden L_hidden`.
 
     `L_kd` is the kind's distance of the outputs, for classes `T^2 KL(teacher || student)`
@@ -74,7 +76,9 @@ def distilled_objective(kind: Kind[Any], teacher: nn.Module, settings: Transfer)
 
     Args:
         teacher: frozen, on the device of training.
+        teacher_kind: reads the teacher's outputs; None: as the student's.
     """
+    teacher_kind = teacher_kind or kind
     hidden = bool(settings.hidden_weight)
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -83,9 +87,10 @@ def distilled_objective(kind: Kind[Any], teacher: nn.Module, settings: Transfer)
             theirs = teacher(**batch, output_hidden_states=hidden)
         ours = model(**batch, output_hidden_states=hidden)
         output = kind.output(ours, mask).float()
-        kd = kind.distillation(output, kind.output(theirs, mask).float(), mask, settings.temperature)
+        kd = kind.distillation(output, teacher_kind.output(theirs, mask).float(), mask, settings.temperature)
         parts = {"kd": (settings.kd_weight, kd)}
-        if settings.task_weight and labels is not None:
+        if settings.task_weight:
+            assert labels is not None, "`check_settings` refuses a weight of what there is not"
             parts["task"] = settings.task_weight, kind.loss(output, labels)
         if hidden:
             parts["hidden"] = settings.hidden_weight, hidden_distillation(states(ours, mask), states(theirs, mask))
@@ -120,7 +125,8 @@ def run(
     begun = modelfolder.partial(output)
     cache = cache or begun / "cache"
     tokenizer = modelfolder.load_tokenizer(model)
-    kind = kind_of(task)
+    kind = kind_of(task).for_model(model)
+    kind.check_settings(settings)
     data = distributed.first_then_all(lambda: kind.load(cache))
     examples = kind.encode(data.splits["train"], tokenizer, training=True)
     config = modelfolder.load_config(model)
@@ -130,9 +136,13 @@ def run(
     objective = task_objective(kind)
     if teacher is not None:
         assert isinstance(settings, Transfer)
-        objective = distilled_objective(kind, load_teacher(kind, teacher, data, config, settings, device), settings)
-    if isinstance(settings, Transfer) and settings.freeze_embeddings:
-        base_of(student).embeddings.requires_grad_(False)
+        if not settings.hidden_weight:
+            kind.freeze_unused(student)  # several processes would wait for its gradients
+        check_teacher(kind, teacher, data, config, settings)
+        teaching = freeze(kind.load_finished(teacher), device)
+        objective = distilled_objective(kind, teaching, settings, kind.for_model(teacher))
+        if settings.freeze_embeddings:
+            base_of(student).embeddings.requires_grad_(False)
     steps = total_steps(settings, len(examples))
     weights = prunable_weights(student)
     with during(student, begun):
@@ -163,23 +173,20 @@ def run(
     )
 
 
-def load_teacher(
-    kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer, device: torch.device
-) -> nn.Module:
-    """The frozen task teacher.
-
+def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer) -> None:
+    """
     Args:
         student: configuration of the model that it teaches.
 
     Raises:
-        UserError: it is for other labels, or its hidden states are not those of the student's layers.
+        UserError: the teacher is for other labels, or its outputs or hidden states are not like the student's.
     """
     config = modelfolder.load_config(teacher)
     kind.check_model(config, data, f"the teacher {teacher}")
+    kind.check_teacher(student, config, f"the teacher {teacher}")
     sizes = [(each.num_hidden_layers, each.hidden_size) for each in (student, config)]
     if settings.hidden_weight and sizes[0] != sizes[1]:
         raise UserError(
             f"the teacher {teacher} has {sizes[1][0]} layers of width {sizes[1][1]}, the model {sizes[0][0]} of "
             f"{sizes[0][1]}, so there are no hidden states to distil; set `hidden_weight: 0`"
         )
-    return freeze(kind.load_finished(teacher), device)

@@ -4,9 +4,11 @@ from typing import Any
 
 from pruneonce.recipe import Task
 from pruneonce.tasks.classification import ClassificationKind
+from pruneonce.tasks.embedding import EmbeddingKind
 from pruneonce.tasks.kind import Batch, Collate, Kind, TaskData
 from pruneonce.tasks.question_answering import QuestionAnsweringKind
 from pruneonce.tasks.regression import RegressionKind
+from pruneonce.tasks.reranking import RerankingKind
 from pruneonce.tasks.token_classification import TokenClassificationKind
 
 KINDS: dict[str, type[Kind[Any]]] = {
@@ -14,6 +16,8 @@ KINDS: dict[str, type[Kind[Any]]] = {
     "regression": RegressionKind,
     "question-answering": QuestionAnsweringKind,
     "token-classification": TokenClassificationKind,
+    "embedding": EmbeddingKind,
+    "reranking": RerankingKind,
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from pruneonce import modelfolder
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import UserError
-from pruneonce.recipe import Task
+from pruneonce.recipe import Task, Training
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, Tensor]
@@ -137,6 +137,28 @@ class Kind(ABC, Generic[T]):
         names = [config.id2label[index] for index in range(config.num_labels)]
         if names != data.labels:
             raise UserError(f"{name} has the labels {names}, the task has {data.labels}")
+
+    def for_model(self, source: str | Path) -> Self:
+        """This kind for one model, where how its outputs are read is a property of the model."""
+        return self
+
+    def check_settings(self, settings: Training) -> None:
+        """
+        Raises:
+            UserError: they ask for what this kind cannot do.
+        """
+
+    def check_teacher(self, student: Any, teacher: Any, name: str) -> None:
+        """
+        Args:
+            student: configuration of the model that is taught; `teacher`: of the one that teaches, called `name`.
+
+        Raises:
+            UserError: the outputs of the two cannot be compared.
+        """
+
+    def freeze_unused(self, model: Any) -> None:
+        """Freeze what no output is made of, for training on the outputs alone."""
 
     def read(self, where: str, columns: list[str], cache: Path) -> Table:
         """`columns` of a file, or of a split of the task's hub data."""

@@ -1,0 +1,156 @@
+"""A vector for a text, as near to the dense model's as a sparse one can give it. Its texts need no labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModel
+
+from pruneonce import modelfolder
+from pruneonce.data import readers
+from pruneonce.distillation import embedding_distillation, similarity_distillation
+from pruneonce.errors import UserError
+from pruneonce.metrics import glue
+from pruneonce.metrics.retrieval import ranking
+from pruneonce.pooling import Pooling
+from pruneonce.recipe import Embedding, Training, Transfer
+from pruneonce.tasks.judgements import METRICS as RETRIEVAL
+from pruneonce.tasks.judgements import by_query, check_relevances
+from pruneonce.tasks.kind import Array, Kind, TaskData, checked_numbers, checked_texts, tokenized
+from pruneonce.tasks.regression import METRICS as PAIRS
+
+
+class EmbeddingKind(Kind[Embedding]):
+    """Rows have `text` (str) and, but for those of `train`, `text_pair` (str) and `label` (float), the similarity or
+    the relevance. Outputs are vectors [width]."""
+
+    auto = AutoModel
+    pooling: Pooling | None = None  # of the model; `for_model` reads it
+
+    def load(self, cache: Path) -> TaskData:
+        self.check_metric([*PAIRS, *RETRIEVAL], "an embedding")
+        splits = {split: self._judged(where, cache) for split, where in self.task.splits().items() if split != "train"}
+        return TaskData({"train": Dataset.from_dict({"text": self._training_texts(cache)}), **splits})
+
+    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
+        """In training each text; else each that differs, once: an example is a text, whatever rows it is in."""
+        texts = Dataset.from_dict({"text": rows["text"][:] if training else self.texts(rows)})
+        return tokenized(texts, tokenizer, ["text"], self.task.max_length)
+
+    def texts(self, rows: Dataset) -> list[Any]:
+        """Those that differ, in the order in which they first are in a row."""
+        columns = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
+        return list(dict.fromkeys(text for row in zip(*columns, strict=True) for text in row))
+
+    def for_model(self, source: str | Path) -> Self:
+        """
+        Raises:
+            UserError: the model makes its vectors in a way that is not known here.
+        """
+        own = copy.copy(self)
+        own.pooling = Pooling.of(source)
+        return own
+
+    def output(self, found: Any, mask: Tensor) -> Tensor:
+        assert self.pooling is not None, "which model's? `for_model` says"
+        return self.pooling(found["last_hidden_state"], mask)
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        raise AssertionError("there are no labels; `check_settings` refuses what would need them")
+
+    def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+        """`a |s - t|^2 / |t|^2 + b (cos(s_i, s_j) - cos(t_i, t_j))^2`, means over texts and over pairs of them in the
+        batch; a vector has no temperature."""
+        parts = []
+        if self.task.embedding_weight:
+            parts.append(self.task.embedding_weight * embedding_distillation(student, teacher))
+        if self.task.similarity_weight:
+            parts.append(self.task.similarity_weight * similarity_distillation(student, teacher))
+        return torch.stack(parts).sum()
+
+    def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
+        """By the cosine: its correlation with the similarity of pairs, or how it ranks, for each query, all passages of
+        the split."""
+        vectors = np.stack(outputs)
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        place = {text: index for index, text in enumerate(self.texts(rows))}
+        if self.task.metric in PAIRS:
+            first, second = ([place[text] for text in rows[column]] for column in ("text", "text_pair"))
+            return glue.regression((unit[first] * unit[second]).sum(1), np.asarray(rows["label"][:]))
+        passages = list(dict.fromkeys(rows["text_pair"]))
+        theirs = unit[[place[passage] for passage in passages]]
+        judged = by_query(rows["text"], rows["text_pair"], rows["label"])
+        return ranking(
+            (theirs @ unit[place[query]], [relevant.get(passage, 0.0) for passage in passages])
+            for query, relevant in judged.items()
+        )
+
+    def config(self, data: TaskData) -> dict[str, Any]:
+        return {}
+
+    def load_model(self, source: str | Path, **config: Any) -> Any:
+        return modelfolder.load_encoder(source, **config)
+
+    def load_finished(self, source: str | Path) -> Any:
+        return self.load_model(source)  # there is no head
+
+    def check_model(self, config: Any, data: TaskData, name: str) -> None:
+        """Every encoder gives vectors."""
+
+    def check_settings(self, settings: Training) -> None:
+        if not isinstance(settings, Transfer):
+            raise UserError(
+                "an embedding task has no labels to fine-tune on: the dense model is its teacher as it is; go on with "
+                "`transfer`"
+            )
+        if settings.task_weight:
+            raise UserError(
+                f"an embedding task has no labels to learn, so `task_weight` has to be 0, not {settings.task_weight:g}"
+            )
+
+    def check_teacher(self, student: Any, teacher: Any, name: str) -> None:
+        if self.task.embedding_weight and student.hidden_size != teacher.hidden_size:
+            raise UserError(
+                f"{name} gives vectors of {teacher.hidden_size} numbers, the model {student.hidden_size}, so they "
+                "cannot be compared; set the task's `embedding_weight: 0`, to distil their similarities alone, and "
+                "`hidden_weight: 0`"
+            )
+
+    def freeze_unused(self, model: Any) -> None:
+        """A pooler of the architecture's own: no vector is made of it."""
+        if getattr(model, "pooler", None) is not None:
+            model.pooler.requires_grad_(False)
+
+    def _training_texts(self, cache: Path) -> list[str]:
+        """Those that are not blank."""
+        where, column = self.task.train, self.task.train_text or self.task.text
+        file = Path(where).expanduser()
+        if self.task.source is None and readers.kind(file) == "text":
+            readers.check_file(file, ["text"])
+            found: Iterator[str] = (line.strip() for _, line in readers.lines(file))
+        else:
+            found = iter(checked_texts(self.read(where, [column], cache), column))
+        texts = list(islice((text for text in found if text.strip()), self.task.examples))
+        if not texts:
+            raise UserError(f"{where} has no text to train on")
+        return texts
+
+    def _judged(self, where: str, cache: Path) -> Dataset:
+        """A split to measure on, each value of it looked at."""
+        task = self.task
+        table = self.read(where, [task.text, task.text_pair, task.label], cache)
+        first, second = checked_texts(table, task.text), checked_texts(table, task.text_pair)
+        numbers = checked_numbers(table, task.label)
+        if task.metric in RETRIEVAL:
+            check_relevances(table, first, second, numbers)
+        elif len(set(numbers)) < 2:
+            raise UserError(f"{table.name}: all numbers in {task.label!r} are the same")
+        return Dataset.from_dict({"text": first, "text_pair": second, "label": numbers})

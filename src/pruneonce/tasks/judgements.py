@@ -1,0 +1,40 @@
+"""Queries, passages and how relevant one is to the other: what both kinds of ranking are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from pruneonce.data.readers import Table
+from pruneonce.errors import UserError
+
+METRICS = ["ndcg@10", "mrr@10"]
+
+T = TypeVar("T")
+
+
+def by_query(queries: Iterable[str], passages: Iterable[str], values: Iterable[T]) -> dict[str, dict[str, T]]:
+    """`{query: {passage: value}}`, in the order of the rows."""
+    found: dict[str, dict[str, T]] = {}
+    for query, passage, value in zip(queries, passages, values, strict=True):
+        found.setdefault(query, {})[passage] = value
+    return found
+
+
+def check_relevances(
+    table: Table, queries: Sequence[str], passages: Sequence[str], relevances: Sequence[float]
+) -> None:
+    """
+    Raises:
+        UserError: a query has the same passage with two relevances; none is relevant, so every ranking is as good.
+    """
+    seen: dict[tuple[str, str], float] = {}
+    for row, (query, passage, relevance) in enumerate(zip(queries, passages, relevances, strict=True)):
+        before = seen.setdefault((query, passage), relevance)
+        if before != relevance:
+            raise UserError(
+                f"{table.place(row)}: this passage has the relevance {relevance:g} for its query, further up "
+                f"{before:g}; keep one of them"
+            )
+    if max(relevances) <= 0:
+        raise UserError(f"{table.name}: no passage is relevant to its query; relevances have to be above 0 for some")

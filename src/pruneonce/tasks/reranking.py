@@ -1,0 +1,78 @@
+"""A score for a query and a passage, by a cross-encoder: one model that reads both. Rows of a query are candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor
+
+from pruneonce.errors import UserError
+from pruneonce.metrics.retrieval import ranking
+from pruneonce.recipe import Reranking
+from pruneonce.tasks.judgements import METRICS, by_query, check_relevances
+from pruneonce.tasks.kind import Array, Kind, TaskData, checked_numbers, checked_texts, tokenized
+
+
+class RerankingKind(Kind[Reranking]):
+    """Rows have `query` (str), `passage` (str), `label` (float), the relevance, and `target` (float, 0 to 1): the
+    relevance over the largest one in the training data, 0 below 0. Outputs are scores, whose sigmoid is the target.
+
+    `sentence_transformers.CrossEncoder(folder)` gives that sigmoid, as it does for any model with one label.
+    """
+
+    def load(self, cache: Path) -> TaskData:
+        self.check_metric(METRICS, "a reranking")
+        splits, largest = {}, 0.0
+        for split, where in self.task.splits().items():
+            table = self.read(where, [self.task.query, self.task.passage, self.task.label], cache)
+            queries, passages = checked_texts(table, self.task.query), checked_texts(table, self.task.passage)
+            relevances = checked_numbers(table, self.task.label)
+            check_relevances(table, queries, passages, relevances)
+            if split == "train":
+                largest = max(relevances)
+                if min(relevances) == largest:
+                    raise UserError(f"{table.name}: all passages are as relevant; a ranking is learnt from differences")
+            targets = [min(max(relevance, 0.0) / largest, 1.0) for relevance in relevances]
+            splits[split] = Dataset.from_dict(
+                {"query": queries, "passage": passages, "label": relevances, "target": targets}
+            )
+        return TaskData(splits)
+
+    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
+        return tokenized(rows, tokenizer, ["query", "passage"], self.task.max_length, "target")
+
+    def texts(self, rows: Dataset) -> list[Any]:
+        return list(zip(rows["query"], rows["passage"], strict=True))
+
+    def output(self, found: Any, mask: Tensor) -> Tensor:
+        return found["logits"].squeeze(-1)  # type: ignore[no-any-return]
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(output, labels.to(output.dtype))
+
+    def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+        """The mean squared difference of the scores; a score has no temperature.
+
+        Margin-MSE (https://arxiv.org/abs/2010.02666) compares differences between two passages of a query instead, so
+        that a student of another architecture may have a range of scores of its own. Here both have the same one; equal
+        scores have equal margins; and a batch need not hold passages of one query together.
+        """
+        return F.mse_loss(student, teacher)
+
+    def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
+        """How each query's candidates are ranked."""
+        pairs = zip(outputs, rows["label"], strict=True)
+        judged = by_query(rows["query"], rows["passage"], [(float(score), label) for score, label in pairs])
+        return ranking(tuple(zip(*found.values(), strict=True)) for found in judged.values())  # type: ignore[misc]
+
+    def config(self, data: TaskData) -> dict[str, Any]:
+        """One label, and the loss that transformers has for it: its pipelines then give the sigmoid too."""
+        return {"num_labels": 1, "problem_type": "multi_label_classification"}
+
+    def check_model(self, config: Any, data: TaskData, name: str) -> None:
+        if config.num_labels != 1:
+            raise UserError(f"{name} has {config.num_labels} labels; a reranker has one score")

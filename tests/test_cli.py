@@ -83,6 +83,21 @@ def test_help_has_an_example(verb, capsys):
     assert f"Example: pruneonce {' '.join(verb)}" in shown
 
 
+@pytest.mark.parametrize("columns", ["80", "100"])
+@pytest.mark.parametrize("verb", ["finetune", "transfer", "evaluate", "quantize"])
+def test_help_of_a_task_names_kinds_and_known_tasks(verb, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= int(columns) for line in shown.splitlines())
+    assert "…" not in shown
+    task = shown[shown.index("─ Task ─") :]
+    words = task.replace("│", " ").replace(",", " ").replace(".", " ").split()
+    assert {*recipe.KINDS, *recipe.PRESETS, "--task", "--kind", "--dev", "--labels"} <= set(words)
+    assert ("--train" in words) == (verb != "evaluate")
+    assert ("what the model is for" in " ".join(words)) == (verb == "evaluate")
+
+
 def test_help_does_not_import_torch():
     code = "import sys; from pruneonce.cli import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -139,6 +154,22 @@ def fails(arguments, capsys, folder, code=2):
         ("transfer ./m --train a --dev b --output out", "Missing option '--teacher'"),
         ("finetune ./m --train a.jsonl --dev b.jsonl --output out", "a.jsonl: No such file"),
         ("evaluate ./m", "give --dev, --test or both"),
+        ("evaluate ./m", "or a known task by --task"),
+        ("evaluate ./m --task sst2", "no model folder at ./m"),
+        ("finetune ./m --output out", "no data: give --train and --dev, or a known task by --task"),
+        ("finetune ./m --train a.jsonl --output out", "`task.dev` is missing"),
+        ("finetune ./m --task sst3 --output out", "no task is known as 'sst3', only cola, sst2,"),
+        ("finetune ./m --task sst3 --output out", "did you mean 'sst2'?"),
+        ("finetune ./m --task sst2 --train a.jsonl --output out", "`task.dev` is missing"),
+        ("finetune ./m --task stsb --labels a,b --output out", "unknown key `task.labels`"),
+        (
+            "finetune ./m --kind ner --train a --dev b --output out",
+            "`task.kind` is 'ner'; it is one of classification,",
+        ),
+        ("finetune ./m --train a --dev b --set task.tags=ner --output out", "unknown key `task.tags`"),
+        ("transfer ./m --teacher t --output out", "no data: give --train and --dev"),
+        ("quantize ./m --post-training --output out", "no data: give --train and --dev"),
+        ("quantize ./m --post-training --kind x --train a --dev b --output out", "`task.kind` is 'x'"),
         ("inspect ./m", "no model folder at ./m"),
         ("verify ./m --against ./n", "no model folder at ./m"),
     ],
@@ -150,7 +181,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, shipped, h
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--text", "txet"], "no column 'txet'"),
+        (["--text", "txet"], "no column 'txet', only 'text', 'label'"),
+        (["--kind", "regression"], "line 1: 'label' has to be a number, not \"negative\""),
+        (["--kind", "token-classification", "--set", "task.tokens=text"], "no column 'tags', only 'text', 'label'"),
         (["--labels", "good,bad"], "label 'negative' is none of 'good', 'bad'"),
         (["--set", "task.metric=acuracy"], "no metric 'acuracy'"),
         (["--train", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -341,6 +374,97 @@ def test_options_reach_the_stage(monkeypatch, encoder, here):
     settings = given["settings"]
     assert (settings.steps, settings.epochs, settings.learning_rate) == (5, None, 1.5e-4)
     assert (given["teacher"], given["seed"]) == ("t", 7)
+
+
+def test_a_known_task_over_files(monkeypatch, here):
+    """Its columns and its kind, and nothing of where the hub has it."""
+    given = {}
+
+    def finetune(model, task, settings, output, **rest):
+        given.update(task=task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "finetune", finetune)
+    main(shlex.split("finetune m --task mnli --train a.jsonl --dev b.jsonl --output out"))
+    assert given["task"] == recipe.Classification(
+        train="a.jsonl", dev="b.jsonl", text="premise", text_pair="hypothesis"
+    )
+    main(shlex.split("finetune m --task mnli --output out"))
+    assert given["task"] == recipe.make_task({"preset": "mnli"})
+    main(
+        shlex.split(
+            "finetune m --task mnli --hub my/mnli --train train --dev dev --output out --set task.held_out=null"
+        )
+    )
+    assert (given["task"].source, given["task"].splits()) == ("my/mnli", {"train": "train", "dev": "dev"})
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """What `evaluate` hands over, of models with these configurations."""
+    given = {}
+
+    def evaluate(model, task, *, splits):
+        given.update(task=task, splits=splits)
+        return {"dev": {"accuracy": 1.0}}
+
+    def of(architecture, *labels):
+        names = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+        config = type("Config", (), {"architectures": [architecture], **names})
+        monkeypatch.setattr("pruneonce.modelfolder.load_config", lambda model: config)
+        return given
+
+    monkeypatch.setattr(stages, "evaluate", evaluate)
+    return of
+
+
+def test_evaluate_on_a_known_task(evaluated, capsys):
+    given = evaluated("BertForSequenceClassification", "yes", "maybe", "no")
+    assert main(["evaluate", "m", "--task", "mnli"]) == 0
+    assert given["splits"] is None, "all but train"
+    assert given["task"].splits() == {
+        "train": "validation_matched",  # nothing is read for training
+        "dev": "validation_matched",
+        "mismatched": "validation_mismatched",
+    }
+    assert given["task"].labels == ["yes", "maybe", "no"]
+    assert main(["evaluate", "m", "--task", "mnli", "--test", "x.jsonl"]) == 0
+    assert given["splits"] == ["test"]
+    assert given["task"].splits() == dict.fromkeys(("train", "dev", "test"), "x.jsonl")
+
+
+def test_evaluate_knows_what_a_model_is_for(evaluated, capsys):
+    given = evaluated("BertForTokenClassification", "NOUN", "VERB")
+    assert main(["evaluate", "m", "--dev", "x.jsonl", "--set", "task.tags=pos", "--set", "task.max_length=64"]) == 0
+    found = given["task"]
+    assert (found.kind, found.tags, found.labels, found.max_length) == (
+        "token-classification",
+        "pos",
+        ["NOUN", "VERB"],
+        64,
+    )
+    assert found.metric == "accuracy", "there is no f1 of these"
+    given = evaluated("BertForSequenceClassification", "LABEL_0")
+    assert main(["evaluate", "m", "--dev", "x.jsonl"]) == 0
+    assert given["task"] == recipe.Regression(train="x.jsonl", dev="x.jsonl")
+    assert main(["evaluate", "m", "--dev", "x.jsonl", "--kind", "reranking"]) == 0
+    assert given["task"].kind == "reranking"
+    assert main(["evaluate", "m", "--dev", "x.jsonl", "--set", "epochs=3"]) == 2
+    assert "unknown key `epochs`; `evaluate` takes `task.KEY`" in capsys.readouterr().err
+
+
+def test_evaluate_a_regression_without_saying_that_it_is_one(encoder, here, capsys):
+    rows = [{"text": f"the river was {word}", "label": number} for number, word in enumerate(("fine", "bad", "good"))]
+    (here / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["--train", "x.jsonl", "--dev", "x.jsonl", "--set", "task.max_length=16"]
+    assert main(["finetune", str(encoder), "--kind", "regression", *data, "--output", "dense", *FAST]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert "--kind regression" in following
+    assert "--set task.max_length=16 --output task" in following
+    assert main(["evaluate", "dense", "--dev", "x.jsonl", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["dev"]) == ["pearson", "spearman", "examples"]
+    assert main(["evaluate", "dense", "--dev", "x.jsonl", "--label", "stars"]) == 2
+    assert "no column 'stars', only 'text', 'label'" in capsys.readouterr().err
 
 
 def test_inspect(encoder, tmp_path, capsys):

@@ -86,6 +86,8 @@ def test_bases_are_not_offered_as_recipes():
         ("transfer.temperature", 2.0),
         ("transfer.task_weight", 0.0),
         ("transfer.kd_weight", 1.0),
+        ("transfer.hidden_weight", 0.0),
+        ("quantize.int8.hidden_weight", 0.0),
         ("quantize.int8.epochs", 3),
         ("quantize.int8.granularity", "tensor"),
         ("quantize.int8.averaging", 0.01),
@@ -104,9 +106,9 @@ def test_each_paper_recipe(name):
     assert loaded.prune.batch_size * loaded.prune.accumulate == 256
     assert loaded.transfer.learning_rate == (1.5e-4 if "distilbert" in name else 1e-4)
     assert name.rsplit("-", 1)[0] in loaded.model
-    assert set(loaded.tasks) == {"sst2", "mnli", "qqp", "qnli"}
-    assert all(task.max_length == 128 for task in loaded.tasks.values())
-    assert "without SQuAD" in loaded.description
+    lengths = {name: task.max_length for name, task in loaded.tasks.items()}
+    assert lengths == {"sst2": 128, "mnli": 128, "qqp": 128, "qnli": 128, "squad": 384}
+    assert "five tasks" in loaded.description
     schedule = PruningSchedule.of(loaded.prune, loaded.prune.steps)
     assert (schedule.start, schedule.end, schedule.until, schedule.every) == (0, 50_000, 80_000, 1_000)
 
@@ -125,7 +127,20 @@ def test_glue_columns_and_splits(task, columns):
     assert (found.source, found.subset, found.text, found.text_pair) == ("nyu-mll/glue", task, *columns)
     suffix = "_matched" if task == "mnli" else ""
     assert (found.train, found.dev) == ("train", f"validation{suffix}")
-    assert found.test == ("validation_mismatched" if task == "mnli" else None)  # never GLUE's unlabelled test split
+    assert found.test is None  # never GLUE's unlabelled test split
+    assert found.held_out == ({"mismatched": "validation_mismatched"} if task == "mnli" else {})
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_squad_has_settings_of_its_own(name):
+    loaded = recipe.load(name)
+    task, small = loaded.tasks["squad"], "distilbert" in name
+    assert (task.kind, task.source, task.doc_stride) == ("question-answering", "rajpurkar/squad", 128)
+    transfer, int8 = loaded.transfer_for("squad"), loaded.quantize_for("squad").int8
+    assert (transfer.epochs, transfer.batch_size, transfer.learning_rate) == (8, 12, 1.8e-4 if small else 1.5e-4)
+    assert (transfer.warmup, transfer.weight_decay) == ((0.05, 0.01) if small else (0.0, 0.0))
+    assert (int8.epochs, int8.learning_rate) == (2, 1e-5)
+    assert (transfer.hidden_weight, int8.hidden_weight) == (0.0, 0.0)
 
 
 def test_the_embedding_recipe_needs_no_vocabulary_head_and_no_task():
@@ -316,7 +331,7 @@ def test_extends_a_file_beside_it(write, tmp_path, name):
 def test_extends_a_shipped_recipe_whose_own_bases_lie_beside_it(write):
     mine = recipe.load(write("extends: distilbert-85\nname: other\nprune: {epochs: 1}\ntasks: {mnli: null}"))
     assert (mine.prune.sparsity, mine.prune.steps, mine.prune.epochs) == (0.85, None, 1)
-    assert set(mine.tasks) == {"sst2", "qqp", "qnli"}
+    assert set(mine.tasks) == {"sst2", "qqp", "qnli", "squad"}
 
 
 def test_extends_a_shipped_base(write):

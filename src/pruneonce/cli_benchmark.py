@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from pruneonce import recipe, tables
-from pruneonce.cli_stages import AsJson, PairColumn, Sets, TextColumn
+from pruneonce.cli_stages import AsJson, Sets
+from pruneonce.cli_task import PairColumn, TextColumn
 from pruneonce.console import console
 from pruneonce.errors import UserError
 

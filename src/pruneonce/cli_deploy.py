@@ -7,25 +7,19 @@ from typing import Annotated, Literal
 import typer
 
 from pruneonce import recipe
-from pruneonce.cli_stages import (
+from pruneonce.cli_stages import Model, Output, Seed, Sets, defaults, sections, show_made
+from pruneonce.cli_task import (
     Dev,
     Hub,
     Kind,
     LabelColumn,
     Labels,
-    Model,
-    Output,
     PairColumn,
     Preset,
-    Seed,
-    Sets,
     Subset,
     Test,
     TextColumn,
     Train,
-    defaults,
-    sections,
-    show_made,
     task_values,
 )
 from pruneonce.errors import UserError
@@ -43,21 +37,21 @@ def quantize(
     context: typer.Context,
     model: Model,
     output: Output,
-    train: Train = None,
-    dev: Dev = None,
     teacher: Annotated[str | None, typer.Option(help="Dense model fine-tuned on the same task.")] = None,
     post_training: Annotated[
         bool, typer.Option("--post-training", help="Only read ranges off training examples; needs no teacher.")
     ] = False,
+    preset: Preset = None,
+    kind: Kind = None,
+    train: Train = None,
+    dev: Dev = None,
     test: Test = None,
+    source: Hub = None,
+    subset: Subset = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
-    source: Hub = None,
-    subset: Subset = None,
-    kind: Kind = None,
-    preset: Preset = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:

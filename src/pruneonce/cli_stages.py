@@ -13,6 +13,24 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce import recipe, tables
+from pruneonce.cli_task import (
+    Dev,
+    Hub,
+    Kind,
+    LabelColumn,
+    Labels,
+    OwnKind,
+    PairColumn,
+    Preset,
+    Subset,
+    TaskSets,
+    Test,
+    TextColumn,
+    Train,
+    as_options,
+    task_values,
+    with_sets,
+)
 from pruneonce.console import console
 from pruneonce.errors import UserError
 
@@ -27,27 +45,12 @@ Output = Annotated[Path, typer.Option(help="Folder to write; what it holds is ne
 Source = Annotated[str, typer.Option("--corpus", help="Text, JSONL or Parquet file, a folder of them, or a hub id.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as recipes name it; may be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, or task.KEY, as recipes name them; may be repeated."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-# A task's options, named as the fields of recipe.Task.
-TASK = ("kind", "preset", "source", "subset", "train", "dev", "test", "text", "text_pair", "label", "labels")
-Kind = Annotated[
-    str | None, typer.Option(metavar="KIND", help=f"{', '.join(recipe.KINDS)}. Default: {next(iter(recipe.KINDS))}.")
-]
-Preset = Annotated[str | None, typer.Option("--task", metavar="NAME", help="A known task: sst2, mnli, squad, ...")]
-FLAGS = {"source": "--hub", "preset": "--task"}
-Train = Annotated[str | None, typer.Option(help="JSONL, CSV or Parquet file; with --hub, a split.")]
-Dev = Annotated[str | None, typer.Option(help="The same, held out.")]
-Test = Annotated[str | None, typer.Option(help="The same, to measure on.")]
-TextColumn = Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Default: text.")]
-PairColumn = Annotated[str | None, typer.Option("--text-pair", metavar="COLUMN", help="Second text of a pair.")]
-LabelColumn = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Default: label.")]
-Labels = Annotated[str | None, typer.Option(metavar="A,B,...", help="Label names in order. Default: from the data.")]
-Hub = Annotated[str | None, typer.Option("--hub", metavar="ID", help="Hub data set, instead of files.")]
-Subset = Annotated[str | None, typer.Option(help="Configuration of the hub data set.")]
 
 app = typer.Typer()
 
@@ -95,17 +98,17 @@ def finetune(
     context: typer.Context,
     model: Model,
     output: Output,
+    preset: Preset = None,
+    kind: Kind = None,
     train: Train = None,
     dev: Dev = None,
     test: Test = None,
+    source: Hub = None,
+    subset: Subset = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
-    source: Hub = None,
-    subset: Subset = None,
-    kind: Kind = None,
-    preset: Preset = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
@@ -115,7 +118,7 @@ def finetune(
     from pruneonce import stages
 
     made = stages.finetune(model, task, settings, output, seed=seed)
-    show_made(made, "transfer", "sparse", "--teacher", output, *as_options(values), "--output", "task")
+    show_made(made, "transfer", "sparse", "--teacher", output, *as_options(values, sets), "--output", "task")
 
 
 @app.command(
@@ -126,17 +129,17 @@ def transfer(
     model: Model,
     teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
     output: Output,
+    preset: Preset = None,
+    kind: Kind = None,
     train: Train = None,
     dev: Dev = None,
     test: Test = None,
+    source: Hub = None,
+    subset: Subset = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
-    source: Hub = None,
-    subset: Subset = None,
-    kind: Kind = None,
-    preset: Preset = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
@@ -152,39 +155,37 @@ def transfer(
 def evaluate(
     context: typer.Context,
     model: Model,
+    preset: Preset = None,
+    kind: OwnKind = None,
     dev: Dev = None,
     test: Test = None,
+    source: Hub = None,
+    subset: Subset = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
-    source: Hub = None,
-    subset: Subset = None,
-    kind: Kind = None,
-    preset: Preset = None,
-    sets: Sets = None,
+    sets: TaskSets = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a task model. Its own label names are used unless --labels are given."""
     splits = [split for split in ("dev", "test") if context.params[split] is not None]
-    if not splits:
-        raise UserError("nothing to measure on: give --dev, --test or both")
+    if not splits and preset is None:
+        raise UserError("nothing to measure on: give --dev, --test or both, or a known task by --task")
     from pruneonce import stages
     from pruneonce.modelfolder import load_config
     from pruneonce.tasks import kind_for
 
     config = load_config(model)
-    first = context.params[splits[0]]
-    given = {"kind": kind_for(config), **task_values(context.params)}
-    own = {"labels": [config.id2label[index] for index in range(config.num_labels)]}
-    has_labels = "labels" in recipe.KINDS.get(given["kind"], recipe.Task).model_fields
-    values = {"task": {"train": first, "dev": first, **(own if has_labels else {}), **given}}
-    for override in sets or []:
-        recipe.set_value(values, override)
-    task = recipe.make_task(values.pop("task", {}), "task")
-    if values:
-        raise UserError(f"unknown key `{next(iter(values))}`; `evaluate` takes `task.KEY`")
-    found = stages.evaluate(model, task, splits=splits)
+    values = with_sets(recipe.with_preset(task_values(context.params)), sets)
+    values = {"kind": kind_for(config), **values}
+    if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:
+        # No metric is quoted, and this one is there for whatever labels there are.
+        own = {"labels": [config.id2label[index] for index in range(config.num_labels)], "metric": "accuracy"}
+        values = {**own, **values}
+    measured = values.get("dev") or values.get("test")  # nothing is read for training
+    task = recipe.make_task({"dev": measured, **values, "train": measured}, "task")
+    found = stages.evaluate(model, task, splits=splits or None)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
@@ -202,6 +203,8 @@ def sections(
     """The `inputs` (a Corpus or a Task) and the settings of a stage verb: defaults, then options, then --set, where
     `corpus.KEY` or `task.KEY` is a key of the inputs."""
     prefix = inputs.__name__.lower()
+    if inputs is recipe.Task:
+        given = recipe.with_preset(given)  # before --set, which may take out of it
     values = {prefix: given, **defaults, **{name: value for name, value in options.items() if value is not None}}
     for override in sets or []:
         recipe.set_value(values, override)
@@ -209,23 +212,6 @@ def sections(
     is_task = inputs is recipe.Task
     validated = recipe.make_task(given, prefix) if is_task else recipe.validate(inputs, given, prefix)
     return validated, recipe.validate(section, values)
-
-
-def task_values(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The task's options out of all of a verb's."""
-    values = {name: parameters[name] for name in TASK if parameters.get(name) is not None}
-    if "preset" not in values and not {"train", "dev"} & values.keys() and "test" not in values:
-        raise UserError("no data: give --train and --dev, or a known task by --task")
-    if "labels" in values:
-        values["labels"] = [name.strip() for name in values["labels"].split(",")]
-    return values
-
-
-def as_options(task: dict[str, Any]) -> list[str]:
-    """A task's values as they were typed."""
-    typed = {**task, "labels": ",".join(task.get("labels", []))}
-    flags = {name: FLAGS.get(name, f"--{name.replace('_', '-')}") for name in typed}
-    return [part for name, value in typed.items() if value for part in (flags[name], value)]
 
 
 def show_made(folder: Path, *following: str | Path) -> None:

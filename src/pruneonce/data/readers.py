@@ -22,14 +22,21 @@ from datasets.exceptions import DatasetsError
 
 from pruneonce.errors import UserError
 
-KINDS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+KINDS = {
+    ".txt": "text",
+    ".conll": "conll",
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
 COMPRESSIONS = (".gz", ".bz2", ".xz")
 
 Record = dict[str, Any]
 
 
 def kind(path: Path) -> str | None:
-    """`text`, `json` (one object a line), `csv` or `parquet`, by the suffix; None when it is none of them.
+    """`text`, `conll`, `json` (one object a line), `csv` or `parquet`, by the suffix; None when it is none of them.
 
     All but Parquet, which compresses by itself, may carry one more suffix out of `COMPRESSIONS`.
     """
@@ -175,7 +182,7 @@ class Table:
     name: str
     columns: dict[str, list[Any]]
     places: list[str] | None = None  # None: rows, counted from 1
-    class_names: dict[str, list[str]] = field(default_factory=dict)  # of the columns that are a ClassLabel
+    class_names: dict[str, list[str]] = field(default_factory=dict)  # of columns of ClassLabels, or of lists of them
 
     def place(self, row: int) -> str:
         return self.places[row] if self.places else f"{self.name}, row {row + 1}"
@@ -197,7 +204,9 @@ def read_hub(source: str, subset: str | None, split: str, columns: list[str], ca
 
 def from_dataset(dataset: Dataset, name: str, columns: list[str]) -> Table:
     require(columns, dataset.column_names, name)
-    classes = {name: kind.names for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
+    # of a list of ClassLabels, as a sentence's tags are, the one that is in it
+    kinds = {name: getattr(kind, "feature", kind) for name, kind in dataset.features.items()}
+    classes = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
     return Table(name, {column: dataset[column][:] for column in columns}, class_names=classes)
 
 

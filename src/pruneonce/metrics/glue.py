@@ -47,8 +47,9 @@ def f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def f1_macro(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of the F1 of all classes that are or are predicted."""
-    return float(f1_score(labels, predicted, average="macro", zero_division=0))
+    """The mean of the F1 of all classes that are or are predicted. A negative prediction is none, and so wrong."""
+    classes = np.union1d(labels, predicted[predicted >= 0])
+    return float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
 
 
 def matthews_correlation(predicted: np.ndarray, labels: np.ndarray) -> float:

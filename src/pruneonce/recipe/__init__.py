@@ -2,6 +2,7 @@
 
 from pruneonce.recipe.loading import find, load, shipped
 from pruneonce.recipe.merging import changed, set_value
+from pruneonce.recipe.presets import PRESETS, with_preset
 from pruneonce.recipe.sections import (
     Benchmark,
     Calibrate,
@@ -41,6 +42,7 @@ from pruneonce.validation import validate
 
 __all__ = [
     "KINDS",
+    "PRESETS",
     "Baselines",
     "Benchmark",
     "Calibrate",
@@ -82,4 +84,5 @@ __all__ = [
     "set_value",
     "shipped",
     "validate",
+    "with_preset",
 ]

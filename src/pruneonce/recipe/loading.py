@@ -45,6 +45,7 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     values = _read(find(name_or_path), ())
     for override in overrides or []:
         set_value(values, override)
+        _lay_out_tasks(values)
     return validate(Recipe, values)
 
 
@@ -55,10 +56,15 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values = safe_yaml.read(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
-    if "tasks" in values:  # before anything is laid over them key by key
-        values["tasks"] = with_presets(values["tasks"])
+    _lay_out_tasks(values)
     base = values.pop("extends", None)
     return values if base is None else merge(_read(_base(path, str(base)), (*seen, path.resolve())), values)
+
+
+def _lay_out_tasks(values: dict[str, Any]) -> None:
+    """Put a task in the place of its name, before anything is laid over it key by key."""
+    if "tasks" in values:
+        values["tasks"] = with_presets(values["tasks"])
 
 
 def _base(path: Path, name: str) -> Path:

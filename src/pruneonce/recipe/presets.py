@@ -42,8 +42,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# Where a preset's data is, as against how it is read.
+DATA = ("source", "subset", "train", "dev", "test", "held_out")
+
+
 def with_preset(task: Any, at: str = "") -> Any:
     """A task's values laid over those of the `preset` that it names; a bare name is one without changes.
+
+    `source: null` is for files of one's own: nothing is left of where the preset's data is, only columns and metric.
 
     Raises:
         UserError: there is no such preset.
@@ -59,7 +65,10 @@ def with_preset(task: Any, at: str = "") -> Any:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         where = f"`{at}`: " if at else ""
         raise UserError(f"{where}no task is known as {name!r}, only {', '.join(PRESETS)}{hint}")
-    return merge(PRESETS[name], values)
+    known = PRESETS[name]
+    if values.get("source", known) is None:
+        known = {key: value for key, value in known.items() if key not in DATA}
+    return merge(known, values)
 
 
 def with_presets(tasks: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from pruneonce.errors import UserError
 from pruneonce.recipe.presets import with_preset
@@ -31,6 +31,14 @@ class Task(Section):
     teacher: dict[str, Any] = Field({}, description="this task's changes to the recipe's `teacher`")
     transfer: dict[str, Any] = Field({}, description="this task's changes to the recipe's `transfer`")
     quantize: dict[str, Any] = Field({}, description="this task's changes to the recipe's `quantize`")
+
+    @field_validator("held_out")
+    @classmethod
+    def _other_splits(cls, held_out: dict[str, str]) -> dict[str, str]:
+        taken = [name for name in ("train", "dev", "test") if name in held_out]
+        if taken:
+            raise ValueError(f"`{taken[0]}` is a key of the task itself; give a further split another name")
+        return held_out
 
     def splits(self) -> dict[str, str]:
         """Files or hub splits by the name of the split: train, dev, test where there is one, and further ones."""
@@ -77,13 +85,13 @@ class QuestionAnswering(Task):
 
 
 class TokenClassification(Task):
-    """A tag for each word: rows with a list of words and a list of tags."""
+    """A tag for each word: rows with a list of words and a list of tags, or text files as CoNLL has them."""
 
     kind: Literal["token-classification"] = "token-classification"
     tokens: str = Field("tokens", description="column with the list of words")
     tags: str = Field("tags", description="column with the list of their tags: names, or numbers from 0")
     labels: list[str] | None = Field(None, description="tag names in order; read from the training data if left out")
-    metric: str = Field("f1", description="the metric that summaries quote")
+    metric: str = Field("f1", description="f1, precision or recall of spans; accuracy; without spans f1_macro")
 
 
 class Embedding(Task):

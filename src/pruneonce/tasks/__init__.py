@@ -9,11 +9,13 @@ from pruneonce.tasks.kind import Batch, Collate, Kind, TaskData
 from pruneonce.tasks.question_answering import QuestionAnsweringKind
 from pruneonce.tasks.regression import RegressionKind
 from pruneonce.tasks.reranking import RerankingKind
+from pruneonce.tasks.token_classification import TokenClassificationKind
 
 KINDS: dict[str, type[Kind[Any]]] = {
     "classification": ClassificationKind,
     "regression": RegressionKind,
     "question-answering": QuestionAnsweringKind,
+    "token-classification": TokenClassificationKind,
     "embedding": EmbeddingKind,
     "reranking": RerankingKind,
 }

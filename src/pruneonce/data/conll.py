@@ -1,0 +1,48 @@
+"""Text files of tagged words as the shared tasks of CoNLL have them (https://aclanthology.org/W03-0419): a word and its
+tags a line, in columns, and an empty line between sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruneonce.data.readers import Table, lines, place
+from pruneonce.errors import UserError
+
+DOCUMENT = "-DOCSTART-"  # in the place of a sentence where a document begins
+
+
+def read_conll(path: Path, words: str, tags: str) -> Table:
+    """The sentences of a file: its first column under the name `words`, its last one as `tags`.
+
+    Columns are parted by tabs or, in a line without one, by spaces. Lines that begin with -DOCSTART- are passed over.
+
+    Raises:
+        UserError: the file cannot be read, holds no sentence, or a line has one column or not as many as the first one.
+    """
+    sentences: list[list[list[str]]] = []
+    places: list[str] = []
+    width, is_new = 0, True
+    for number, line in lines(path):
+        columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        if not columns or columns[0] == DOCUMENT:
+            is_new = True
+            continue
+        width = width or len(columns)
+        if len(columns) < 2 or len(columns) != width:
+            raise UserError(
+                f"{place(path, number)}: {_count(len(columns))}, not {max(2, width)}; write a word, a space and its tag"
+                " a line, and an empty line between sentences"
+            )
+        if is_new:
+            sentences.append([])
+            places.append(place(path, number))
+            is_new = False
+        sentences[-1].append([columns[0], columns[-1]])
+    if not sentences:
+        raise UserError(f"{path} is empty: it holds no sentences")
+    columns_of = [[[pair[side] for pair in sentence] for sentence in sentences] for side in (0, 1)]
+    return Table(str(path), dict(zip((words, tags), columns_of, strict=True)), places)
+
+
+def _count(columns: int) -> str:
+    return "one column" if columns == 1 else f"{columns} columns"

@@ -1,0 +1,185 @@
+"""A tag for each word: named entities and other spans (CoNLL-2003, https://aclanthology.org/W03-0419), or parts of
+speech. Loss and metrics look at the first token of each word, as BERT does (https://arxiv.org/abs/1810.04805, 5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Sequence as ListOf
+from torch import Tensor
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+from pruneonce.data import readers
+from pruneonce.data.conll import read_conll
+from pruneonce.data.readers import Table
+from pruneonce.distillation import logit_distillation
+from pruneonce.errors import UserError
+from pruneonce.metrics import glue, spans
+from pruneonce.recipe import TokenClassification
+from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, no_progress_bars, shown
+from pruneonce.tasks.labels import class_names, class_numbers
+
+PLAIN_METRICS = ["accuracy", "f1_macro"]
+IGNORED = -100  # the label of a token that is not the first of a word; transformers' collator pads with it
+NONE = -1  # of a token: it is no word's first; of a word: no tag was predicted, as no token of it was seen
+WORDS = "words"  # column of an encoded split that is no model input: the word that begins with each token, or NONE
+
+
+class TokenClassificationKind(Kind[TokenClassification]):
+    """Rows have `tokens` (list of str, the words) and `tags` (list of int, indices into the names, as ClassLabels).
+
+    Outputs are [tokens, classes].
+    """
+
+    auto = AutoModelForTokenClassification
+
+    def load(self, cache: Path) -> TaskData:
+        """As `Kind.load`. A tag is a name or a number from 0. The names are the recipe's, else those that hub data
+        comes with, else the sorted names (or the numbers) in the training data."""
+        task = self.task
+        tables = {split: self._table(where, cache) for split, where in task.splits().items()}
+        for table in tables.values():
+            _check_sentences(table, task.tokens, task.tags)
+        train = tables["train"]
+        labels = class_names(task.labels, train, task.tags, _each(train.columns[task.tags]))
+        self._check_metric(labels)
+        splits = {split: self._numbered(table, labels) for split, table in tables.items()}
+        if len({tag for tags in splits["train"]["tags"] for tag in tags}) < 2:
+            raise UserError(f"{train.name}: all tags are the same; there have to be at least two")
+        return TaskData(splits, labels)
+
+    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
+        """As `Kind.encode`: with `training`, `labels` of the first token of each word; without, `words`."""
+        if not tokenizer.is_fast:
+            raise UserError(
+                "the model's tokenizer does not tell which word a token is of; token classification needs a fast one"
+            )
+        spaced = _marks_spaces(tokenizer)
+
+        def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            sentences = [_with_spaces(words) if spaced else words for words in batch["tokens"]]
+            encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=self.task.max_length)
+            begun = [_first_tokens(encoded.word_ids(row)) for row in range(len(sentences))]
+            if not training:
+                return {**encoded, WORDS: begun}
+            both = zip(begun, batch["tags"], strict=True)
+            return {**encoded, "labels": [[tags[w] if w != NONE else IGNORED for w in row] for row, tags in both]}
+
+        with no_progress_bars():
+            return rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+
+    def collate(self, tokenizer: Any) -> Collate:
+        pad = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=MULTIPLE)
+
+        def collate(examples: list[Any]) -> dict[str, Tensor]:
+            return pad([{name: value for name, value in one.items() if name != WORDS} for one in examples])
+
+        return collate
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, mean over the words of the batch; 0 where no word of it was seen."""
+        total = F.cross_entropy(output.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / (labels != IGNORED).sum().clamp_min(1)
+
+    def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+        """`T^2 KL`, mean over all tokens that are not padding: the first of a word or not, the student then says what
+        the teacher says, however a program puts the tokens of a word together again."""
+        keep = mask.bool()
+        return logit_distillation(student[keep], teacher[keep], temperature)
+
+    def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
+        """Over all words, those that the model did not see included, since the task has them: they count as O where
+        tags mark spans, and as wrong where they do not. `unseen` is their share."""
+        names = rows.features["tags"].feature.names
+        gold = [np.asarray(tags) for tags in rows["tags"]]
+        predicted = [np.full(len(tags), NONE) for tags in gold]
+        for chosen, output, begun in zip(predicted, outputs, examples[WORDS], strict=True):
+            words = np.asarray(begun)
+            first = words != NONE
+            chosen[words[first]] = output[: len(words)][first].argmax(-1)
+        flat, true = np.concatenate(predicted), np.concatenate(gold)
+        unseen = {"unseen": float((flat == NONE).mean())}
+        if _mark_spans(names):
+            named = [*names, "O"]  # the last one is that of NONE
+            theirs, ours = ([[named[tag] for tag in tags] for tags in every] for every in (predicted, gold))
+            return {**spans.score(theirs, ours), **unseen}
+        return {"accuracy": glue.accuracy(flat, true), "f1_macro": glue.f1_macro(flat, true), **unseen}
+
+    def texts(self, rows: Dataset) -> list[Any]:
+        return [" ".join(words) for words in rows["tokens"]]
+
+    def _table(self, where: str, cache: Path) -> Table:
+        task = self.task
+        if task.source is None:
+            path = Path(where).expanduser()
+            if readers.kind(path) == "csv":
+                raise UserError(f"{path}: CSV cannot hold lists of words and tags; use JSONL, Parquet or CoNLL's .txt")
+            readers.check_file(path, ("json", "parquet", "text", "conll"))
+            if readers.kind(path) in ("text", "conll"):
+                return read_conll(path, task.tokens, task.tags)
+        return self.read(where, [task.tokens, task.tags], cache)
+
+    def _check_metric(self, labels: list[str]) -> None:
+        if _mark_spans(labels):
+            self.check_metric(spans.METRICS, "tags that mark spans")
+        else:
+            other = next(name for name in labels if not spans.is_tag(name))
+            self.check_metric(PLAIN_METRICS, f"tags that do not mark spans by O, B-, I-, ... ({other!r} does not)")
+
+    def _numbered(self, table: Table, labels: list[str]) -> Dataset:
+        """The table under its canonical names, its tags as indices into `labels`."""
+        words, tags = table.columns[self.task.tokens], table.columns[self.task.tags]
+        numbers = iter(class_numbers(labels, table, self.task.tags, _each(tags)))
+        rows = {"tokens": words, "tags": [[next(numbers) for _ in row] for row in tags]}
+        return Dataset.from_dict(
+            rows, features=Features(tokens=ListOf(Value("string")), tags=ListOf(ClassLabel(names=labels)))
+        )
+
+
+def _check_sentences(table: Table, tokens: str, tags: str) -> None:
+    """
+    Raises:
+        UserError: a row has no list of words, or not as many tags as words.
+    """
+    for row, (words, theirs) in enumerate(zip(table.columns[tokens], table.columns[tags], strict=True)):
+        for column, value in ((tokens, words), (tags, theirs)):
+            if not isinstance(value, list) or not value:
+                what = "a list, an entry for each word"
+                raise UserError(f"{table.place(row)}: {column!r} has to be {what}, not {shown(value)}")
+        for word in words:
+            if not isinstance(word, str):
+                raise UserError(f"{table.place(row)}: {tokens!r} has to be a list of words, {shown(word)} is none")
+        if len(words) != len(theirs):
+            raise UserError(f"{table.place(row)}: {len(words)} words in {tokens!r}, but {len(theirs)} tags in {tags!r}")
+
+
+def _each(lists: list[list[Any]]) -> list[tuple[int, Any]]:
+    """Row and value of every value."""
+    return [(row, value) for row, values in enumerate(lists) for value in values]
+
+
+def _mark_spans(labels: list[str]) -> bool:
+    return all(map(spans.is_tag, labels))
+
+
+def _marks_spaces(tokenizer: Any) -> bool:
+    """Whether a word's tokens depend on the space before it, as those of RoBERTa and ModernBERT do."""
+    before = tokenizer.backend_tokenizer.pre_tokenizer
+    return before is not None and b'"ByteLevel"' in before.__getstate__()
+
+
+def _with_spaces(words: list[str]) -> list[str]:
+    """The words as they stand in text. `add_prefix_space` would do so for the first one too, which in text has none,
+    and only some classes of tokenizers hear it."""
+    return [words[0], *(f" {word}" for word in words[1:])]
+
+
+def _first_tokens(word_ids: list[int | None]) -> list[int]:
+    """For each token the word that begins with it, or NONE."""
+    before: list[int | None] = [None, *word_ids]
+    return [NONE if word is None or word == last else word for last, word in zip(before, word_ids, strict=False)]

@@ -162,9 +162,10 @@ def evaluate(
     subset: Subset = None,
     kind: Kind = None,
     preset: Preset = None,
+    sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a task model. Its own label names are used unless --labels are given."""
+    """Measure a task model. Its own kind and label names are used unless --kind and --labels are given."""
     splits = [split for split in ("dev", "test") if context.params[split] is not None]
     if not splits:
         raise UserError("nothing to measure on: give --dev, --test or both")
@@ -177,7 +178,12 @@ def evaluate(
     given = {"kind": kind_for(config), **task_values(context.params)}
     own = {"labels": [config.id2label[index] for index in range(config.num_labels)]}
     has_labels = "labels" in recipe.KINDS.get(given["kind"], recipe.Task).model_fields
-    task = recipe.make_task({"train": first, "dev": first, **(own if has_labels else {}), **given})
+    values = {"task": {"train": first, "dev": first, **(own if has_labels else {}), **given}}
+    for override in sets or []:
+        recipe.set_value(values, override)
+    if set(values) != {"task"}:
+        raise UserError("only the task has settings here: --set task.KEY=VALUE")
+    task = recipe.make_task(values["task"], "task")
     found = stages.evaluate(model, task, splits=splits)
     if as_json:
         typer.echo(json.dumps(found, indent=1))

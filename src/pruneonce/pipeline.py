@@ -114,7 +114,8 @@ def _claim(recipe: Recipe, output: Path) -> bool:
 
 
 def check(recipe: Recipe, cache: Path) -> None:
-    """Find what is wrong before hours are spent: the architecture, every task's data, every given teacher.
+    """Find what is wrong before hours are spent: the architecture, every task's data, what the tokenizer makes of it,
+    every given teacher.
 
     Args:
         cache: folder that hub data is downloaded to.
@@ -124,9 +125,11 @@ def check(recipe: Recipe, cache: Path) -> None:
     """
     roles_of(modelfolder.load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
+    tokenizer = modelfolder.load_tokenizer(recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
-        kind_of(task).load(cache)
+        kind = kind_of(task)
+        kind.encode(kind.load(cache).splits["dev"].select([0]), tokenizer)
         if task.teacher_model:
             modelfolder.load_config(task.teacher_model)
     _check_deployment(recipe)

@@ -14,6 +14,7 @@ from pruneonce import modelfolder
 from pruneonce.machine import processor
 from pruneonce.recipe import Recipe
 from pruneonce.storage import SUFFIX
+from pruneonce.tasks import KINDS
 
 # In the order in which they are shown: the reference, the rivals, ours.
 ARMS = ("dense", "one-shot", "gradual", "sparse", "int8", "int8-ptq", "int4")
@@ -82,6 +83,7 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 "split": split,
                 "examples": everything[split]["examples"],
                 "value": value,
+                "full_score": KINDS[recipe.tasks[task].kind].full_score,
                 "recovery": value / found[0]["value"] if found and found[0]["value"] else 1.0,
                 "size": sizes and _size(sizes, arm, packed_file(task, arm)),
                 "all": everything,

@@ -161,9 +161,11 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_task(summary: Mapping[str, Any]) -> Results:
+    """`{task: {arm: result}}`, in the order of `ARMS`, with `value` as a share of the full score."""
     tasks: Results = {}
     for result in sorted(summary.get("results") or [], key=lambda result: ARMS.index(result["arm"])):
-        tasks.setdefault(result["task"], {})[result["arm"]] = result
+        share = result["value"] / result.get("full_score", 1)
+        tasks.setdefault(result["task"], {})[result["arm"]] = {**result, "value": share}
     return tasks
 
 

@@ -87,7 +87,7 @@ CONFIGS = {
         bos_token_id=2,
         eos_token_id=3,
     ),
-    "mpnet": MPNetConfig(**SIZE, **COMMON, max_position_embeddings=129),
+    "mpnet": MPNetConfig(**SIZE, **COMMON, max_position_embeddings=130),
     "roberta": RobertaConfig(**SIZE, **COMMON, max_position_embeddings=129),
 }
 

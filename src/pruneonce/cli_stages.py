@@ -168,7 +168,7 @@ def evaluate(
     sets: TaskSets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a task model. Its own label names are used unless --labels are given."""
+    """Measure a task model. Its own kind and label names are used unless --kind and --labels are given."""
     splits = [split for split in ("dev", "test") if context.params[split] is not None]
     if not splits and preset is None:
         raise UserError("nothing to measure on: give --dev, --test or both, or a known task by --task")

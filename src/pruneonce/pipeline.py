@@ -115,7 +115,8 @@ def _claim(recipe: Recipe, output: Path) -> bool:
 
 
 def check(recipe: Recipe, cache: Path) -> None:
-    """Find what is wrong before hours are spent: the architecture, every task's data, every given teacher.
+    """Find what is wrong before hours are spent: the architecture, every task's data, what the tokenizer makes of it,
+    every given teacher.
 
     Args:
         cache: folder that hub data is downloaded to.
@@ -125,17 +126,19 @@ def check(recipe: Recipe, cache: Path) -> None:
     """
     roles_of(modelfolder.load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
+    tokenizer = modelfolder.load_tokenizer(recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
-        _check_task(recipe, name, cache)
+        _check_task(recipe, name, tokenizer, cache)
     _check_deployment(recipe)
 
 
-def _check_task(recipe: Recipe, name: str, cache: Path) -> None:
+def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
     """Its data, and whether it can be learnt from its teacher, as far as that is there already."""
     task = recipe.tasks[name]
     kind = kind_of(task).for_model(recipe.model)
     data = kind.load(cache)
+    kind.encode(data.splits["dev"].select([0]), tokenizer)
     student = modelfolder.load_config(recipe.model)
     arms = [recipe.transfer_for(name), recipe.baselines.gradual, *recipe.quantize_for(name).by_arm().values()]
     for settings in arms:

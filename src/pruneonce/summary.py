@@ -26,6 +26,7 @@ from pruneonce.layout import (
 from pruneonce.machine import processor
 from pruneonce.recipe import Recipe
 from pruneonce.sweep import losers
+from pruneonce.tasks import KINDS
 
 Values = dict[int, float]  # by seed
 
@@ -112,6 +113,7 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 "split": split,
                 "examples": splits[split]["examples"],
                 **over_seeds(values, dense),
+                "full_score": KINDS[recipe.tasks[task].kind].full_score,
                 "sweep": modelfolder.read_json(sweep_file(first, arm)),
                 "size": sizes and _size(sizes, arm, packed),
                 "all": {

@@ -65,7 +65,12 @@ def _compared(row: Mapping[str, Any]) -> Text:
     shown, spread = (row["value"], row.get("spread")) if dense else (row["recovery"], row.get("recovery_spread"))
     plus = "" if spread is None else f"±{100 * spread:.1f}"
     below = plus if dense else "" if shown is None else f"{100 * shown:.1f}{plus}"
-    return Text.assemble(f"{row['value']:.4f}", "\n", (below, "dim"))
+    return Text.assemble(_value(row["value"], row), "\n", (below, "dim"))
+
+
+def _value(value: float, row: Mapping[str, Any]) -> str:
+    """To a hundredth of a percent, be the metric a fraction or percent."""
+    return f"{value:.2f}" if row.get("full_score", 1) == 100 else f"{value:.4f}"
 
 
 def _mean_recovery(tasks: Iterable[Mapping[str, Mapping[str, Any]]], arm: str) -> str:
@@ -100,7 +105,7 @@ def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
     spread, of_dense = row.get("spread"), row["arm"] != "dense" and row["recovery"] is not None
     return [
         row["arm"],
-        f"{row['value']:.4f}" + ("" if spread is None else f" ±{spread:.4f}"),
+        _value(row["value"], row) + ("" if spread is None else f" ±{_value(spread, row)}"),
         f"{row['recovery']:.1%}" if of_dense else "",
         f"{size['bytes'] / 1e6:.1f}" if size else "",
         f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def _works_of_seed(recipe: Recipe, name: str, seed: int, lengths: dict[str, Leng
         if isinstance(settings, Quantize):
             works.append(_task_work(f"{at}/{arm}", "quantize", recipe, [settings], train))
         elif settings.quantizes_inputs:
-            some = Lengths(min(settings.examples, train.examples), train.sample)
+            some = train.first(settings.examples)
             calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
     measured = len(works) + len(calibrations) + (is_given and is_first)
     evaluated = [found for split, found in lengths.items() if split != "train"] * measured
@@ -98,11 +98,12 @@ def _asking(name: str, model: str, data: list[Lengths]) -> Work:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many examples a split has, and the tokens of each of a sample of them, evenly spaced.
+    """How many rows and examples a split has, and the tokens of each of a sample of examples, evenly spaced.
 
     An example is what a model is given: one of several windows of a text, or each text of a pair to compare.
     """
 
+    rows: int
     examples: int
     sample: list[int]
 
@@ -110,7 +111,12 @@ class Lengths:
     def of(cls, kind: Kind[Any], rows: Any, tokenizer: Any, training: bool) -> Lengths:
         some = rows.select(range(0, len(rows), math.ceil(len(rows) / SAMPLE)))
         sample = [len(ids) for ids in kind.encode(some, tokenizer, training)["input_ids"]]
-        return cls(round(len(rows) * len(sample) / len(some)), sample)
+        return cls(len(rows), round(len(rows) * len(sample) / len(some)), sample)
+
+    def first(self, rows: int) -> Lengths:
+        """Of so many rows at most."""
+        rows = min(rows, self.rows)
+        return replace(self, rows=rows, examples=round(self.examples * rows / self.rows))
 
     @property
     def mean(self) -> float:

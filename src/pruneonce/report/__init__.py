@@ -180,9 +180,10 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_task(summary: Mapping[str, Any]) -> Results:
+    """`{task: {arm: result}}`, in the order of `ARMS`, with values as shares of the full score."""
     tasks: Results = {}
     for result in sorted(summary.get("results") or [], key=lambda result: ARMS.index(result["arm"])):
-        tasks.setdefault(result["task"], {})[result["arm"]] = result
+        tasks.setdefault(result["task"], {})[result["arm"]] = comparison.as_shares(result)
     return tasks
 
 

@@ -44,6 +44,20 @@ def _row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[
     }
 
 
+def as_shares(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result whose value, with what belongs to it, is a share of the metric's full score: SQuAD's are percent."""
+    full = result.get("full_score", 1)
+
+    def share(value: float | None) -> float | None:
+        return None if value is None else value / full
+
+    shares = {**result, "value": share(result["value"]), "spread": share(result.get("spread"))}
+    if sweep := result.get("sweep"):
+        tried = [{**one, "value": share(one["value"])} for one in sweep["candidates"]]
+        shares["sweep"] = {**sweep, "candidates": tried}
+    return shares
+
+
 def means(results: Results) -> dict[str, str]:
     """The mean recovery of each arm over the tasks; of one task there is none. An arm that some tasks have not says how
     many have it, since then the means are not of the same."""

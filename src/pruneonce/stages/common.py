@@ -84,7 +84,8 @@ def check_length(length: int, model: str | Path, key: str) -> None:
         key: the recipe's name for `length`.
     """
     config = modelfolder.load_config(model)
-    first = config.pad_token_id + 1 if config.model_type in ("mpnet", "roberta") else 0  # theirs do not count from 0
+    # Where positions do not count from 0. MPNet's code has a padding token of its own, whatever its configuration says.
+    first = {"roberta": (config.pad_token_id or 0) + 1, "mpnet": 2}.get(config.model_type, 0)
     longest = config.max_position_embeddings - first
     if length > longest:
         raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")

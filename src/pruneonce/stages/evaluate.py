@@ -16,7 +16,7 @@ from pruneonce.engines import engine_of, open_engine
 from pruneonce.errors import UserError
 from pruneonce.prediction import in_batches, predict
 from pruneonce.recipe import Task
-from pruneonce.stages.common import begin
+from pruneonce.stages.common import begin, check_length
 from pruneonce.tasks import Batch, Collate, Kind, kind_of
 from pruneonce.tasks.kind import Array
 
@@ -31,8 +31,10 @@ def evaluate(
     measured in that engine, which rounds as it does by default: what is measured is what would be used.
 
     Raises:
-        UserError: a mistake in the model or the task; the model's labels are not the task's.
+        UserError: a mistake in the model or the task; the model's labels are not the task's, or `max_length` is more
+            tokens than it takes.
     """
+    check_length(task.max_length, model, "max_length")
     device = begin(0)
     kind = kind_of(task).for_model(model)
     with TemporaryDirectory() as scratch:

@@ -50,6 +50,7 @@ class Kind(ABC, Generic[T]):
     """
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
+    full_score: ClassVar[float] = 1.0  # what a perfect model gets by the kind's metrics
 
     def __init__(self, task: T):
         self.task = task

@@ -23,21 +23,22 @@ from pruneonce.metrics import squad
 from pruneonce.recipe import QuestionAnswering
 from pruneonce.tasks.kind import Array, Collate, Kind, TaskData, no_progress_bars
 
-METRICS = ["exact_match", "f1"]
 OURS = ("example", "offsets")  # columns of an encoded split that are no model input
-NOT_THERE = -1e4  # the logit of padding
+NOT_THERE = -1e4  # the logit of padding; e to its power is 0
 
 
 class QuestionAnsweringKind(Kind[QuestionAnswering]):
     """Rows have `id`, `question`, `context` (str), `answers` (list of str) and `starts` (list of int, characters).
 
-    An example is a window: the question with a piece of the context. Outputs are [tokens, 2], start and end.
+    An example is a window: the question with a piece of the context. Outputs are [tokens, 2], start and end; those of
+    padding are `NOT_THERE`.
     """
 
     auto = AutoModelForQuestionAnswering
+    full_score = 100.0
 
     def load(self, cache: Path) -> TaskData:
-        self.check_metric(METRICS, "question answering")
+        self.check_metric(squad.METRICS, "question answering")
         splits = {}
         for split, where in self.task.splits().items():
             questions = self._questions(where, cache)
@@ -68,7 +69,9 @@ class QuestionAnsweringKind(Kind[QuestionAnswering]):
         return collate
 
     def output(self, found: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        return torch.stack([found["start_logits"], found["end_logits"]], dim=-1)
+        # No answer is in the padding. If it competed, losses would depend on what else is in the batch.
+        logits = torch.stack([found["start_logits"], found["end_logits"]], dim=-1)
+        return logits.masked_fill(~mask.bool()[:, :, None], NOT_THERE)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """The mean of the cross-entropies of start and end."""
@@ -76,10 +79,7 @@ class QuestionAnsweringKind(Kind[QuestionAnswering]):
 
     def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
         """`T^2 KL` between the distributions over the real tokens, mean of start and end."""
-        padding = ~mask.bool()[:, :, None]
-        ours, theirs = (
-            logits.masked_fill(padding, NOT_THERE).transpose(1, 2).flatten(0, 1) for logits in (student, teacher)
-        )
+        ours, theirs = (logits.transpose(1, 2).flatten(0, 1) for logits in (student, teacher))
         return logit_distillation(ours, theirs, temperature)
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:

@@ -63,7 +63,8 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _compared(row: Mapping[str, Any]) -> Text:
     dense = row["arm"] == "dense"
     shown, spread = (row["value"], row.get("spread")) if dense else (row["recovery"], row.get("recovery_spread"))
-    plus = "" if spread is None else f"±{100 * spread:.1f}"
+    full = row.get("full_score", 1) if dense else 1
+    plus = "" if spread is None else f"±{100 * spread / full:.1f}"
     below = plus if dense else "" if shown is None else f"{100 * shown:.1f}{plus}"
     return Text.assemble(_value(row["value"], row), "\n", (below, "dim"))
 

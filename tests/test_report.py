@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pruneonce.errors import UserError
-from pruneonce.report import verdict, write_report
+from pruneonce.report import comparison, verdict, write_report
 from pruneonce.report.plots import bars, curves, layer_grid
 
 BERT = [
@@ -268,6 +268,74 @@ def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
     assert rows[first + 14 : first + 19] == [["15.00"], ["6.0x"], ["1.60"], ["26.9x"], ["2.0", "%"]]
     assert "Bars from 0: dense 90.0 MB, sparse 44.0 MB, int8 15.0 MB" in html
     assert re.findall(r'<td class="best">([\d.]+)', html)[:2] == ["84.6", "82.1"], "of the models in fp32"
+
+
+def with_seeds(summary: dict[str, Any]) -> None:
+    """The same run with two seeds, and a sweep of the sparse models."""
+    summary["seeds"] = [7, 8]
+    candidates = [
+        {"settings": {"learning_rate": rate, "epochs": 4}, "value": value}
+        for rate, value in ((1e-4, 0.8123), (3e-4, 0.8234), (9e-4, None))
+    ]
+    for row in summary["results"]:
+        row.update(spread=0.02, recovery_spread=0.0123)
+        if row["arm"] == "sparse":
+            row["sweep"] = {"metric": "f1_macro", "split": "dev", "candidates": candidates, "chosen": 1}
+
+
+def test_seeds_and_sweeps_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
+    with_seeds(summary)
+    html = build(tmp_path, summary)
+    cells = [cell.split() for cell in Page(html).cells]
+    assert ["87.1", "±", "2.0"] in cells
+    assert ["84.6", "±", "2.0", "97.1", "%", "±", "1.2"] in cells
+    assert "Values are means over the seeds 7 and 8 of the tasks, with their standard deviation" in html
+    tried = [[row["value"], row["settings"], row["chosen"]] for row in comparison.sweeps(by_task(summary))]
+    assert tried[:3] == [
+        ["81.2", "learning rate 0.0001, epochs 4", False],
+        ["82.3", "learning rate 0.0003, epochs 4", True],
+        ["diverged", "learning rate 0.0009, epochs 4", False],
+    ]
+    assert html.count("f1 macro, dev") == 6
+    assert html.count(">best</td>") == 2
+    assert "no more than the seeds' spread" in verdict(summary)[2], "gradual is 1.7 points away, with a spread of 2"
+    assert "spread" not in verdict(summary)[1]
+
+
+def by_task(summary: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {task: {r["arm"]: r for r in summary["results"] if r["task"] == task} for task in VALUES}
+
+
+def test_the_last_row_is_the_mean_recovery(tmp_path: Path, summary: dict[str, Any]) -> None:
+    cells = [cell.split() for cell in Page(build(tmp_path, summary)).cells]
+    first = cells.index(["mean", "recovery", "over", "the", "tasks"])
+    kept = {arm: [VALUES[task][arm] / VALUES[task]["dense"] for task in VALUES] for arm in VALUES["sentiment"]}
+    shown = [f"{100 * sum(kept[arm]) / 2:.1f}" for arm in ("sparse", "one-shot", "gradual")]
+    assert cells[first + 1 : first + 5] == [[], *([value, "%"] for value in shown)]
+    summary["results"] = [r for r in summary["results"] if r["folder"] != "tasks/sentiment/gradual"]
+    assert "95.0 % (1 of 2)" in build(tmp_path, summary)
+    summary["results"] = [r for r in summary["results"] if r["task"] == "sentiment"]
+    assert "mean recovery" not in build(tmp_path, summary)
+
+
+def test_recovery_is_drawn_where_it_says_more_than_bars(summary: dict[str, Any]) -> None:
+    results = by_task(summary)
+    label = "Percent of the dense value. sentiment: sparse 97.1 %, one-shot 89.7 %, gradual 95.2 %; entailment: "
+    assert label in comparison.recoveries(results, "a")
+    one = {"sentiment": results["sentiment"]}
+    assert comparison.recoveries(one, "a") == ""
+    with_seeds(summary)
+    assert comparison.recoveries(one, "a") != ""
+    assert comparison.recoveries({}, "a") == ""
+
+
+def test_a_recovery_that_is_not_known_is_left_out(tmp_path: Path, summary: dict[str, Any]) -> None:
+    for row in summary["results"]:
+        row.update(recovery=None, recovery_spread=None)
+    html = build(tmp_path, summary)
+    assert "84.6" in html
+    assert "mean recovery" not in html
+    assert not any("keep" in sentence for sentence in verdict(summary))
 
 
 def test_different_metrics_are_not_called_by_one_name(summary: dict[str, Any]) -> None:

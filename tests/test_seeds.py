@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pruneonce import pipeline, tables
+from pruneonce import pipeline, stages, tables
 from pruneonce.errors import UserError
 from pruneonce.layout import make_room_for_seeds
 from pruneonce.recipe import Recipe, validate
 from pruneonce.summary import over_seeds
 from pruneonce.task_workload import task_works
 
-RATES = [1e-3, 1e-2]
+RATES = [1e-3, 3e-3]
 ARMS = ["dense", "one-shot", "sparse", "int8"]
 
 
@@ -30,7 +30,7 @@ def run(values, output):
 def values(tiny_recipe):
     """Small, with a sweep of the teacher and one of the transfer."""
     made = tiny_recipe()
-    short = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3}  # so that something is learnt
+    short = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-3}
     made["prune"] |= {"steps": 4}
     made |= {
         "seed": 1,
@@ -43,12 +43,24 @@ def values(tiny_recipe):
     return made
 
 
+def evaluate(model, task, *, splits=None, cache=None):
+    """Stands for the stage: models this small are all no better than chance, and equal. In a sweep the second of the
+    RATES is the better one; else each model has a value of its own."""
+    made = provenance(model)
+    own = 0.5 + int(made["key"][:6], 16) / 16**6 / 2
+    found = {"dev": 100 * made["settings"].get("learning_rate", 0), "test": own}
+    sizes = {"dev": 32, "test": 40}
+    return {split: {"accuracy": found[split], "examples": sizes[split]} for split in splits or found}
+
+
 @pytest.fixture(scope="module")
 def extended(values, tmp_path_factory):
     """`(before, after, output)`: summaries of a run without `seeds`, and of the same one when a seed was added."""
     output = tmp_path_factory.mktemp("seeds") / "run"
-    before = run(values, output)
-    after = run({**values, "seeds": [1, 2]}, output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "evaluate", evaluate)
+        before = run(values, output)
+        after = run({**values, "seeds": [1, 2]}, output)
     return before, after, output
 
 
@@ -94,13 +106,13 @@ def test_the_numbers_are_those_of_numpy(extended):
     }
     for arm, row in by_arm(after).items():
         assert list(row["seeds"].values()) == found[arm]
+        assert len(set(found[arm])) == 2
         assert row["value"] == pytest.approx(np.mean(found[arm]))
         assert row["spread"] == pytest.approx(np.std(found[arm], ddof=1))
         shares = np.divide(found[arm], found["dense"])
         assert row["recovery"] == pytest.approx(np.mean(shares))
         assert row["recovery_spread"] == pytest.approx(np.std(shares, ddof=1))
         assert row["all"]["test"]["accuracy"] == row["value"]
-        print(arm, row["seeds"], row["sweep"])
         assert row["all"]["test"]["examples"] == 40
 
 
@@ -121,14 +133,12 @@ def test_the_first_seed_chooses_for_the_others(extended):
     for arm in ("dense", "one-shot", "sparse"):
         found = by_arm(after)[arm]["sweep"]
         assert [one["settings"]["learning_rate"] for one in found["candidates"]] == RATES
-        best = int(np.argmax([one["value"] for one in found["candidates"]]))
-        assert (found["chosen"], found["split"]) == (best, "dev")
+        assert [one["value"] for one in found["candidates"]] == pytest.approx([0.1, 0.3])
+        assert (found["chosen"], found["split"]) == (1, "dev")
         for seed in (1, 2):
             settings = provenance(output / f"tasks/mood/seed-{seed}/{arm}")["settings"]
-            assert settings["learning_rate"] == RATES[best]
+            assert settings["learning_rate"] == RATES[1]
             assert "sweep" not in settings
-        dev = json.loads((output / f"tasks/mood/seed-1/{arm}.json").read_text())["dev"]
-        assert found["candidates"][best]["value"] == dev["accuracy"]
     assert by_arm(after)["int8"]["sweep"] is None
     assert not list(output.rglob("*.sweep"))
 

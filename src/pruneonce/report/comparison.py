@@ -69,7 +69,7 @@ def means(results: Results) -> dict[str, str]:
             if arm != "dense" and result.get("recovery") is not None:
                 found.setdefault(arm, []).append(result["recovery"])
     return {
-        arm: percent(fmean(kept)) + (f" ({len(kept)} tasks)" if len(kept) < len(results) else "")
+        arm: percent(fmean(kept)) + (f" ({len(kept)} of {len(results)})" if len(kept) < len(results) else "")
         for arm, kept in found.items()
     }
 

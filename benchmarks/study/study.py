@@ -149,7 +149,7 @@ def main(
             study.sparse("0.9", {**SETTINGS["ablation"], **changes}, "ablation-" + name.replace(" ", "-"))
     if "transfer" in part:
         for name in SETTINGS["transfer_ablation"]["variants"]:
-            for one_task in SETTINGS["transfer_ablation"]["tasks"]:
+            for one_task in [one for one in SETTINGS["transfer_ablation"]["tasks"] if one in task]:
                 made = study.variant(name, one_task, seed[0])
                 study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
     if "main" in part:

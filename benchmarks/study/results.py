@@ -124,10 +124,11 @@ def transfer(output: Path, settings: dict[str, Any]) -> list[str]:
         f"| variant | {' | '.join(tasks)} | mean |",
         "|---" * (len(tasks) + 2) + "|",
     ]
-    for name in ablation["variants"]:
-        files = [
-            next((output / "transfer" / task).glob(f"seed-*/{name.replace(' ', '-')}.json"), None) for task in tasks
-        ]
+    for name, changes in ablation["variants"].items():
+        variant = (
+            f"transfer/{{}}/seed-*/{name.replace(' ', '-')}.json" if changes else "tasks/{}/seed-*/sparse-0.9.json"
+        )
+        files = [next(output.glob(variant.format(task)), None) for task in tasks]
         values = [100 * read(file)["dev"]["accuracy"] if file else None for file in files]
         if any(value is not None for value in values):
             whole = [value for value in values if value is not None]

@@ -148,7 +148,8 @@ def main(
         for name, changes in SETTINGS["pretraining"].items():
             study.sparse("0.9", {**SETTINGS["ablation"], **changes}, "ablation-" + name.replace(" ", "-"))
     if "transfer" in part:
-        for name in SETTINGS["transfer_ablation"]["variants"]:
+        changed = [name for name, changes in SETTINGS["transfer_ablation"]["variants"].items() if changes]
+        for name in changed:  # the one without changes is the arm `sparse`
             for one_task in [one for one in SETTINGS["transfer_ablation"]["tasks"] if one in task]:
                 made = study.variant(name, one_task, seed[0])
                 study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])

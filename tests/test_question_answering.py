@@ -323,7 +323,7 @@ def test_evaluate_needs_no_kind(made, asked, capsys):
     assert main(["evaluate", str(made["dense"]), "--dev", asked]) == 2
     assert "`max_length` is 384" in capsys.readouterr().err
     assert main(["evaluate", str(made["dense"]), "--dev", asked, "--set", "max_length=32"]) == 2
-    assert "--set task.KEY=VALUE" in capsys.readouterr().err
+    assert "`evaluate` takes `task.KEY`" in capsys.readouterr().err
 
 
 def test_verify_says_what_the_child_has_not(made, capsys):

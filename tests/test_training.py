@@ -6,17 +6,18 @@ import pytest
 import torch
 from conftest import make_model
 from datasets import Dataset
-from transformers import AutoModel, AutoModelForSequenceClassification, DataCollatorWithPadding
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from pruneonce import modelfolder
 from pruneonce.data.blocks import in_order, plain_collator
 from pruneonce.data.corpus import token_blocks
 from pruneonce.errors import UserError
 from pruneonce.prediction import predict
-from pruneonce.recipe import Corpus, Prune
+from pruneonce.recipe import Classification, Corpus, Prune
 from pruneonce.sparsity import PruningSchedule, cubic_sparsity, locked_masks, pattern_hash, prunable_weights
 from pruneonce.sparsity.sparsifier import Gradual
 from pruneonce.stages.objectives import pruning_objective
+from pruneonce.tasks import kind_of
 from pruneonce.training import examples_of, total_steps, train
 
 SETTINGS = {
@@ -127,8 +128,9 @@ def test_predictions_come_back_in_order(tokenizer, tmp_path):
     texts = ["good", "the city of stone and water", "bad river"]
     examples = [dict(tokenizer(text)) for text in texts]
     columns = {name: [example[name] for example in examples] for name in examples[0]}
-    found = predict(model, Dataset.from_dict(columns), DataCollatorWithPadding(tokenizer), batch_size=2)
+    kind = kind_of(Classification(train="a", dev="b"))
+    found = predict(model, kind, Dataset.from_dict(columns), kind.collate(tokenizer), batch_size=2)
     for text, logits in zip(texts, found, strict=True):
         with torch.no_grad():
             alone = model(**tokenizer(text, return_tensors="pt")).logits[0]
-        assert torch.allclose(logits, alone, atol=1e-5)
+        assert torch.allclose(torch.from_numpy(logits), alone, atol=1e-5)

@@ -66,6 +66,11 @@ class Study:
             self.model, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common
         )
 
+    def short(self, name: str) -> Path:
+        """A variant of a short pre-training at 90 %."""
+        changes = {**SETTINGS["ablation"], **SETTINGS["pretraining"][name]}
+        return self.sparse("0.9", changes, "ablation-" + name.replace(" ", "-"))
+
     def one_shot(self, zeros: str) -> Path:
         from pruneonce import stages
 
@@ -101,12 +106,13 @@ class Study:
         """A transfer at 90 % with the changes of the ablation's variant `name`."""
         from pruneonce import stages
 
-        settings = self.settings("transfer", task, SETTINGS["transfer_ablation"]["variants"][name])
+        changes = dict(SETTINGS["transfer_ablation"]["variants"][name])
+        start = changes.pop("start", None)
+        source = self.short(start) if start else self.sparse("0.9")
+        settings = self.settings("transfer", task, changes)
         teacher = self.dense(task, seed)
         folder = self.output / "transfer" / task / f"seed-{seed}" / name.replace(" ", "-")
-        return stages.transfer(
-            self.sparse("0.9"), self.task(task), settings, folder, teacher=teacher, seed=seed, **self.common
-        )
+        return stages.transfer(source, self.task(task), settings, folder, teacher=teacher, seed=seed, **self.common)
 
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
         """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
@@ -145,8 +151,8 @@ def main(
     study = Study(data, output)
     prepare_data(data, output)
     if "pretraining" in part:
-        for name, changes in SETTINGS["pretraining"].items():
-            study.sparse("0.9", {**SETTINGS["ablation"], **changes}, "ablation-" + name.replace(" ", "-"))
+        for name in SETTINGS["pretraining"]:
+            study.short(name)
     if "transfer" in part:
         changed = [name for name, changes in SETTINGS["transfer_ablation"]["variants"].items() if changes]
         for name in changed:  # the one without changes is the arm `sparse`

@@ -68,19 +68,17 @@ def main_tables(found: Values, tasks: list[str]) -> list[str]:
         "## Recovery",
         "",
         "Values in percent, and in brackets the percent of the dense model with the same seed; with several seeds "
-        "their mean, and after ± the standard deviation. The mean is that of the recoveries, over the tasks that "
-        "every arm in the table of these zeros has.",
+        "their mean, and after ± the standard deviation. The mean is that of the recoveries; arms can be compared by "
+        "it where they have as many tasks.",
         "",
         "| zeros | arm | " + " | ".join(f"{task} ({found.metric.get(task, '-')})" for task in tasks) + " | mean |",
         "|---" * (len(tasks) + 3) + "|",
         "| 0 | dense | " + " | ".join(cell(found.values.get((task, "dense", "0"), {})) for task in tasks) + " | 100 |",
     ]
     for zeros, arm in found.arms():
-        beside = [other for each, other in found.arms() if each == zeros]
-        shared = [task for task in tasks if all((task, other, zeros) in found.values for other in beside)]
         cells = [cell(found.values.get((task, arm, zeros), {}), found.recoveries(task, arm, zeros)) for task in tasks]
-        recovery = [mean(found.recoveries(task, arm, zeros)) for task in shared]
-        shown = f"**{mean(recovery):.1f}**" if recovery else "-"
+        recovery = [mean(kept) for task in tasks if (kept := found.recoveries(task, arm, zeros))]
+        shown = f"{mean(recovery):.1f} ({len(recovery)} tasks)" if recovery else "-"
         lines.append(f"| {100 * float(zeros):g} | {SHOWN[arm]} | {' | '.join(cells)} | {shown} |")
     return [*lines, "", "![recovery](study.svg)", ""]
 

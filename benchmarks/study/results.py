@@ -78,7 +78,7 @@ def main_tables(found: Values, tasks: list[str]) -> list[str]:
     for zeros, arm in found.arms():
         cells = [cell(found.values.get((task, arm, zeros), {}), found.recoveries(task, arm, zeros)) for task in tasks]
         recovery = [mean(kept) for task in tasks if (kept := found.recoveries(task, arm, zeros))]
-        shown = f"{mean(recovery):.1f} ({len(recovery)} tasks)" if recovery else "-"
+        shown = f"{mean(recovery):.1f} (of {len(recovery)})" if recovery else "-"
         lines.append(f"| {100 * float(zeros):g} | {SHOWN[arm]} | {' | '.join(cells)} | {shown} |")
     return [*lines, "", "![recovery](study.svg)", ""]
 

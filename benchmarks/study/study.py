@@ -13,6 +13,7 @@ import lzma
 import re
 from datetime import date
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +92,7 @@ class Study:
     def arm(self, arm: str, zeros: str, task: str, seed: int) -> Path | str:
         from pruneonce import stages
 
-        teacher: Path | str = self.dense(task, seed)
+        teacher = self.dense(task, seed)
         folder = self.output / "tasks" / task / f"seed-{seed}" / f"{arm}-{zeros}"
         how: dict[str, Any] = {"teacher": teacher, "seed": seed, **self.common}
         settings = self.settings("transfer", task)
@@ -117,8 +118,8 @@ class Study:
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
         """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
         transfer = self.settings("transfer", task)
-        own = spent(Path(self.arm("sparse", zeros, task, seed)))["tokens"]
-        share = spent(self.sparse(zeros))["tokens"] / len(SETTINGS["tasks"])
+        own = results.training(Path(self.arm("sparse", zeros, task, seed)))["tokens"]
+        share = results.training(self.sparse(zeros))["tokens"] / len(SETTINGS["tasks"])
         epochs = transfer.epochs * (1 + share / own)
         values = {**transfer.model_dump(exclude_none=True), **SETTINGS["gradual"], "epochs": round(epochs, 2)}
         return recipe.validate(recipe.Gradual, {**values, "sparsity": float(zeros)})
@@ -132,11 +133,6 @@ class Study:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-
-def spent(model: Path) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads((model / "pruneonce.json").read_text(encoding="utf-8"))["training"]
-    return made
 
 
 def main(
@@ -160,15 +156,10 @@ def main(
                 made = study.variant(name, one_task, seed[0])
                 study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
     if "main" in part:
-        for one_seed in seed:
-            for one_zeros in zeros:
-                for one_task in task:
-                    for one_arm in arm:
-                        made = study.arm(one_arm, one_zeros, one_task, one_seed)
-                        name = one_arm if one_arm == "dense" else f"{one_arm}-{one_zeros}"
-                        study.measured(
-                            made, one_task, output / "tasks" / one_task / f"seed-{one_seed}" / f"{name}.json"
-                        )
+        for one_seed, one_zeros, one_task, one_arm in product(seed, zeros, task, arm):
+            made = study.arm(one_arm, one_zeros, one_task, one_seed)
+            name = one_arm if one_arm == "dense" else f"{one_arm}-{one_zeros}"
+            study.measured(made, one_task, output / "tasks" / one_task / f"seed-{one_seed}" / f"{name}.json")
     results.write(output, HERE.parent / "results" / "study.md", SETTINGS, heading())
 
 

@@ -15,11 +15,11 @@ from pruneonce.layout import given_teacher, task_folder
 from pruneonce.recipe import Gradual, Quantize, Recipe, Swept, Training
 from pruneonce.sparsity import PruningSchedule
 from pruneonce.tasks import Kind, kind_of
+from pruneonce.tasks.kind import MULTIPLE
 from pruneonce.training import examples_of, total_steps
 from pruneonce.workload import Work
 
 SAMPLE = 1000  # examples of a split that are tokenized
-MULTIPLE = 8  # of which batches of a task have tokens
 
 
 def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:

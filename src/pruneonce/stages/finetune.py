@@ -136,13 +136,7 @@ def run(
     objective = task_objective(kind)
     if teacher is not None:
         assert isinstance(settings, Transfer)
-        if not settings.hidden_weight:
-            kind.freeze_unused(student)  # several processes would wait for its gradients
-        check_teacher(kind, teacher, data, config, settings)
-        teaching = freeze(kind.load_finished(teacher), device)
-        objective = distilled_objective(kind, teaching, settings, kind.for_model(teacher))
-        if settings.freeze_embeddings:
-            base_of(student).embeddings.requires_grad_(False)
+        objective = _taught(kind, student, teacher, data, settings, device)
     steps = total_steps(settings, len(examples))
     weights = prunable_weights(student)
     with during(student, begun):
@@ -171,6 +165,19 @@ def run(
         seed=seed,
         trained=trained,
     )
+
+
+def _taught(
+    kind: Kind[Any], student: nn.Module, teacher: str | Path, data: TaskData, settings: Transfer, device: torch.device
+) -> Objective:
+    """The objective with its teacher; what of the student is not to learn is frozen."""
+    if not settings.hidden_weight:
+        kind.freeze_unused(student)  # several processes would wait for its gradients
+    check_teacher(kind, teacher, data, student.config, settings)
+    teaching = freeze(kind.load_finished(teacher), device)
+    if settings.freeze_embeddings:
+        base_of(student).embeddings.requires_grad_(False)
+    return distilled_objective(kind, teaching, settings, kind.for_model(teacher))
 
 
 def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer) -> None:

@@ -16,13 +16,13 @@ from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Classification
-from pruneonce.tasks.kind import Array, Kind, TaskData, checked_texts, tokenized
+from pruneonce.tasks.kind import Array, LabelledTexts, TaskData, checked_texts
 from pruneonce.tasks.labels import class_names, class_numbers
 
 METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation"]
 
 
-class ClassificationKind(Kind[Classification]):
+class ClassificationKind(LabelledTexts[Classification]):
     """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (int, an index into the names)."""
 
     def load(self, cache: Path) -> TaskData:
@@ -38,10 +38,6 @@ class ClassificationKind(Kind[Classification]):
             raise UserError(f"{train.name}: all labels are the same; a classifier needs at least two classes")
         return TaskData(splits, labels)
 
-    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        texts = [column for column in ("text", "text_pair") if column in rows.column_names]
-        return tokenized(rows, tokenizer, texts, self.task.max_length, "label")
-
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(output, labels)
 
@@ -50,9 +46,6 @@ class ClassificationKind(Kind[Classification]):
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         return glue.classification(np.stack(outputs), np.asarray(rows["label"][:]))
-
-    def texts(self, rows: Dataset) -> list[Any]:
-        return list(zip(rows["text"], rows["text_pair"], strict=True)) if self.task.text_pair else list(rows["text"])
 
     def _columns(self) -> list[str]:
         return [self.task.text, *([self.task.text_pair] if self.task.text_pair else []), self.task.label]

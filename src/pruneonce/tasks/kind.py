@@ -176,6 +176,21 @@ class Kind(ABC, Generic[T]):
             raise UserError(f"no metric {self.task.metric!r} for {what}; there are {', '.join(names)}")
 
 
+class LabelledTexts(Kind[T]):
+    """What kinds have in common whose rows have `text` and, for pairs alone, `text_pair`, and a `label`."""
+
+    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
+        return tokenized(rows, tokenizer, _text_columns(rows), self.task.max_length, "label")
+
+    def texts(self, rows: Dataset) -> list[Any]:
+        columns = [rows[column][:] for column in _text_columns(rows)]
+        return list(zip(*columns, strict=True)) if len(columns) > 1 else list(columns[0])
+
+
+def _text_columns(rows: Dataset) -> list[str]:
+    return [column for column in ("text", "text_pair") if column in rows.column_names]
+
+
 def tokenized(
     rows: Dataset, tokenizer: Any, columns: Sequence[str], max_length: int, labels: str | None = None
 ) -> Dataset:

@@ -80,5 +80,5 @@ def number_of(value: int | str) -> int | None:
 
 
 def some(values: list[Any]) -> str:
-    shown = [repr(value) for value in values[:10]]
-    return ", ".join([*shown, f"... ({len(values)} in all)"] if len(values) > 10 else shown)
+    first = [repr(value) for value in values[:10]]
+    return ", ".join([*first, f"... ({len(values)} in all)"] if len(values) > 10 else first)

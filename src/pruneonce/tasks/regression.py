@@ -14,12 +14,12 @@ from torch import Tensor
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Regression
-from pruneonce.tasks.kind import Array, Kind, TaskData, checked_numbers, checked_texts, tokenized
+from pruneonce.tasks.kind import Array, LabelledTexts, TaskData, checked_numbers, checked_texts
 
 METRICS = ["pearson", "spearman"]
 
 
-class RegressionKind(Kind[Regression]):
+class RegressionKind(LabelledTexts[Regression]):
     """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (float)."""
 
     def load(self, cache: Path) -> TaskData:
@@ -34,10 +34,6 @@ class RegressionKind(Kind[Regression]):
             if len(set(splits[split]["label"][:])) < 2:
                 raise UserError(f"{table.name}: all numbers in {self.task.label!r} are the same")
         return TaskData(splits)
-
-    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        texts = [column for column in ("text", "text_pair") if column in rows.column_names]
-        return tokenized(rows, tokenizer, texts, self.task.max_length, "label")
 
     def output(self, found: Any, mask: Tensor) -> Tensor:
         return found["logits"].squeeze(-1)  # type: ignore[no-any-return]
@@ -58,6 +54,3 @@ class RegressionKind(Kind[Regression]):
     def check_model(self, config: Any, data: TaskData, name: str) -> None:
         if config.num_labels != 1:
             raise UserError(f"{name} has {config.num_labels} labels; a regression has one number")
-
-    def texts(self, rows: Dataset) -> list[Any]:
-        return list(zip(rows["text"], rows["text_pair"], strict=True)) if self.task.text_pair else list(rows["text"])

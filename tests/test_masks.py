@@ -13,7 +13,8 @@ from pruneonce.sparsity import (
     pattern_hash,
     sparsity_of,
 )
-from pruneonce.sparsity.masks import count, load_masks, save_masks
+from pruneonce.sparsity.masks import load_masks, save_masks
+from pruneonce.sparsity.patterns import count
 from pruneonce.sparsity.sparsifier import Gradual, Locked
 
 

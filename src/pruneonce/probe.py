@@ -31,6 +31,7 @@ from transformers import TrainerCallback
 from pruneonce import modelfolder, quantization
 from pruneonce.data.blocks import masked_collator, plain_collator
 from pruneonce.errors import UserError
+from pruneonce.methods import make
 from pruneonce.prediction import predict
 from pruneonce.recipe import Classification, Gradual, Prepare, Prune, Quantize, Training, Transfer, changed
 from pruneonce.sparsity import PruningSchedule, base_of, prunable_weights, sparsifier
@@ -168,8 +169,9 @@ def _train(probe: Probe, settings: Training, clock: Clock, device: torch.device,
         masked = isinstance(settings, Prepare) or settings.objective != "hidden"
         collate = masked_collator(tokenizer, settings.mlm_probability, 0) if masked else plain_collator
     masks: sparsifier.Locked | None = None
+    method = make(settings.method)
     if isinstance(settings, (Prune, Gradual)):
-        masks = sparsifier.Gradual(prunable_weights(student), settings, PruningSchedule.of(settings, MOST))
+        masks = sparsifier.Gradual(prunable_weights(student), settings, PruningSchedule.of(settings, MOST), method)
     elif isinstance(settings, Transfer):
         masks = sparsifier.Locked(prunable_weights(student))
     if isinstance(settings, Quantize):
@@ -185,6 +187,7 @@ def _train(probe: Probe, settings: Training, clock: Clock, device: torch.device,
         folder=folder,
         title=probe.kind,
         sparsifier=masks,
+        method=method,
         callbacks=[clock],
     )
 

@@ -8,7 +8,6 @@ interrupted: weights, moments, masks, and of each process its random state and w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,13 +21,11 @@ from pruneonce import checkpoints, distributed
 from pruneonce.errors import DivergedError
 from pruneonce.interruption import Asked
 from pruneonce.machine import autocast
+from pruneonce.methods import Method
+from pruneonce.methods.run import Batch, Objective
 from pruneonce.recipe import Training, as_steps
 from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.sparsity.sparsifier import Locked
-
-Batch = dict[str, Tensor]
-# What is minimised: `loss`, and for the log its parts, already weighted. May take what it uses out of the batch.
-Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
 EXPLODED = 1e6  # a loss that no training comes back from; the losses here are of the order of 1 to 100
 LOWER = "; lower `learning_rate`, and start in another folder"
@@ -37,11 +34,14 @@ LOWER = "; lower `learning_rate`, and start in another folder"
 class SparseTrainer(Trainer):
     """Trainer with our loss, our learning-rate schedule, masked gradients, and checkpoints without pickle."""
 
-    def __init__(self, objective: Objective, settings: Training, sparsifier: Locked | None, **kwargs: Any):
+    def __init__(
+        self, objective: Objective, settings: Training, sparsifier: Locked | None, method: Method, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.objective: Objective = objective
         self.settings = settings
         self.sparsifier = sparsifier
+        self.method = method
         self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
         self.model_accepts_loss_kwargs = True  # so that it counts the labels of all of a step's batches
         self.parts: dict[str, list[Tensor]] = {}
@@ -56,12 +56,19 @@ class SparseTrainer(Trainer):
         with autocast(self.args.device):  # accelerate's own covers the model's forward pass alone
             parts = self.objective(model, inputs)
         loss = parts.pop("loss")
+        if (extra := self.method.extra_loss(self.state.global_step)) is not None:
+            loss, parts["method"] = loss + extra, extra.detach()
         for name, part in parts.items():
             self.parts.setdefault(name, []).append(part)
         return loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Tensor:
+        usual = super().training_step
+
+        def forward_backward() -> Tensor:
+            return usual(model, dict(inputs), *args, **kwargs)  # type: ignore[arg-type]
+
+        loss = self.method.gradients(self.state.global_step, forward_backward)
         if self.sparsifier:
             self.sparsifier.mask_gradients()
         return loss
@@ -131,6 +138,7 @@ class SparseTrainer(Trainer):
         save_file(flat, Path(output_dir) / "optimizer.safetensors")
         if self.sparsifier:
             self.sparsifier.save(Path(output_dir))
+        self.method.save(Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -151,6 +159,7 @@ class SparseTrainer(Trainer):
             group["lr"] = rate
         if self.sparsifier:
             self.sparsifier.load(Path(checkpoint))
+        self.method.load(Path(checkpoint))
         self.began -= self._own_file(checkpoint)["seconds"].item()
 
     def _process_state(self) -> dict[str, Tensor]:

@@ -24,10 +24,13 @@ from pruneonce import checkpoints, distributed, interruption
 from pruneonce.attention import fast_attention
 from pruneonce.errors import Interrupted, UserError
 from pruneonce.machine import flushed_denormals, has_bf16, keep_freed_memory
+from pruneonce.methods import Method
+from pruneonce.methods.run import Batch, Objective, Run
 from pruneonce.progress import Bar
 from pruneonce.recipe import Training, as_steps
+from pruneonce.sparsity import prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
-from pruneonce.trainer import Batch, MaskHooks, Objective, SparseTrainer, StopWhenAsked
+from pruneonce.trainer import MaskHooks, SparseTrainer, StopWhenAsked
 
 # What the Trainer logs of the clock; a run that goes on has the same history as one that was not interrupted.
 CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_tokens_per_second")
@@ -60,6 +63,8 @@ def train(
     seed: int = 42,
     report_to: list[str] | None = None,
     sparsifier: Locked | None = None,
+    method: Method | None = None,
+    likelihood: Objective | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train `model` in place.
@@ -72,6 +77,8 @@ def train(
         folder: where checkpoints go (`folder/checkpoints`); training goes on from the last whole one there.
         title: the name that the progress bar shows.
         sparsifier: holds the masks; None trains densely.
+        method: what is done beside; None: nothing.
+        likelihood: the loss by which a method judges weights, see `methods.run.Run`; None: the objective.
         callbacks: called along the way, after the masks' own.
 
     Raises:
@@ -80,11 +87,15 @@ def train(
         LostProcessError: another process of this run is gone.
     """
     keep_freed_memory()
+    method = method or Method()
+    weights = prunable_weights(model)
+    method.begin(Run(model, weights, steps, seed, likelihood or objective, data, collate, settings.batch_size))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
     trainer = SparseTrainer(
         objective,
         settings,
         sparsifier,
+        method,
         model=model,
         args=_arguments(settings, steps, folder, seed, report_to or []),
         train_dataset=data,
@@ -102,6 +113,7 @@ def train(
         enough_memory(),
         fast_attention(model, length),
         flushed_denormals(),
+        method.parametrized(model),
     ):
         _run(trainer, folder / "checkpoints")
     history = [entry for entry in trainer.state.log_history if "loss" in entry]

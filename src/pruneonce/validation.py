@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pruneonce.errors import UserError
 
-KIND = "kind="  # begins what stands between a task and its keys where pydantic says a place
+KIND = "kind="  # begins what stands between a task, or a method, and its keys where pydantic says a place
 SHOWN, LONGEST = 10, 200  # mistakes, and characters of a value, that a line tells
 
 
@@ -41,11 +41,15 @@ def _keys_beside(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[s
     inside = [section]
     for part in map(str, loc[:-1]):
         if part.startswith(KIND):
-            inside = [one for one in inside if one.model_fields["kind"].default == part.removeprefix(KIND)]
+            inside = [one for one in inside if part.removeprefix(KIND) in (f.default for f in _told_apart_by(one))]
         elif field := inside[0].model_fields.get(part):
             inside = list(_models_in(field.annotation)) or inside
         # else a name in a mapping, such as a task's: its section came with the field
     return list(inside[0].model_fields)
+
+
+def _told_apart_by(section: type[BaseModel]) -> list[Any]:
+    return [section.model_fields[key] for key in ("kind", "name") if key in section.model_fields]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -6,9 +6,13 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from pruneonce.recipe.method import AnyMethod, must_work_in
+from pruneonce.recipe.pattern import Pattern
+from pruneonce.section import Section
 
 Objective = Literal["mlm", "hidden", "both"]
 EngineName = Literal["torch", "onnxruntime", "openvino"]
@@ -19,10 +23,6 @@ Format = Literal["onnx", "openvino"]
 def as_steps(length: float, total: int) -> int:
     """`length` in steps: a fraction of `total` when below 1, steps otherwise."""
     return round(length * total) if length < 1 else round(length)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Corpus(Section):
@@ -44,6 +44,8 @@ class Corpus(Section):
 class Training(Section):
     """How a stage trains: either `steps` or `epochs`."""
 
+    stage: ClassVar[str | None] = "finetune"  # that methods say whether they work in it; None: none does
+
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(32, ge=1, description="sequences a step on each device")
@@ -58,6 +60,10 @@ class Training(Section):
         False, description="keep only the layers' inputs and compute the rest again: less memory, a third more time"
     )
     compile: bool = Field(False, description="torch.compile; worth its minutes on a GPU, no gain on processors")
+    # What is not asked for is not in what a finished stage is known by, so that older results stay valid.
+    method: AnyMethod | None = Field(
+        None, exclude_if=lambda method: method is None, description="a further method, see `pruneonce methods list`"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +71,12 @@ class Training(Section):
         if isinstance(values, dict) and values.get("sweep") is not None and "sweep" not in cls.model_fields:
             raise ValueError("no `sweep` here; a recipe's `teacher`, `transfer` and `baselines.gradual` may have one")
         return values
+
+    @model_validator(mode="after")
+    def _method_works_here(self) -> Training:
+        if self.method is not None:
+            must_work_in(self.stage, self.method)
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -81,14 +93,36 @@ class Distillation(Section):
     kd_weight: float = Field(0.5, ge=0)
 
 
-class Sparsification(Section):
-    """Gradual magnitude pruning: cubic from `initial_sparsity` to `sparsity` between `start` and `end`."""
+class Zeros(Section):
+    """How many weights are pruned, which together, and how they are shared out over the layers."""
 
     sparsity: float = Field(0.9, ge=0, lt=1)
-    initial_sparsity: float = Field(0.0, ge=0, lt=1)
     allocation: Literal["uniform", "global"] = Field(
         "uniform", description="the same sparsity in every layer, or one threshold over all of them"
     )
+    pattern: str = Field(
+        "unstructured",
+        exclude_if=lambda pattern: pattern == "unstructured",
+        description="what is pruned together: unstructured, row, column, blocks such as 1x4, or N:M such as 2:4",
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        return Pattern.parse(pattern).name
+
+    @model_validator(mode="after")
+    def _reaches_the_pattern(self) -> Zeros:
+        least = Pattern.parse(self.pattern).least_sparsity
+        if self.sparsity < least:
+            raise ValueError(f"`pattern: {self.pattern}` has at least {least:.0%} of zeros; raise `sparsity` to it")
+        return self
+
+
+class Sparsification(Zeros):
+    """Gradual magnitude pruning: cubic from `initial_sparsity` to `sparsity` between `start` and `end`."""
+
+    initial_sparsity: float = Field(0.0, ge=0, lt=1)
     nested: bool = Field(False, description="a pruned weight stays pruned; else it may re-enter until `until`")
     start: float = Field(0.0, ge=0)
     end: float = Field(0.5, gt=0)
@@ -106,6 +140,8 @@ class Sparsification(Section):
 class Prepare(Training):
     """Teacher preparation: masked language modelling of the dense model on the corpus."""
 
+    stage: ClassVar[str | None] = None
+
     mlm_probability: float = Field(0.15, gt=0, lt=1)
     head_steps: float = Field(0.1, ge=0, description="train a new MLM head alone first, for this long")
 
@@ -113,6 +149,7 @@ class Prepare(Training):
 class Prune(Training, Distillation, Sparsification):
     """Sparse pre-training, the step that is done once."""
 
+    stage: ClassVar[str | None] = "prune"
     objective: Objective = Field(
         "mlm",
         description="mlm: masked language modelling and distillation of its logits (needs an MLM head); "
@@ -128,6 +165,7 @@ class Prune(Training, Distillation, Sparsification):
 class Transfer(Training, Distillation):
     """Fine-tuning of the sparse model on a task with its zeros locked."""
 
+    stage: ClassVar[str | None] = "transfer"
     task_weight: float = Field(0.0, ge=0)
     kd_weight: float = Field(1.0, ge=0)
     hidden_weight: float = Field(1.0, ge=0, description="distil the hidden states of the task teacher, layer by layer")
@@ -170,6 +208,7 @@ class Quantization(Section):
 class Quantize(Transfer, Quantization):
     """Quantization-aware training of a task model with its zeros locked."""
 
+    stage: ClassVar[str | None] = "quantize"
     learning_rate: float = Field(1e-5, gt=0)
     averaging: float = Field(0.01, gt=0, le=1, description="constant of the moving average of the inputs' ranges")
 
@@ -211,6 +250,8 @@ class Quantizations(Section):
 
 class Gradual(Transfer, Sparsification):
     """The rival: prune the dense model gradually during fine-tuning, task by task."""
+
+    stage: ClassVar[str | None] = "gradual"
 
 
 class Benchmark(Section):

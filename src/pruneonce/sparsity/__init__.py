@@ -2,14 +2,13 @@
 
 from pruneonce.sparsity.inspection import Inspection, Verification, inspect_model, inspect_module, verify
 from pruneonce.sparsity.masks import (
-    Masks,
     apply_masks,
-    exact_k_mask,
     locked_masks,
     magnitude_masks,
     pattern_hash,
     sparsity_of,
 )
+from pruneonce.sparsity.patterns import Masks, exact_k_mask, holds, masks_of
 from pruneonce.sparsity.prunable import ARCHITECTURES, base_of, describe, embedding_tables, prunable_weights
 from pruneonce.sparsity.schedule import PruningSchedule, cubic_sparsity, linear_multiplier, rewound_multiplier
 
@@ -25,11 +24,13 @@ __all__ = [
     "describe",
     "embedding_tables",
     "exact_k_mask",
+    "holds",
     "inspect_model",
     "inspect_module",
     "linear_multiplier",
     "locked_masks",
     "magnitude_masks",
+    "masks_of",
     "pattern_hash",
     "prunable_weights",
     "rewound_multiplier",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,65 +16,30 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-Masks = dict[str, Tensor]
+from pruneonce.recipe.pattern import UNSTRUCTURED, Pattern
+from pruneonce.sparsity.patterns import Allocation, Masks, group_means, masks_of
 
 
-def exact_k_mask(scores: Tensor, k: int) -> Tensor:
-    """A bool mask shaped like `scores` that is False at exactly `k` of the lowest scores.
-
-    By selection, not a full sort. Ties at the threshold go in order of position: a strict threshold would prune all or
-    none of them (a constant tensor at 50 % would come out empty).
-    """
-    flat = scores.flatten()
-    if not 0 <= k <= flat.numel():
-        raise ValueError(f"k = {k} is outside 0..{flat.numel()}")
-    if k == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    threshold = flat.kthvalue(k).values
-    keep = flat >= threshold
-    ties = (flat == threshold).nonzero().flatten()
-    missing = k - int((~keep).sum())
-    keep[ties[:missing]] = False
-    return keep.view_as(scores)
+def magnitude_scores(weights: Mapping[str, Tensor], pattern: Pattern = UNSTRUCTURED) -> dict[str, Tensor]:
+    """The mean magnitude of each group."""
+    return {name: group_means(weight.detach().abs().float(), pattern) for name, weight in weights.items()}
 
 
-def count(sparsity: float, size: int) -> int:
-    """How many of `size` weights to prune: rounded, since `int(0.29 * 100)` is 28."""
-    return round(sparsity * size)
-
-
-@torch.no_grad()
 def magnitude_masks(
     weights: Mapping[str, Tensor],
     sparsity: float,
-    allocation: Literal["uniform", "global"] = "uniform",
+    allocation: Allocation = "uniform",
     within: Masks | None = None,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Masks:
-    """Masks that prune the smallest magnitudes, exactly `round(sparsity * n)` of them (more where `within` does).
+    """Masks that prune the smallest magnitudes, as `masks_of` does; of single weights `round(sparsity * n)` exactly.
 
     Args:
-        weights: parameters by name, any shape.
+        weights: parameters by name, any shape where they are pruned one by one, else matrices.
         sparsity: share of zeros, in [0, 1).
-        allocation: "uniform" prunes this share of every tensor by itself; "global" finds one threshold over all.
-        within: weights pruned here are pruned first and so stay pruned (nested masks).
     """
-    within = within or {}
-
-    def scores(name: str) -> Tensor:
-        found = weights[name].detach().abs().float()
-        if name in within:
-            found.masked_fill_(~within[name], -1.0)  # below any magnitude, a kept weight of exactly 0 included
-        return found
-
-    if allocation == "uniform":
-        masks = {name: exact_k_mask(scores(name), count(sparsity, weight.numel())) for name, weight in weights.items()}
-    else:
-        together = torch.cat([scores(name).flatten() for name in weights])
-        keep = exact_k_mask(together, count(sparsity, together.numel()))
-        parts = keep.split([weight.numel() for weight in weights.values()])
-        masks = {name: part.view_as(weights[name]) for name, part in zip(weights, parts, strict=True)}
-    # Where `within` prunes more than `sparsity` asks for, as a model that was sparse before does, it stands.
-    return {name: mask & within[name] if name in within else mask for name, mask in masks.items()}
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    return masks_of(magnitude_scores(weights, pattern), shapes, pattern, sparsity, allocation, within)
 
 
 @torch.no_grad()

@@ -10,17 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pruneonce import distributed
+from pruneonce.methods import Method
 from pruneonce.recipe import Sparsification
-from pruneonce.sparsity.masks import (
-    Masks,
-    load_masks,
-    locked_masks,
-    magnitude_masks,
-    pattern_hash,
-    save_masks,
-    sparsity_of,
-    zero,
-)
+from pruneonce.recipe.pattern import Pattern
+from pruneonce.sparsity.masks import load_masks, locked_masks, pattern_hash, save_masks, sparsity_of, zero
+from pruneonce.sparsity.patterns import Masks, masks_of
 from pruneonce.sparsity.schedule import PruningSchedule
 
 
@@ -72,30 +66,48 @@ class Locked:
 
 
 class Gradual(Locked):
-    """Gradual magnitude pruning, Prune Once for All (https://arxiv.org/abs/2111.05754), section 3.
+    """Gradual pruning, Prune Once for All (https://arxiv.org/abs/2111.05754), section 3: what a method ranks lowest, in
+    a pattern; without a method by magnitude.
 
     With nested masks a pruned weight stays pruned. Otherwise, as in the paper, pruned weights keep the value they had
     and compete again at each update until `until`; these values are parked here, so that the model itself only ever
     holds zeros.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], settings: Sparsification, schedule: PruningSchedule):
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        settings: Sparsification,
+        schedule: PruningSchedule,
+        method: Method | None = None,
+    ):
         super().__init__(weights)
-        self.settings = settings
+        self.allocation = settings.allocation
+        self.pattern = Pattern.parse(settings.pattern)
         self.schedule = schedule
-        self.parked = {} if settings.nested else {name: torch.zeros_like(w) for name, w in weights.items()}
+        self.method = method or Method()
+        self.nested = settings.nested or self.method.moves_weights
+        self.parked = {} if self.nested else {name: torch.zeros_like(w) for name, w in weights.items()}
 
-    @torch.no_grad()
     def before_step(self, step: int) -> None:
         assert self.schedule is not None
-        if not self.schedule.is_due(step):
-            return
+        if self.schedule.is_due(step):
+            self.prune(step, self.method.sparsity(step, self.schedule))
+
+    @torch.no_grad()
+    def prune(self, step: int, sparsity: float) -> None:
+        """Choose new masks and apply them."""
         for name, parked in self.parked.items():
             self.weights[name].add_(parked)
-        within = self.masks if self.settings.nested else None
-        masks = magnitude_masks(self.weights, self.schedule.sparsity(step), self.settings.allocation, within)
+        shapes = {name: weight.shape for name, weight in self.weights.items()}
+        within = self.masks if self.nested else None
+        with torch.enable_grad():
+            scores = self.method.scores(step, self.weights, self.pattern)
+        masks = masks_of(scores, shapes, self.pattern, sparsity, self.allocation, within)
         if distributed.world() > 1:
             distributed.must_agree(pattern_hash(masks), f"the masks of step {step}")
+        with torch.enable_grad():
+            self.method.on_mask_update(step, self.weights, masks)
         self.masks = masks
         for name, parked in self.parked.items():
             parked.copy_(self.weights[name].masked_fill(masks[name], 0.0))

@@ -15,6 +15,7 @@ from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
 from pruneonce.distillation import hidden_distillation, states
 from pruneonce.errors import UserError
+from pruneonce.methods import Method, make
 from pruneonce.recipe import Task, Training, Transfer
 from pruneonce.sparsity import base_of, prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
@@ -22,8 +23,8 @@ from pruneonce.stages.common import begin, check_length, finish, freeze, is_made
 from pruneonce.tasks import Kind, TaskData, kind_of
 from pruneonce.training import Batch, Objective, examples_of, total_steps, train
 
-# Makes the sparsifier from the prunable weights and the number of steps.
-MakeSparsifier = Callable[[Mapping[str, Tensor], int], Locked]
+# Makes the sparsifier from the prunable weights, the number of steps and the method.
+MakeSparsifier = Callable[[Mapping[str, Tensor], int, Method], Locked]
 # Changes the model for the time of training. What belongs beside the weights it writes to the folder.
 During = Callable[[nn.Module, Path], AbstractContextManager[None]]
 
@@ -138,7 +139,7 @@ def run(
         assert isinstance(settings, Transfer)
         objective = _taught(kind, student, teacher, data, settings, device)
     steps = total_steps(settings, len(examples))
-    weights = prunable_weights(student)
+    weights, method = prunable_weights(student), make(settings.method)
     with during(student, begun):
         trained = train(
             student,
@@ -152,7 +153,9 @@ def run(
             title=f"{stage} {output.parent.name}",
             seed=seed,
             report_to=report_to,
-            sparsifier=make_sparsifier(weights, steps) if make_sparsifier else None,
+            sparsifier=make_sparsifier(weights, steps, method) if make_sparsifier else None,
+            method=method,
+            likelihood=task_objective(kind) if task.trains_teacher else objective,
         )
     return finish(
         student,

@@ -36,6 +36,23 @@ def mlm_objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return vocabulary_loss(head, labels, targets=targets)
 
 
+def likelihood_objective(settings: Prune) -> Objective:
+    """The loss by which a method judges weights in sparse pre-training: MLM or, without a head for it, what gives the
+    Fisher information of the hidden states.
+
+    The distance from the teacher would say nothing where the student is still equal to it. With the states taken as
+    normal around what the model says, as relative as the distance is, that information is the variance of
+    `<e, h> / |h|` differentiated, e being random.
+    """
+    return mlm_objective if settings.objective != "hidden" else _states_along_noise
+
+
+def _states_along_noise(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    found = states(model(**batch, output_hidden_states=True), batch["attention_mask"])
+    along = [((torch.randn_like(h) * h).sum(-1) / h.detach().norm(dim=-1).clamp_min(1e-6)).mean() for h in found]
+    return {"loss": torch.stack(along).mean()}
+
+
 def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
     """The loss of sparse pre-training for `settings.objective`.
 

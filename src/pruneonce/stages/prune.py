@@ -15,7 +15,9 @@ from pruneonce.console import console
 from pruneonce.data.blocks import in_order, masked_collator, plain_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.errors import UserError
+from pruneonce.methods import make
 from pruneonce.recipe import Corpus, Prune
+from pruneonce.recipe.pattern import Pattern
 from pruneonce.sparsity import (
     PruningSchedule,
     apply_masks,
@@ -26,7 +28,7 @@ from pruneonce.sparsity import (
 )
 from pruneonce.sparsity.sparsifier import Gradual
 from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, freeze, is_made, tidy
-from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, pruning_objective
+from pruneonce.stages.objectives import held_out_loss, likelihood_objective, load_vocabulary_model, pruning_objective
 from pruneonce.training import examples_of, train
 
 
@@ -71,7 +73,8 @@ def prune(
     objective = pruning_objective(teacher, settings)
     masked = settings.objective != "hidden"
     collate = masked_collator(tokenizer, settings.mlm_probability, seed) if masked else plain_collator
-    sparsifier = Gradual(weights, settings, PruningSchedule.of(settings, steps))
+    method = make(settings.method)
+    sparsifier = Gradual(weights, settings, PruningSchedule.of(settings, steps), method)
     trained = train(
         student,
         objective,
@@ -85,6 +88,8 @@ def prune(
         seed=seed,
         report_to=report_to,
         sparsifier=sparsifier,
+        method=method,
+        likelihood=likelihood_objective(settings),
     )
     final = held_out_loss(student, objective, held_out, collate)
     student.requires_grad_(True)
@@ -107,14 +112,18 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
     """The contrast: magnitude pruning to the same sparsity in one step, without any training."""
     check_settings(settings)
     begin(seed)
-    key = modelfolder.key_of(
-        "prune-one-shot", modelfolder.content_key(model), settings.sparsity, settings.allocation, seed
-    )
+    asked = [
+        settings.sparsity,
+        settings.allocation,
+        *([settings.pattern] if "pattern" in settings.model_dump() else []),
+    ]
+    key = modelfolder.key_of("prune-one-shot", modelfolder.content_key(model), *asked, seed)
     if is_made(output, key):
         return output
     student = modelfolder.load_encoder(model)
     weights = prunable_weights(student)
-    apply_masks(weights, magnitude_masks(weights, settings.sparsity, settings.allocation))
+    pattern = Pattern.parse(settings.pattern)
+    apply_masks(weights, magnitude_masks(weights, settings.sparsity, settings.allocation, pattern=pattern))
     tokenizer = modelfolder.load_tokenizer(model)
     return finish(
         student,

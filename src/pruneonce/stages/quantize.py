@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pruneonce import distributed, modelfolder, quantization
 from pruneonce.console import console
 from pruneonce.data.keys import task_key
+from pruneonce.methods import Method
 from pruneonce.recipe import Calibrate, Quantization, Quantize, Task
 from pruneonce.sparsity.sparsifier import Locked
 from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
@@ -52,7 +53,7 @@ def quantize(
         yield
         _fold(student, folder)
 
-    def lock(weights: Mapping[str, Tensor], steps: int) -> Locked:
+    def lock(weights: Mapping[str, Tensor], steps: int, method: Method) -> Locked:
         return Locked(weights)
 
     return run(

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pruneonce.errors import UserError
+from pruneonce.methods import Method
 from pruneonce.recipe import Gradual, Task, Transfer
 from pruneonce.sparsity import PruningSchedule, sparsifier
 from pruneonce.stages.finetune import run
@@ -37,7 +38,7 @@ def transfer(
         UserError: the model has no zeros to lock, or a mistake in the models, the task or the settings.
     """
 
-    def lock(weights: Mapping[str, Tensor], steps: int) -> sparsifier.Locked:
+    def lock(weights: Mapping[str, Tensor], steps: int, method: Method) -> sparsifier.Locked:
         locked = sparsifier.Locked(weights)
         if locked.sparsity() == 0:
             raise UserError(f"{model} has no zeros to lock: transfer starts from a model that `prune` made")
@@ -70,8 +71,8 @@ def transfer_gradual(
 ) -> Path:
     """Fine-tune the dense `model` on `task` and prune it gradually meanwhile, with the same distillation."""
 
-    def prune_meanwhile(weights: Mapping[str, Tensor], steps: int) -> sparsifier.Locked:
-        return sparsifier.Gradual(weights, settings, PruningSchedule.of(settings, steps))
+    def prune_meanwhile(weights: Mapping[str, Tensor], steps: int, method: Method) -> sparsifier.Locked:
+        return sparsifier.Gradual(weights, settings, PruningSchedule.of(settings, steps), method)
 
     return run(
         "transfer-gradual",

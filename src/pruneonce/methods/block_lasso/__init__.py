@@ -1,0 +1,24 @@
+"""Block-structured pruning by reweighted group lasso."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pruneonce.methods.plugin import Options, Plugin
+
+
+class BlockLasso(Options):
+    """Drives whole groups of weights towards zero by a reweighted group lasso, then prunes them at once."""
+
+    name: Literal["block-lasso"] = "block-lasso"
+    weight: float = Field(1e-4, gt=0, description="of the penalty in the loss")
+    epsilon: float = Field(1e-3, gt=0, description="keeps the reweighting finite where a group is zero")
+
+
+plugin = Plugin(
+    options=BlockLasso,
+    code="pruneonce.methods.block_lasso.block_lasso:ReweightedLasso",
+    paper="https://arxiv.org/abs/2009.08065",
+    stages=frozenset({"prune", "gradual"}),
+    example={"weight": 1e-4},
+)

@@ -1,0 +1,5 @@
+from pruneonce.methods.method import Method
+
+
+class QuantizationNoise(Method):
+    pass

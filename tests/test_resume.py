@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from pruneonce import checkpoints, stages, training
 from pruneonce.errors import Interrupted
+from pruneonce.methods import plugins
 from pruneonce.recipe import (
     Classification,
     Corpus,
@@ -100,6 +101,21 @@ STAGES = {
         from_teacher, stages.quantize, Quantize, bits=4, granularity="group", group_size=8
     ),
 }  # fmt: skip
+
+# Every registered method in every stage that it trains in, with the options of its example.
+BY_STAGE = {
+    "prune": prune,
+    "gradual": STAGES["gradual"],
+    "finetune": finetune,
+    "transfer": STAGES["transfer"],
+    "quantize": STAGES["quantize"],
+}
+METHODS = {
+    f"{stage}, {name}": partial(BY_STAGE[stage], method={"name": name, **plugin.example})
+    for name, plugin in plugins().items()
+    for stage in sorted(plugin.stages & BY_STAGE.keys())
+}
+STAGES |= METHODS
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from pruneonce import (
     __version__,
     cli_benchmark,
     cli_deploy,
+    cli_methods,
     cli_stages,
     cli_storage,
     durable,
@@ -53,6 +54,7 @@ app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
 app.add_typer(cli_benchmark.app)
 app.add_typer(recipes, name="recipes")
+app.add_typer(cli_methods.app, name="methods")
 
 
 def main(arguments: list[str] | None = None) -> int:

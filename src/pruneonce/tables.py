@@ -6,10 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:  # imports torch
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from pruneonce.methods import Plugin
+
+    # what follows imports torch
     from pruneonce.plan import Plan
     from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
     from pruneonce.storage.sizes import Sizes
@@ -127,6 +133,28 @@ def recipes(descriptions: Mapping[str, str]) -> Table:
     table.add_column("description")
     for name, description in descriptions.items():
         table.add_row(name, description)
+    return table
+
+
+def methods(plugins: Mapping[str, Plugin]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does")
+    table.add_column("works in")
+    for name, plugin in plugins.items():
+        table.add_row(name, plugin.summary, ", ".join(sorted(plugin.stages)))
+    return table
+
+
+def options(section: type[BaseModel]) -> Table:
+    """The keys of a section, with their defaults and what they mean."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("option", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, field in section.model_fields.items():
+        if name != "name":
+            default = "" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
+            table.add_row(name, Text(default.split("\n")[0]), Text(field.description or ""))
     return table
 
 

@@ -16,22 +16,17 @@ OURS = ("obert", "block_lasso", "cram", "quant_noise")  # folders beside this fi
 
 @cache
 def plugins() -> dict[str, Plugin]:
-    """All methods by name. What another package registers and cannot be loaded is told in a warning and left out.
-
-    Raises:
-        ValueError: two have one name.
-    """
+    """All methods by name. What another package registers and cannot be loaded is told in a warning and left out."""
     found = [import_module(f"pruneonce.methods.{name}").plugin for name in OURS]
+    named: dict[str, Plugin] = {plugin.name: plugin for plugin in found}
     for entry in entry_points(group=GROUP):
         try:
-            found.append(entry.load())
-        except Exception as error:
+            plugin = entry.load()
+            if plugin.name in named:
+                raise ValueError(f"there is a method {plugin.name} already")
+            named[plugin.name] = plugin
+        except Exception as error:  # whatever somebody else's code raises, ours goes on
             warnings.warn(f"the method {entry.value} cannot be loaded: {error}", stacklevel=2)
-    named: dict[str, Plugin] = {}
-    for plugin in found:
-        if plugin.name in named:
-            raise ValueError(f"two methods are named {plugin.name}: {named[plugin.name].code} and {plugin.code}")
-        named[plugin.name] = plugin
     return named
 
 

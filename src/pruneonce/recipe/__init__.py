@@ -23,6 +23,7 @@ from pruneonce.recipe.sections import (
     Sparsification,
     Training,
     Transfer,
+    Zeros,
     as_steps,
 )
 from pruneonce.recipe.swept import Baselines, Sweep, Swept, SweptGradual, SweptTeacher, SweptTransfer
@@ -76,6 +77,7 @@ __all__ = [
     "TokenClassification",
     "Training",
     "Transfer",
+    "Zeros",
     "as_steps",
     "changed",
     "find",

@@ -365,6 +365,11 @@ def test_missing_fields_leave_their_part_out(tmp_path: Path, summary: dict[str, 
     assert "How to use the models" in build(tmp_path, {"name": "barest"})
 
 
+def test_methods_and_patterns_are_named(tmp_path: Path, summary: dict[str, Any]) -> None:
+    summary["stages"][0].update(method={"name": "obert", "gradients": 512, "block_size": 50}, pattern="1x4")
+    assert "obert (gradients 512, block_size 50), 1x4" in build(tmp_path, summary)
+
+
 def test_no_summary_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no summary\.json in .*pruneonce run"):
         write_report(tmp_path)

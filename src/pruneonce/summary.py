@@ -71,13 +71,15 @@ def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:
             lost = [one["training"] for one in losers(modelfolder.read_json(folder))]
             spent = {key: sum(one[key] for one in lost) for key in ("steps", "tokens", "seconds")}
             name = name.removesuffix(".json")
-            found.append({"name": name, "stage": "sweep", "folder": None, **spent, "history": [], "final": {}})
+            one = {"name": name, "stage": "sweep", "folder": None, "method": None, "pattern": None}
+            found.append({**one, **spent, "history": [], "final": {}})
             continue
         made = modelfolder.read_provenance(folder)
         if made is None or "training" not in made:  # an export
             continue
         measured = modelfolder.read_json(folder / modelfolder.METRICS) or {"history": [], "final": {}}
-        found.append({"name": name, "stage": made["stage"], "folder": name, **made["training"], **measured})
+        asked = {key: made["settings"].get(key) for key in ("method", "pattern")}
+        found.append({"name": name, "stage": made["stage"], "folder": name, **asked, **made["training"], **measured})
     return found
 
 

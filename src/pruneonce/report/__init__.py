@@ -230,11 +230,20 @@ def _spent(stage: Mapping[str, Any]) -> dict[str, Any]:
     seconds, tokens = stage.get("seconds") or 0, stage.get("tokens") or 0
     return {
         "name": stage.get("name"),
+        "how": _how(stage),
         "steps": f"{stage.get('steps') or 0:,}",
         "tokens": f"{tokens:,}",
         "minutes": f"{seconds / 60:.1f}",
         "speed": f"{tokens / seconds:,.0f}" if seconds and tokens else "-",
     }
+
+
+def _how(stage: Mapping[str, Any]) -> str:
+    """The method and its options, and the pattern, where they are not the plain ones."""
+    method = dict(stage.get("method") or {})
+    options = ", ".join(f"{key} {value}" for key, value in method.items() if key != "name")
+    named = f"{method['name']} ({options})" if options else method.get("name")
+    return ", ".join(filter(None, [named, stage.get("pattern")]))
 
 
 def _arm_of(stage: Mapping[str, Any]) -> str:

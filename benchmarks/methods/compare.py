@@ -157,7 +157,8 @@ def heading() -> list[str]:
         "# Methods and patterns",
         "",
         f"`python benchmarks/methods/compare.py ../shared/data --output runs/methods`, {date.today()}, "
-        f"{machine.processor()}, one thread, {versions}, seed {SEED}; settings: [compare.yaml](../methods/compare.yaml).",
+        f"{machine.processor()}, one thread, {versions}, seed {SEED}; settings: "
+        "[compare.yaml](../methods/compare.yaml).",
         "",
         "MiniLM, accuracy on test in percent, and in brackets percent of the dense model's. Minutes of training, all "
         "tasks together, and the peak memory of the process. gmp, obert and block-lasso prune while fine-tuning from a "

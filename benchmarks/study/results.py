@@ -105,8 +105,10 @@ def pretraining(output: Path, settings: dict[str, Any]) -> list[str]:
     for name in settings["pretraining"]:
         model = output / "pretrained" / f"ablation-{name.replace(' ', '-')}-0.9"
         if (model / "metrics.json").is_file():
-            loss = read(model / "metrics.json")["final"]["loss"]
-            lines.append(f"| {name} | {loss:.4f} | {training(model)['seconds'] / 60:.1f} |")
+            final = read(model / "metrics.json")["final"]
+            loss = final["loss"] if settings["pretraining"][name].get("objective") is None else final.get("hidden")
+            shown = "-" if loss is None else f"{loss:.4f}"
+            lines.append(f"| {name} | {shown} | {training(model)['seconds'] / 60:.1f} |")
     return [*lines, ""]
 
 

@@ -63,9 +63,15 @@ class Study:
         from pruneonce import stages
 
         settings = self.settings("prune", changes={"sparsity": float(zeros), **(changes or {})})
-        return stages.prune(
-            self.model, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common
-        )
+        dense = self.model if settings.objective == "hidden" else self.with_words()
+        return stages.prune(dense, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
+
+    def with_words(self) -> Path:
+        """The dense model with a head for masked words, which objectives other than `hidden` need."""
+        from pruneonce import stages
+
+        settings = recipe.validate(recipe.Prepare, SETTINGS["prepare"])
+        return stages.prepare(self.model, self.corpus, settings, self.output / "pretrained" / "words", **self.common)
 
     def short(self, name: str) -> Path:
         """A variant of a short pre-training at 90 %."""
@@ -143,15 +149,16 @@ def main(
     arm: Annotated[list[str], typer.Option()] = list(ARMS),  # noqa: B006
     zeros: Annotated[list[str], typer.Option()] = list(ZEROS),  # noqa: B006
     seed: Annotated[list[int], typer.Option()] = [1, 2, 3],  # noqa: B006
+    variant: Annotated[list[str], typer.Option(help="of the transfer's ablation; default: all")] = [],  # noqa: B006
 ) -> None:
     study = Study(data, output)
     prepare_data(data, output)
     if "pretraining" in part:
-        for name in SETTINGS["pretraining"]:
+        for name in SETTINGS["pretraining"] if not variant else []:
             study.short(name)
     if "transfer" in part:
         changed = [name for name, changes in SETTINGS["transfer_ablation"]["variants"].items() if changes]
-        for name in changed:  # the one without changes is the arm `sparse`
+        for name in variant or changed:  # the one without changes is the arm `sparse`
             for one_task in [one for one in SETTINGS["transfer_ablation"]["tasks"] if one in task]:
                 made = study.variant(name, one_task, seed[0])
                 study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])

@@ -89,7 +89,8 @@ def train(
     keep_freed_memory()
     method = method or Method()
     weights = prunable_weights(model)
-    method.begin(Run(model, weights, steps, seed, likelihood or objective, data, collate, settings.batch_size))
+    judge = likelihood or objective
+    method.begin(Run(model, weights, steps, seed, judge, data, collate, settings.batch_size, settings))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
     trainer = SparseTrainer(
         objective,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from pruneonce.machine import autocast
+
+if TYPE_CHECKING:
+    from pruneonce.recipe import Training
 
 Batch = dict[str, Tensor]
 # What is minimised: `loss`, and for the log its parts, already weighted. May take what it uses out of the batch.
@@ -26,6 +29,7 @@ class Run:
         likelihood: a loss whose gradients say how much a weight matters: that of the labels, not of a teacher whom the
             model still equals, since those gradients are 0.
         data, collate: the run's examples in their order, and what makes a batch of some.
+        settings: the section of the recipe that the run is of.
     """
 
     model: nn.Module
@@ -36,6 +40,7 @@ class Run:
     data: Any
     collate: Callable[[list[Any]], Batch]
     batch_size: int
+    settings: Training
 
     def gradients(self, names: Sequence[str], count: int, first: int = 0) -> Iterator[list[Tensor]]:
         """Gradients of the likelihood by the weights `names`, in fp32: one a batch, for `count` batches.

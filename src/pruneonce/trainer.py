@@ -45,6 +45,7 @@ class SparseTrainer(Trainer):
         self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
         self.model_accepts_loss_kwargs = True  # so that it counts the labels of all of a step's batches
         self.parts: dict[str, list[Tensor]] = {}
+        self.found: dict[str, Tensor] = {}  # the parts of the latest pass
         self.began = monotonic()  # less what went before, in a run that goes on
 
     def compute_loss(
@@ -58,19 +59,23 @@ class SparseTrainer(Trainer):
         loss = parts.pop("loss")
         if (extra := self.method.extra_loss(self.state.global_step)) is not None:
             loss, parts["method"] = loss + extra, extra.detach()
-        for name, part in parts.items():
-            self.parts.setdefault(name, []).append(part)
+        self.found = parts
         return loss
 
     def training_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Tensor:
         usual = super().training_step
+        passes: list[dict[str, Tensor]] = []
 
         def forward_backward() -> Tensor:
-            return usual(model, dict(inputs), *args, **kwargs)  # type: ignore[arg-type]
+            loss = usual(model, dict(inputs), *args, **kwargs)  # type: ignore[arg-type]
+            if self.sparsifier:
+                self.sparsifier.mask_gradients()
+            passes.append(self.found)
+            return loss
 
         loss = self.method.gradients(self.state.global_step, forward_backward)
-        if self.sparsifier:
-            self.sparsifier.mask_gradients()
+        for name, part in passes[0].items():  # further passes are at other weights than the model's
+            self.parts.setdefault(name, []).append(part)
         return loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -68,7 +68,9 @@ class Method:
         """Adds a batch's gradients to the weights' `grad`, and gives its loss.
 
         Args:
-            forward_backward: does so at the weights as they are; may be called several times.
+            forward_backward: does so at the weights as they are; may be called several times, and the log has the
+                parts of the first loss. What it adds to pruned weights is 0. Of several batches that are accumulated
+                into one step, each adds the mean's share.
         """
         return forward_backward()
 

@@ -9,6 +9,7 @@ matrix, L layers of width d:
     teacher      F                             wherever there is distillation
     vocabulary   2 V R a product               V entries of the matrix, R rows: all tokens, or the masked ones where
                                                only they count; 3 products for the student, 1 for the teacher
+    methods      all of it as often as the method of a stage goes over each batch
 
 What has one row a sequence (pooler, classifier) is left out.
 """
@@ -23,6 +24,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from pruneonce import modelfolder, probe
 from pruneonce.data.size import count_blocks
+from pruneonce.methods import plugins
 from pruneonce.recipe import Prepare, Prune, Recipe, Training, Transfer, as_steps
 from pruneonce.sparsity import PruningSchedule
 from pruneonce.stages.objectives import load_vocabulary_model
@@ -111,12 +113,13 @@ class Work:
         forward = self.padded * (2 * shape.weights + 4 * shape.layers * shape.width * self.length)
         passes = 0 if settings is None or self.kind == "head" else 3 if settings.activation_checkpointing else 2
         passes += 2 if isinstance(settings, (Prune, Transfer)) else 1
+        times = plugins()[settings.method.name].passes if settings and settings.method else 1
         if not self.has_vocabulary():
-            return passes * forward
+            return times * passes * forward
         assert isinstance(settings, (Prepare, Prune))
         every_token = isinstance(settings, Prune) and settings.kd_tokens == "all"
         rows = self.padded * (1 if every_token else settings.mlm_probability)
-        return passes * forward + (4 if self.kind == "prune" else 3) * 2 * shape.vocabulary * rows
+        return times * (passes * forward + (4 if self.kind == "prune" else 3) * 2 * shape.vocabulary * rows)
 
 
 def corpus_works(recipe: Recipe, notes: list[str]) -> tuple[list[Work], int | None]:

@@ -32,6 +32,7 @@ class Plugin:
         paper: link to the source.
         stages: where it works, out of `STAGES`.
         example: options that make sense, which the shared tests run too.
+        passes: forward and backward over each batch of training, by which a plan counts FLOPs.
     """
 
     options: type[Options]
@@ -39,6 +40,7 @@ class Plugin:
     paper: str
     stages: frozenset[str]
     example: Mapping[str, Any] = field(default_factory=dict)
+    passes: int = 1
 
     def __post_init__(self) -> None:
         name = self.options.model_fields["name"].default

@@ -8,11 +8,15 @@ from pruneonce.methods.plugin import Options, Plugin
 
 
 class BlockLasso(Options):
-    """Drives whole groups of weights towards zero by a reweighted group lasso, then prunes them at once."""
+    """Drives whole groups of weights towards zero by a reweighted group lasso, then prunes them at once.
+
+    The groups are those of the section's `pattern`. The penalty is on from `start` to `end`, reweighted at every mask
+    update; at `end` all of `sparsity` is pruned, and from then on training goes on with these masks.
+    """
 
     name: Literal["block-lasso"] = "block-lasso"
-    weight: float = Field(1e-4, gt=0, description="of the penalty in the loss")
-    epsilon: float = Field(1e-3, gt=0, description="keeps the reweighting finite where a group is zero")
+    weight: float = Field(1e-4, gt=0, description="of the penalty in the loss; less for smaller groups, there are more")
+    epsilon: float = Field(1e-3, gt=0, description="a norm below which groups are no longer told apart by reweighting")
 
 
 plugin = Plugin(

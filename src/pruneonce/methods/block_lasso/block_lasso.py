@@ -1,5 +1,97 @@
-from pruneonce.methods.method import Method
+"""Reweighted group lasso: a penalty that drives groups of weights to zero before they are pruned.
+
+Source: Efficient Transformer-based Large Scale Language Representations using Hardware-friendly Block Structured
+Pruning, https://arxiv.org/abs/2009.08065; the reweighting is that of Candes, Wakin and Boyd,
+https://arxiv.org/abs/0711.1612. Groups are those of a pattern, see `pruneonce.sparsity.patterns`: a segment of a row
+inside a block of the paper is `1xN`, one of a column is `Nx1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pruneonce.errors import UserError
+from pruneonce.methods import Method
+from pruneonce.methods.run import Run
+from pruneonce.recipe import Sparsification
+from pruneonce.recipe.pattern import Pattern
+from pruneonce.sparsity import PruningSchedule
+from pruneonce.sparsity.patterns import blocks, group_sizes
+
+FILE = "betas.safetensors"
+
+
+def group_norms(weight: Tensor, pattern: Pattern) -> Tensor:
+    """`|W_g|_2` of every group, [outputs / rows, inputs / columns]; where a group is zero its gradient is 0.
+
+    Args:
+        weight: [outputs, inputs]; ragged groups at its edges count with the weights that they have.
+    """
+    if pattern.rows == pattern.columns == 1:
+        return weight.abs()
+    return torch.linalg.vector_norm(blocks(weight, pattern), dim=(2, 3))
+
+
+@torch.no_grad()
+def betas_of(weights: Mapping[str, Tensor], pattern: Pattern, epsilon: float) -> dict[str, Tensor]:
+    """`beta_g = 1 / (|W_g|_2 + epsilon)`: the smaller a group, the harder it is pushed.
+
+    With the weights that they are of, each `beta_g |W_g|_2` is between 0 and 1: the penalty is about the number of
+    groups that are not zero yet.
+    """
+    return {name: 1 / (group_norms(weight.float(), pattern) + epsilon) for name, weight in weights.items()}
+
+
+def penalty(weights: Mapping[str, Tensor], betas: Mapping[str, Tensor], pattern: Pattern) -> Tensor:
+    """`sum_l sum_g beta_g |W_g|_2`, a scalar; `betas` are constants.
+
+    Its gradient by W_g is `beta_g W_g / |W_g|_2`, and 0 where W_g is 0.
+    """
+    return torch.stack([(betas[name] * group_norms(weights[name].float(), pattern)).sum() for name in betas]).sum()
 
 
 class ReweightedLasso(Method):
-    pass
+    """The penalty up to the schedule's `end`, all of the pruning there."""
+
+    moves_weights = True  # what is pruned was driven to zero and has no value to return with: masks are final at `end`
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        settings = run.settings
+        assert isinstance(settings, Sparsification)
+        if settings.initial_sparsity:
+            raise UserError("`method: block-lasso` prunes nothing before `end`; leave out `initial_sparsity`")
+        self.end: int = PruningSchedule.of(settings, run.steps).end
+        self.pattern: Pattern = Pattern.parse(settings.pattern)
+        self.betas: dict[str, Tensor] = {}  # there are some from `start` to `end`
+
+    def sparsity(self, step: int, schedule: PruningSchedule) -> float:
+        return schedule.final if step >= schedule.end else 0.0
+
+    def scores(self, step: int, weights: Mapping[str, Tensor], pattern: Pattern) -> dict[str, Tensor]:
+        """The norm of each group, by the root of its size so that ragged ones compare. A milestone of the reweighting
+        too: mask updates are where these are."""
+        self.betas = betas_of(weights, pattern, self.options.epsilon) if step < self.end else {}
+        with torch.no_grad():
+            norms = {name: group_norms(weight.float(), pattern) for name, weight in weights.items()}
+        return {name: norm / group_sizes(weights[name].shape, pattern).to(norm).sqrt() for name, norm in norms.items()}
+
+    def extra_loss(self, step: int) -> Tensor | None:
+        if not self.betas:
+            return None
+        loss: Tensor = self.options.weight * penalty(self.run.weights, self.betas, self.pattern)
+        return loss
+
+    def save(self, folder: Path) -> None:
+        if self.betas:
+            save_file(self.betas, folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        if (folder / FILE).is_file():
+            loaded = load_file(folder / FILE)
+            self.betas = {name: loaded[name].to(weight.device) for name, weight in self.run.weights.items()}

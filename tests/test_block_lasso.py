@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pruneonce import stages
 from pruneonce.errors import UserError
-from pruneonce.methods import make
+from pruneonce.methods import block_lasso, make
 from pruneonce.methods.block_lasso import BlockLasso
 from pruneonce.methods.block_lasso.block_lasso import betas_of, group_norms, penalty
 from pruneonce.recipe import Classification, Corpus, Gradual, Prune, Training
@@ -249,6 +249,13 @@ def test_gradual(encoder, task_files, tmp_path):
     settings = Gradual(**PRUNING, steps=20, accumulate=2, pattern="row", method=method)
     folder = stages.transfer_gradual(encoder, task, settings, tmp_path / "gradual", teacher=teacher)
     check(folder, "row", AutoModelForSequenceClassification.from_pretrained)
+
+
+def test_the_example_of_the_readme_runs():
+    example = (Path(block_lasso.__file__).parent / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(example, found)
+    assert 1 - locked_masks(found["weights"])["weight"].float().mean() == 0.5
 
 
 def test_it_finds_the_inputs_that_say_nothing():

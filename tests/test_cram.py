@@ -3,6 +3,7 @@
 import json
 import socket
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 from pruneonce import probe, stages
 from pruneonce.errors import UserError
-from pruneonce.methods import make
+from pruneonce.methods import cram, make
 from pruneonce.methods.cram import Cram
 from pruneonce.methods.cram.cram import cram_gradients
 from pruneonce.recipe import Classification, Gradual, Prune, Training, Transfer
@@ -344,17 +345,26 @@ def history(folder):
     return json.loads((folder / "metrics.json").read_text())["history"]
 
 
+def test_the_examples_of_the_readme_run(teacher):
+    blocks = (Path(cram.__file__).parent / "README.md").read_text().split("```python\n")[1:]
+    for block in blocks:
+        found = {"FOLDER": teacher}
+        exec(block.split("```")[0], found)
+        for mask in locked_masks(found["weights"]).values():
+            assert 1 - mask.float().mean() == pytest.approx(0.5 if block is blocks[0] else 0.7, abs=1e-3)
+
+
 def test_finetune(encoder, task, teacher, passes, tmp_path):
-    cram = stages.finetune(encoder, task, Training(**TRAIN, method=CRAM), tmp_path / "cram")
+    made = stages.finetune(encoder, task, Training(**TRAIN, method=CRAM), tmp_path / "cram")
     method = method_of(seed=42, **CRAM)
     assert len(passes) == 6
     for at, ((before, _), (compressed, _)) in enumerate(passes):
         assert {zeros for zeros, _ in before} == {0}
         _, sparsity = method._drawn(at)
         assert all(zeros == round(sparsity * size) for zeros, size in compressed)
-    assert not any((weight == 0).any() for weight in weights_in(cram).values())
-    assert history(cram)[0]["loss"] == pytest.approx(history(teacher)[0]["loss"])  # of the first pass
-    one, other = load_file(cram / "model.safetensors"), load_file(teacher / "model.safetensors")
+    assert not any((weight == 0).any() for weight in weights_in(made).values())
+    assert history(made)[0]["loss"] == pytest.approx(history(teacher)[0]["loss"])  # of the first pass
+    one, other = load_file(made / "model.safetensors"), load_file(teacher / "model.safetensors")
     assert one.keys() == other.keys()
 
 

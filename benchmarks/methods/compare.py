@@ -38,14 +38,15 @@ def settings_of(section: type[Any], base: str, changes: dict[str, Any]) -> Any:
     return recipe.validate(section, {**SETTINGS[base], **changes})
 
 
-def teacher(data: Path, output: Path, task: str) -> Path:
+def finetuned(data: Path, output: Path, task: str, method: str) -> Path:
+    """Densely: the teacher, `dense`, or by a method that prepares for pruning."""
     from pruneonce import stages
 
     return stages.finetune(
         str(quickstart.packaged_model()),
         task_of(data, task),
-        settings_of(recipe.Training, "teacher", {}),
-        output / task / "dense",
+        settings_of(recipe.Training, "teacher", SETTINGS["afterwards"][method]["changes"]),
+        output / task / method,
         seed=SEED,
         cache=output / "cache",
         report_to=[],
@@ -70,48 +71,40 @@ def gradual(data: Path, output: Path, task: str, method: str, pattern: str, zero
 
 
 def afterwards(data: Path, output: Path, task: str, method: str, pattern: str, zeros: float) -> Path:
-    """Fine-tuned densely, then pruned in one step."""
+    """A dense task model, pruned in one step."""
     from pruneonce import stages
 
-    dense, cache = output / task / "dense", output / "cache"
-    if changes := ARMS[method]["changes"]:
-        settings = settings_of(recipe.Training, "teacher", changes)
-        target, model = output / task / method, str(quickstart.packaged_model())
-        dense = stages.finetune(model, task_of(data, task), settings, target, seed=SEED, cache=cache, report_to=[])
     asked = recipe.OneShot(sparsity=zeros, pattern=pattern)
-    return stages.one_shot(
-        dense, task_of(data, task), asked, output / task / name_of(method, pattern, zeros), seed=SEED, cache=cache
-    )
+    target, source = output / task / name_of(method, pattern, zeros), output / task / method
+    return stages.one_shot(source, task_of(data, task), asked, target, seed=SEED, cache=output / "cache")
 
 
 def name_of(method: str, pattern: str, zeros: float) -> str:
     return f"{method}-{pattern.replace(':', 'of')}-{zeros:g}"
 
 
-def alone(work: Any, *arguments: Any) -> tuple[Path, float]:
-    """Do it in a new process; gives the model and the process's peak memory, bytes."""
+def alone(work: Any, *arguments: Any) -> dict[str, Any]:
+    """Do it in a new process; gives the model, the process's peak memory in bytes and its seconds of processor time."""
     with ProcessPoolExecutor(max_workers=1) as process:
-        return process.submit(_with_peak, work, *arguments).result()  # type: ignore[no-any-return]
+        return process.submit(_counted, work, *arguments).result()  # type: ignore[no-any-return]
 
 
-def _with_peak(work: Any, *arguments: Any) -> tuple[Path, float]:
+def _counted(work: Any, *arguments: Any) -> dict[str, Any]:
     silence_libraries()
     made = work(*arguments)
-    return made, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {"model": str(made), "peak": used.ru_maxrss * 1024, "seconds": used.ru_utime + used.ru_stime}
 
 
 def measured(data: Path, output: Path, task: str, name: str, work: Any, *arguments: Any) -> None:
-    """Make a model and note, beside it, what it came to."""
+    """Make a model and note, beside it, what it came to and what it took."""
     from pruneonce import stages
 
     file = output / task / f"{name}.json"
-    if file.is_file():
-        return
-    made, peak = alone(work, data, output, task, *arguments)
-    values = stages.evaluate(made, task_of(data, task), cache=output / "cache")
-    trained = output / task / arguments[0] if arguments and (output / task / arguments[0]).is_dir() else made
-    spent = json.loads((trained / "pruneonce.json").read_text(encoding="utf-8"))["training"]
-    file.write_text(json.dumps({"accuracy": values["test"]["accuracy"], "peak": peak, **spent}), encoding="utf-8")
+    if not file.is_file():
+        made = alone(work, data, output, task, *arguments)
+        values = stages.evaluate(made["model"], task_of(data, task), cache=output / "cache")
+        file.write_text(json.dumps({**made, "accuracy": values["test"]["accuracy"]}), encoding="utf-8")
 
 
 def chosen(methods: list[str], zeros: list[float]) -> Iterator[tuple[str, str, float]]:
@@ -130,20 +123,19 @@ def table(output: Path) -> list[str]:
         "| zeros | pattern | method | " + " | ".join(tasks) + " | mean | minutes | peak memory, GB |",
         "|---|---|---|" + "---|" * (len(tasks) + 3),
     ]
-    rows = [("dense", "0", "", "dense")]
+    rows = [(method, "0", "", method) for method in SETTINGS["afterwards"]]
     rows += [(name_of(m, p, z), f"{100 * z:g}", p, m) for m, p, z in chosen(list(ARMS), SETTINGS["zeros"])]
     for name, zeros, pattern, method in rows:
         there = [task for task in tasks if name in found[task]]
         if not there:
             continue
-        recovery = {task: 100 * found[task][name]["accuracy"] / found[task]["dense"]["accuracy"] for task in there}
-        cells = [
-            f"{100 * found[task][name]['accuracy']:.1f} ({recovery[task]:.1f})" if task in there else "-"
-            for task in tasks
-        ]
+        accuracy = {task: 100 * found[task][name]["accuracy"] for task in there}
+        recovery = {task: accuracy[task] / found[task]["dense"]["accuracy"] for task in there}
+        cells = [f"{accuracy[task]:.1f} ({recovery[task]:.1f})" if task in there else "-" for task in tasks]
         of = "" if len(there) == len(tasks) else f" (of {len(there)})"
-        spent = sum(found[task][name]["seconds"] for task in there) / 60
-        peak = max(found[task][name]["peak"] for task in there) / 1e9
+        before = [method] if method in SETTINGS["afterwards"] and method != name else []
+        spent = sum(found[task][one]["seconds"] for task in there for one in [name, *before]) / 60
+        peak = max(found[task][one]["peak"] for task in there for one in [name, *before]) / 1e9
         lines.append(
             f"| {zeros} | {pattern} | {method} | {' | '.join(cells)} | {mean(recovery.values()):.1f}{of} | "
             f"{spent:.1f} | {peak:.2f} |"
@@ -160,10 +152,10 @@ def heading() -> list[str]:
         f"{machine.processor()}, one thread, {versions}, seed {SEED}; settings: "
         "[compare.yaml](../methods/compare.yaml).",
         "",
-        "MiniLM, accuracy on test in percent, and in brackets percent of the dense model's. Minutes of training, all "
-        "tasks together, and the peak memory of the process. gmp, obert and block-lasso prune while fine-tuning from a "
-        "dense teacher, all for as many epochs; plain and cram are fine-tuned densely with the labels and pruned in "
-        "one step without training after it, cram with two gradients a step for half as many epochs.",
+        "MiniLM, accuracy on test in percent, and in brackets percent of the dense model's. Minutes of processor time, "
+        "all tasks together, and the peak memory of the process. gmp, obert and block-lasso prune while fine-tuning, "
+        "taught by the dense model, all for as many epochs; dense and cram are fine-tuned densely with the labels and "
+        "pruned in one step without training after it, cram with two gradients a step for half as many epochs.",
         "",
     ]
 
@@ -176,7 +168,8 @@ def main(
     zeros: Annotated[list[float], typer.Option()] = SETTINGS["zeros"],
 ) -> None:
     for name in task:
-        measured(data, output, name, "dense", teacher)
+        for one in {"dense", *method} & SETTINGS["afterwards"].keys():
+            measured(data, output, name, one, finetuned, one)
         for one, pattern, share in chosen(method, zeros):
             work = gradual if one in SETTINGS["methods"] else afterwards
             measured(data, output, name, name_of(one, pattern, share), work, one, pattern, share)

@@ -186,10 +186,10 @@ def same(one, other):
 
 def test_saved_and_loaded(tmp_path):
     weights = weights_of()
-    method, _ = method_of("3x1", weights=weights)
+    method, section = method_of("3x1", weights=weights)
     method.save(tmp_path)
     assert not list(tmp_path.iterdir())  # nothing yet
-    method.scores(2, weights, Pattern.parse("3x1"))
+    method.sparsity(2, PruningSchedule.of(section, 20))
     method.save(tmp_path)
     expected = method.extra_loss(3)
     other, _ = method_of("3x1", weights=weights)

@@ -44,7 +44,7 @@ class Method:
         self.run = run
 
     def sparsity(self, step: int, schedule: PruningSchedule) -> float:
-        """How much is pruned at the mask update before `step`."""
+        """How much is pruned at the mask update before `step`; with 0 there is none."""
         return schedule.sparsity(step)
 
     def scores(self, step: int, weights: Mapping[str, Tensor], pattern: Pattern) -> dict[str, Tensor]:

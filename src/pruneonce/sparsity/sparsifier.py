@@ -91,8 +91,12 @@ class Gradual(Locked):
 
     def before_step(self, step: int) -> None:
         assert self.schedule is not None
-        if self.schedule.is_due(step):
-            self.prune(step, self.method.sparsity(step, self.schedule))
+        if not self.schedule.is_due(step):
+            return
+        sparsity = self.method.sparsity(step, self.schedule)
+        is_final = self.nested and step > self.schedule.end  # masks that only grow would be chosen as they are
+        if sparsity and not is_final:
+            self.prune(step, sparsity)
 
     @torch.no_grad()
     def prune(self, step: int, sparsity: float) -> None:

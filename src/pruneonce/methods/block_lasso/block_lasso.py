@@ -66,17 +66,19 @@ class ReweightedLasso(Method):
         assert isinstance(settings, Sparsification)
         if settings.initial_sparsity:
             raise UserError("`method: block-lasso` prunes nothing before `end`; leave out `initial_sparsity`")
-        self.end: int = PruningSchedule.of(settings, run.steps).end
         self.pattern: Pattern = Pattern.parse(settings.pattern)
         self.betas: dict[str, Tensor] = {}  # there are some from `start` to `end`
 
     def sparsity(self, step: int, schedule: PruningSchedule) -> float:
-        return schedule.final if step >= schedule.end else 0.0
+        """Nothing before `end`; what would be mask updates there are the milestones of the reweighting."""
+        if step < schedule.end:
+            self.betas = betas_of(self.run.weights, self.pattern, self.options.epsilon)
+            return 0.0
+        self.betas = {}
+        return schedule.final
 
     def scores(self, step: int, weights: Mapping[str, Tensor], pattern: Pattern) -> dict[str, Tensor]:
-        """The norm of each group, by the root of its size so that ragged ones compare. A milestone of the reweighting
-        too: mask updates are where these are."""
-        self.betas = betas_of(weights, pattern, self.options.epsilon) if step < self.end else {}
+        """The norm of each group, by the root of its size so that ragged ones compare."""
         with torch.no_grad():
             norms = {name: group_norms(weight.float(), pattern) for name, weight in weights.items()}
         return {name: norm / group_sizes(weights[name].shape, pattern).to(norm).sqrt() for name, norm in norms.items()}

@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit codes, and what a mistake leaves behind. Models are tiny, stages real."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,7 @@ VERBS = [
     "inspect",
     "verify",
     "quantize",
+    "product-quantize",
     "export",
     "pack",
     "unpack",
@@ -84,7 +86,7 @@ def test_help_has_an_example(verb, capsys):
 
 
 @pytest.mark.parametrize("columns", ["80", "100"])
-@pytest.mark.parametrize("verb", ["finetune", "transfer", "evaluate", "quantize"])
+@pytest.mark.parametrize("verb", ["finetune", "transfer", "evaluate", "quantize", "product-quantize"])
 def test_help_of_a_task_names_kinds_and_known_tasks(verb, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     assert main([verb, "--help"]) == 0
@@ -170,6 +172,11 @@ def fails(arguments, capsys, folder, code=2):
         ("transfer ./m --teacher t --output out", "no data: give --train and --dev"),
         ("quantize ./m --post-training --output out", "no data: give --train and --dev"),
         ("quantize ./m --post-training --kind x --train a --dev b --output out", "`task.kind` is 'x'"),
+        ("product-quantize ./m --teacher t --output out", "no data: give --train and --dev"),
+        (
+            "product-quantize ./m --teacher t --train a --dev b --set centroids=300 --output out",
+            "`centroids`: Input should be less than or equal to 256",
+        ),
         ("inspect ./m", "no model folder at ./m"),
         ("verify ./m --against ./n", "no model folder at ./m"),
     ],
@@ -329,6 +336,13 @@ def test_stage_verbs_one_after_the_other(encoder, corpus_file, task_files, here,
     int4 = ["--post-training", "--set", "bits=4", "--set", "granularity=group", "--set", "group_size=16"]
     assert main([*quantize, "int4", *int4]) == 0
     assert "int4, a scale per group of 16, inputs fp32" in " ".join(capsys.readouterr().out.split())
+
+    codebooks = ["--teacher", "dense", *FAST, "--set", "centroids=16"]
+    assert main(["product-quantize", "task", *task, "--output", "pq", *codebooks]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"size as codebooks: 0\.0\d MB \(codes .*, centroids .*, masks .*, rest .*\)", shown[-3])
+    assert shown[-1] == f"next: pruneonce evaluate pq --dev {task_files / 'dev.jsonl'}"
+    assert main(shlex.split(shown[-1])[2:]) == 0
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_the_list_names_them_all(capsys):
             {"method": {"name": "obert", "gradient": 3}},
             "unknown key `prune.method.gradient`; did you mean `gradients`?",
         ),
-        ({"method": "quant-noise"}, "`prune`: `method` quant-noise has no place here; it works in quantize"),
+        ({"method": "cram"}, "`prune`: `method` cram has no place here; it works in finetune, gradual, transfer"),
         ({"pattern": "3:2"}, "`prune.pattern`: a pattern is unstructured, row, column, blocks such as 1x4"),
         ({"pattern": "2:4", "sparsity": 0.4}, "`prune`: `pattern: 2:4` has at least 50% of zeros; raise `sparsity`"),
     ],

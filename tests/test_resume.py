@@ -21,6 +21,7 @@ from pruneonce.recipe import (
     Embedding,
     Gradual,
     Prepare,
+    ProductQuantize,
     Prune,
     Quantize,
     Reranking,
@@ -100,6 +101,7 @@ STAGES = {
     "quantize, 4 bits": partial(
         from_teacher, stages.quantize, Quantize, bits=4, granularity="group", group_size=8
     ),
+    "product quantize": partial(from_teacher, stages.product_quantize, ProductQuantize, centroids=16),
 }  # fmt: skip
 
 # Every registered method in every stage that it trains in, with the options of its example.
@@ -210,6 +212,17 @@ def test_a_signal_in_the_last_step(inputs, signalled, tmp_path):
     assert stop.value.signal == signal.SIGINT
     assert (tmp_path / "resumed.partial" / "checkpoints" / "checkpoint-7").is_dir()
     assert_same(whole, finetune(inputs)(tmp_path / "resumed"))
+
+
+def test_between_two_groups_of_weights_on_codebooks(inputs, signalled, tmp_path):
+    """Embeddings go onto codebooks in step 2, attention in step 4: once before, and never again after."""
+    stage = STAGES["product quantize"](inputs)
+    whole = stage(tmp_path / "whole")
+    signalled(2, 3)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            stage(tmp_path / "resumed")
+    assert_same(whole, stage(tmp_path / "resumed"))
 
 
 def test_checkpoints_of_both_runs_are_equal(inputs, signalled, tmp_path):

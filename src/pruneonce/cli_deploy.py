@@ -1,4 +1,4 @@
-"""The command line's verbs after transfer: `quantize` and `export`."""
+"""The command line's verbs after transfer: `quantize`, `product-quantize` and `export`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from pruneonce.errors import UserError
 
 # The paper's, on GLUE; its learning rate is the default of recipe.Quantize.
 QUANTIZE = {"epochs": 3, "batch_size": 32}
+PRODUCT_QUANTIZE = {"epochs": 6, "batch_size": 32}
 
 app = typer.Typer()
 
@@ -67,6 +68,43 @@ def quantize(
     else:
         made = stages.quantize(model, task, settings, output, teacher=teacher, seed=seed)
     show_made(made, "export", output, "--output", f"{output}-onnx")
+
+
+@app.command(
+    epilog=defaults(
+        "product-quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output pq", PRODUCT_QUANTIZE
+    )
+)
+def product_quantize(
+    context: typer.Context,
+    model: Model,
+    output: Output,
+    teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
+    preset: Preset = None,
+    kind: Kind = None,
+    train: Train = None,
+    dev: Dev = None,
+    test: Test = None,
+    source: Hub = None,
+    subset: Subset = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Weights in blocks on codebooks (iPQ): about a bit a weight, by training with the zeros locked."""
+    values = task_values(context.params)
+    task, settings = sections(recipe.Task, values, recipe.ProductQuantize, PRODUCT_QUANTIZE, {}, sets)
+    from pruneonce import stages
+    from pruneonce.quantization import codebooks
+
+    made = stages.product_quantize(model, task, settings, output, teacher=teacher, seed=seed)
+    found = codebooks.size(made)
+    parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in found.items() if part != "total")
+    typer.echo(f"size as codebooks: {found['total'] / 1e6:.2f} MB ({parts})")
+    show_made(made, "evaluate", output, *(("--dev", values["dev"]) if "dev" in values else ()))
 
 
 @app.command(epilog="Example: [cyan]pruneonce export int8 --output int8-onnx[/cyan]")

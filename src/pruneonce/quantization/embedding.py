@@ -6,14 +6,15 @@ Both hold the Embedding's own table under its name, so that a state dict of eith
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruneonce.quantization.functions import fake_quantize_weight, symmetric_scale
+from pruneonce.quantization.functions import Noise, fake_quantize_weight, symmetric_scale
 
 BITS = 8  # whatever the Linears have: a table is looked up, and 4 bits would save no arithmetic
 
 
-class _LikeEmbedding(nn.Embedding):
+class LikeEmbedding(nn.Embedding):
     """An Embedding with the table, not a copy of it, of the one that it takes the place of."""
 
     def __init__(self, table: nn.Embedding):
@@ -22,17 +23,26 @@ class _LikeEmbedding(nn.Embedding):
         self.train(table.training)
 
 
-class LearningEmbedding(_LikeEmbedding):
+class LearningEmbedding(LikeEmbedding):
     """Fake-quantized Embedding during training or calibration.
 
     A row's scale follows from that row alone, so only the rows that are looked up are rounded: a batch's few hundred,
     not the vocabulary's thirty thousand.
     """
 
+    noise: Noise | None = None  # as that of a LearningLinear
+
     def forward(self, input: Tensor) -> Tensor:
+        if self.training and self.noise is not None:
+            ids, where = input.unique(return_inverse=True)  # a row is the same wherever it is looked up
+            rows = super().forward(ids)
+            return F.embedding(where, self.noise(rows, self._rounded(rows)))
         rows = super().forward(input)
-        flat = rows.reshape(-1, self.embedding_dim)
-        return fake_quantize_weight(flat, symmetric_scale(flat, BITS), BITS).view_as(rows)
+        return self._rounded(rows.reshape(-1, self.embedding_dim)).view_as(rows)
+
+    @staticmethod
+    def _rounded(rows: Tensor) -> Tensor:
+        return fake_quantize_weight(rows, symmetric_scale(rows, BITS), BITS)
 
     @torch.no_grad()
     def frozen(self) -> QuantizedEmbedding:
@@ -42,7 +52,7 @@ class LearningEmbedding(_LikeEmbedding):
         return QuantizedEmbedding(self, scale)
 
 
-class QuantizedEmbedding(_LikeEmbedding):
+class QuantizedEmbedding(LikeEmbedding):
     """Embedding whose table lies on the grid; for inference and export.
 
     Args:

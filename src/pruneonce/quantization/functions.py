@@ -9,12 +9,15 @@ https://arxiv.org/abs/2111.05754, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from pruneonce.recipe import Granularity
 
 ACTIVATION_MAX = 255  # uint8
+Noise = Callable[[Tensor, Tensor], Tensor]  # maps exact and rounded weights, [rows, in], to those that training uses
 
 
 def largest_integer(bits: int) -> int:

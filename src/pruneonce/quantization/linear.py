@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pruneonce.quantization.functions import (
     ACTIVATION_MAX,
+    Noise,
     affine_parameters,
     fake_quantize_weight,
     moving_average,
@@ -19,7 +20,7 @@ from pruneonce.quantization.functions import (
 from pruneonce.recipe import Granularity
 
 
-class _LikeLinear(nn.Linear):
+class LikeLinear(nn.Linear):
     """A Linear with the parameters, not copies of them, of the one that it takes the place of."""
 
     def __init__(self, linear: nn.Linear):
@@ -29,13 +30,15 @@ class _LikeLinear(nn.Linear):
         self.train(linear.training)
 
 
-class LearningLinear(_LikeLinear):
+class LearningLinear(LikeLinear):
     """Fake-quantized Linear during training or calibration.
 
     The weights' scale follows from the weights at every forward pass, so it shrinks with them. The range of the inputs
     is a moving average of the batches' extremes; it moves in training mode only, and its two buffers are part of a
     training checkpoint. Inputs of 4-bit weights are left alone.
     """
+
+    noise: Noise | None = None  # what training uses of the exact weights and the rounded; None: the rounded
 
     input_low: Tensor | None
     input_high: Tensor | None
@@ -80,10 +83,13 @@ class LearningLinear(_LikeLinear):
             self.input_high.copy_(moving_average(self.input_high, high, self.averaging))
         if (grid := self.input_grid()) is not None:  # in fp32: autocast may hand over bf16
             x = torch.fake_quantize_per_tensor_affine(x.float(), *grid, 0, ACTIVATION_MAX)
-        return F.linear(x, fake_quantize_weight(self.weight, self.weight_scale(), self.bits), self.bias)
+        weight = fake_quantize_weight(self.weight, self.weight_scale(), self.bits)
+        if self.training and self.noise is not None:
+            weight = self.noise(self.weight, weight)
+        return F.linear(x, weight, self.bias)
 
 
-class QuantizedLinear(_LikeLinear):
+class QuantizedLinear(LikeLinear):
     """Linear whose weights lie on the grid, on inputs that are put on theirs; for inference and export.
 
     Args:

@@ -227,6 +227,16 @@ class Int4(Quantize):
     granularity: Granularity = "group"
 
 
+class ProductQuantize(Transfer):
+    """Iterative product quantization of a task model with its zeros locked: weights in blocks, blocks on codebooks."""
+
+    stage: ClassVar[str | None] = None
+    learning_rate: float = Field(1e-4, gt=0)
+    centroids: int = Field(256, ge=2, le=256, description="blocks that a weight can have, the zero block among them")
+    block_size: int = Field(8, ge=2, description="neighbouring inputs that have one code, of a byte")
+    iterations: int = Field(20, ge=1, description="of k-means")
+
+
 class Quantizations(Section):
     """The quantized models to make of the sparse model of each task; every one is an arm of the task."""
 

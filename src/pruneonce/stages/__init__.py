@@ -5,6 +5,7 @@ from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.prepare import prepare
+from pruneonce.stages.product_quantize import product_quantize
 from pruneonce.stages.prune import prune, prune_one_shot
 from pruneonce.stages.quantize import calibrate, quantize
 from pruneonce.stages.transfer import transfer, transfer_gradual
@@ -16,6 +17,7 @@ __all__ = [
     "export",
     "finetune",
     "prepare",
+    "product_quantize",
     "prune",
     "prune_one_shot",
     "quantize",

@@ -87,6 +87,7 @@ class Gradual(Locked):
         self.schedule = schedule
         self.method = method or Method()
         self.nested = settings.nested or self.method.moves_weights
+        self.reached = 0.0
         self.parked = {} if self.nested else {name: torch.zeros_like(w) for name, w in weights.items()}
 
     def before_step(self, step: int) -> None:
@@ -97,6 +98,9 @@ class Gradual(Locked):
     @torch.no_grad()
     def prune(self, step: int, sparsity: float) -> None:
         """Choose new masks and apply them."""
+        if self.nested and sparsity <= self.reached:
+            return  # nested masks only grow, and what judges weights may be dear
+        self.reached = sparsity
         for name, parked in self.parked.items():
             self.weights[name].add_(parked)
         shapes = {name: weight.shape for name, weight in self.weights.items()}

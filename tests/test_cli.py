@@ -22,6 +22,7 @@ VERBS = [
     "prune",
     "finetune",
     "transfer",
+    "one-shot",
     "evaluate",
     "inspect",
     "verify",
@@ -86,7 +87,7 @@ def test_help_has_an_example(verb, capsys):
 
 
 @pytest.mark.parametrize("columns", ["80", "100"])
-@pytest.mark.parametrize("verb", ["finetune", "transfer", "evaluate", "quantize", "product-quantize"])
+@pytest.mark.parametrize("verb", ["finetune", "transfer", "one-shot", "evaluate", "quantize", "product-quantize"])
 def test_help_of_a_task_names_kinds_and_known_tasks(verb, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     assert main([verb, "--help"]) == 0
@@ -170,6 +171,12 @@ def fails(arguments, capsys, folder, code=2):
         ),
         ("finetune ./m --train a --dev b --set task.tags=ner --output out", "unknown key `task.tags`"),
         ("transfer ./m --teacher t --output out", "no data: give --train and --dev"),
+        ("one-shot ./m --output out", "no data: give --train and --dev"),
+        ("one-shot ./m --train a --dev b --output out", "cannot read a: No such file"),
+        ("one-shot ./m --train a --dev b --output out --sparsity 1", "`sparsity`: Input should be less than 1"),
+        ("one-shot ./m --train a --dev b --output out --set method=cram", "`method` cram has no place here"),
+        ("one-shot ./m --train a --dev b --output out --set method=obrt", "the name of a method is one of obert"),
+        ("one-shot ./m --train a --dev b --output out --set epochs=1", "unknown key `epochs`"),
         ("quantize ./m --post-training --output out", "no data: give --train and --dev"),
         ("quantize ./m --post-training --kind x --train a --dev b --output out", "`task.kind` is 'x'"),
         ("product-quantize ./m --teacher t --output out", "no data: give --train and --dev"),
@@ -343,6 +350,21 @@ def test_stage_verbs_one_after_the_other(encoder, corpus_file, task_files, here,
     assert re.fullmatch(r"size as codebooks: 0\.0\d MB \(codes .*, centroids .*, masks .*, rest .*\)", shown[-3])
     assert shown[-1] == f"next: pruneonce evaluate pq --dev {task_files / 'dev.jsonl'}"
     assert main(shlex.split(shown[-1])[2:]) == 0
+
+
+def test_one_shot_of_a_finished_model_then_transfer(encoder, task_files, here, capsys):
+    task = as_options(task_files)
+    assert main(["finetune", str(encoder), *task, "--output", "dense", *FAST]) == 0
+    obert = ["--set", "method.name=obert", "--set", "method.gradients=4", "--set", "rounds=2"]
+    capsys.readouterr()
+    assert main(["one-shot", "dense", *task, "--sparsity", "0.5", "--output", "pruned", *obert]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-2] == "made pruned: 50.0% of the encoder's Linear weights are zero"
+    assert shown[-1] == f"next: pruneonce transfer pruned --teacher dense {shlex.join(task)} --output task"
+    assert main([*shlex.split(shown[-1])[2:], *FAST]) == 0
+    assert main(["verify", "task", "--against", "pruned"]) == 0
+    again = ["one-shot", "pruned", *task, "--output", "again", "--sparsity"]
+    assert "has 50.0% of zeros already" in fails([*again, "0.4"], capsys, here)
 
 
 @pytest.mark.parametrize(

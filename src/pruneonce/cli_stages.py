@@ -1,4 +1,4 @@
-"""The command line's verbs for single stages: `prepare`, `prune`, `finetune`, `transfer`, `evaluate`.
+"""The command line's verbs for single stages: `prepare`, `prune`, `finetune`, `transfer`, `one-shot`, `evaluate`.
 
 Each builds the stage's sections of a recipe from its options, runs the stage, and says what to type next.
 """
@@ -149,6 +149,39 @@ def transfer(
 
     made = stages.transfer(model, task, settings, output, teacher=teacher, seed=seed)
     show_made(made, "verify", output, "--against", model)
+
+
+@app.command(
+    "one-shot",
+    epilog="By second-order information instead of magnitude: --set method.name=obert.\n\nExample: "
+    "[cyan]pruneonce one-shot dense --train train.jsonl --dev dev.jsonl --sparsity 0.5 --output pruned[/cyan]",
+)
+def one_shot(
+    context: typer.Context,
+    model: Model,
+    output: Output,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach. Default: 0.9.")] = None,
+    preset: Preset = None,
+    kind: Kind = None,
+    train: Train = None,
+    dev: Dev = None,
+    test: Test = None,
+    source: Hub = None,
+    subset: Subset = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Prune a fine-tuned model without training it; --train is what a method takes gradients of."""
+    values = task_values(context.params)
+    task, settings = sections(recipe.Task, values, recipe.OneShot, {}, {"sparsity": sparsity}, sets)
+    from pruneonce import stages
+
+    made = stages.one_shot(model, task, settings, output, seed=seed)
+    show_made(made, "transfer", output, "--teacher", model, *as_options(values, sets), "--output", "task")
 
 
 @app.command(epilog="Example: [cyan]pruneonce evaluate task --test test.jsonl --json[/cyan]")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruneonce.machine import autocast
-
-if TYPE_CHECKING:
-    from pruneonce.recipe import Training
 
 Batch = dict[str, Tensor]
 # What is minimised: `loss`, and for the log its parts, already weighted. May take what it uses out of the batch.
@@ -40,7 +37,7 @@ class Run:
     data: Any
     collate: Callable[[list[Any]], Batch]
     batch_size: int
-    settings: Training
+    settings: Any
 
     def gradients(self, names: Sequence[str], count: int, first: int = 0) -> Iterator[list[Tensor]]:
         """Gradients of the likelihood by the weights `names`, in fp32: one a batch, for `count` batches.

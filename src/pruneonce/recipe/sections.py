@@ -213,6 +213,25 @@ class Quantize(Transfer, Quantization):
     averaging: float = Field(0.01, gt=0, le=1, description="constant of the moving average of the inputs' ranges")
 
 
+class OneShot(Zeros):
+    """Pruning of a finished task model without training it."""
+
+    stage: ClassVar[str] = "one-shot"
+    nested: ClassVar[bool] = True  # a round prunes more of what the one before left
+
+    rounds: int = Field(1, ge=1, description="prune in so many even steps, each judged by what the last one left")
+    batch_size: int = Field(16, ge=1, description="examples in a batch that a method takes gradients of")
+    method: AnyMethod | None = Field(None, description="what judges weights; none: their magnitude")
+
+    @model_validator(mode="after")
+    def _method_works_here(self) -> OneShot:
+        if self.method is not None:
+            must_work_in(self.stage, self.method)
+        elif idle := sorted({"rounds", "batch_size"} & self.model_fields_set):
+            raise ValueError(f"`{idle[0]}` changes nothing by magnitude; give a `method`, or leave it out")
+        return self
+
+
 class Calibrate(Quantization):
     """Quantization after training: no weight learns, the inputs' ranges are read off some examples."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruneonce import distributed
 from pruneonce.methods import Method
-from pruneonce.recipe import Sparsification
+from pruneonce.recipe import OneShot, Sparsification
 from pruneonce.recipe.pattern import Pattern
 from pruneonce.sparsity.masks import load_masks, locked_masks, pattern_hash, save_masks, sparsity_of, zero
 from pruneonce.sparsity.patterns import Masks, masks_of
@@ -77,8 +77,8 @@ class Gradual(Locked):
     def __init__(
         self,
         weights: Mapping[str, Tensor],
-        settings: Sparsification,
-        schedule: PruningSchedule,
+        settings: Sparsification | OneShot,
+        schedule: PruningSchedule | None,
         method: Method | None = None,
     ):
         super().__init__(weights)

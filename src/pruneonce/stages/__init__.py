@@ -4,6 +4,7 @@ from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
+from pruneonce.stages.one_shot import one_shot
 from pruneonce.stages.prepare import prepare
 from pruneonce.stages.product_quantize import product_quantize
 from pruneonce.stages.prune import prune, prune_one_shot
@@ -16,6 +17,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "one_shot",
     "prepare",
     "product_quantize",
     "prune",

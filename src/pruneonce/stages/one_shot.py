@@ -1,0 +1,88 @@
+"""Pruning of a finished task model without training it: by magnitude, or as a method judges weights by their gradients.
+
+Source: the Optimal BERT Surgeon, https://arxiv.org/abs/2203.07259, whose one-shot setting, with several recomputations,
+this is where the method is oBERT.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruneonce import distributed, modelfolder
+from pruneonce.attention import fast_attention
+from pruneonce.data.blocks import PassesByLength
+from pruneonce.data.keys import task_key
+from pruneonce.errors import UserError
+from pruneonce.machine import keep_freed_memory
+from pruneonce.methods import make
+from pruneonce.methods.run import Run
+from pruneonce.recipe import OneShot, Task
+from pruneonce.sparsity import locked_masks, prunable_weights, sparsity_of
+from pruneonce.sparsity.sparsifier import Gradual
+from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
+from pruneonce.stages.finetune import task_objective
+from pruneonce.tasks import kind_of
+
+
+@tidy
+def one_shot(
+    model: str | Path, task: Task, settings: OneShot, output: Path, *, seed: int = 42, cache: Path | None = None
+) -> Path:
+    """Prune the task model `model`, which `finetune` or `transfer` made; zeros that it has stay zeros.
+
+    In each of `settings.rounds` the sparsity rises by as much, from that of the model to `settings.sparsity`.
+
+    Raises:
+        UserError: the model has as many zeros already, or a mistake in the model, the task or the settings.
+    """
+    key = modelfolder.key_of("one-shot", modelfolder.content_key(model), task_key(task), settings.model_dump(), seed)
+    if is_made(output, key):
+        return output
+    check_length(task.max_length, model, "max_length")
+    if settings.method and not task.trains_teacher:
+        raise UserError(f"{settings.method.name} judges weights by labels, and `kind: {task.kind}` has none to learn")
+    device = begin(seed)
+    begun = modelfolder.partial(output)
+    tokenizer = modelfolder.load_tokenizer(model)
+    kind = kind_of(task).for_model(model)
+    pruned = kind.load_finished(model).to(device)
+    data = distributed.first_then_all(lambda: kind.load(cache or begun / "cache"))
+    kind.check_model(pruned.config, data, str(model))
+    examples = kind.encode(data.splits["train"], tokenizer, training=True)
+    weights, method = prunable_weights(pruned), make(settings.method)
+    before = sparsity_of(locked_masks(weights))
+    if settings.sparsity <= before:
+        raise UserError(
+            f"{model} has {before:.1%} of zeros already; `sparsity` is to be above that, not {settings.sparsity}"
+        )
+    keep_freed_memory()
+    method.begin(
+        Run(
+            pruned,
+            weights,
+            settings.rounds,
+            seed,
+            task_objective(kind),
+            PassesByLength(examples, len(examples), seed, settings.batch_size),
+            kind.collate(tokenizer),
+            settings.batch_size,
+            settings,
+        )
+    )
+    sparsifier = Gradual(weights, settings, None, method)
+    with fast_attention(pruned, max(map(len, examples["input_ids"]))):
+        for done in range(1, settings.rounds + 1):
+            sparsifier.prune(done - 1, before + (settings.sparsity - before) * done / settings.rounds)
+    _check(sparsifier, before, settings)
+    return finish(pruned, tokenizer, output, stage="one-shot", source=model, key=key, settings=settings, seed=seed)
+
+
+def _check(sparsifier: Gradual, before: float, settings: OneShot) -> None:
+    """Raise unless what the masks prune is zero, and that is more than before."""
+    for name, mask in sparsifier.masks.items():
+        if sparsifier.weights[name][~mask].any():
+            raise RuntimeError(f"{name} is not zero where it was pruned")
+    if sparsifier.sparsity() <= before:
+        raise UserError(
+            f"a sparsity of {settings.sparsity} by `pattern: {settings.pattern}` prunes nothing here; raise it"
+        )

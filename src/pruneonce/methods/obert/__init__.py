@@ -14,6 +14,9 @@ class Obert(Options):
     gradients: int = Field(1024, ge=0, description="batches to take gradients of at each mask update; 0: magnitude")
     block_size: int = Field(50, ge=1, le=1024, description="consecutive weights whose interaction counts")
     damping: float = Field(1e-7, gt=0, description="added to the diagonal; too much of it is magnitude pruning")
+    update: Literal["summed", "joint"] = Field(
+        "summed", description="of the weights that stay: for each pruned one by itself, or for all of a block together"
+    )
     memory: float = Field(8.0, gt=0, description="GiB for inverses; what does not fit is done in several passes")
 
 
@@ -22,5 +25,5 @@ plugin = Plugin(
     code="pruneonce.methods.obert.obert:OptimalSurgeon",
     paper="https://arxiv.org/abs/2203.07259",
     stages=frozenset({"prune", "gradual", "one-shot"}),
-    example={"gradients": 256, "block_size": 50},
+    example={"gradients": 16, "block_size": 50},
 )

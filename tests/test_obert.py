@@ -94,6 +94,15 @@ def test_the_inverse_is_that_of_woodbury_and_of_the_sum(count, block_size):
     torch.testing.assert_close(whole, torch.linalg.inv(summed), rtol=1e-4, atol=1e-3)
 
 
+def against_reference():
+    weight, pattern = drawn(*SHAPE), Pattern.parse("1x4")
+    inverse, expected = fisher_of(weight)
+    found = fisher.scores(weight, inverse, pattern)
+    yield found.flatten().double(), reference_scores(weight, expected, 4) / 4
+    mask = masks_of({"w": found}, {"w": weight.shape}, pattern, 0.5)["w"]
+    yield fisher.update(weight, inverse, mask, pattern).double(), reference_update(weight, expected, mask, 4)
+
+
 def test_several_weights_at_once_have_the_inverses_that_each_has_alone():
     gradients = [[drawn(3, 5, seed=number), drawn(7, seed=number)] for number in range(9)]
     like = [torch.zeros(3, 5), torch.zeros(7)]
@@ -270,7 +279,7 @@ def begun(dense, tokenizer, corpus_file):
         method = make(Obert(**{"gradients": 10, "block_size": 12, **options}))
         weights = prunable_weights(model)
         data = in_order(blocks, 400, 3)
-        method.begin(Run(model, weights, 10, 3, mlm_objective, data, masked_collator(tokenizer, 0.3, 3), 4))
+        method.begin(Run(model, weights, 10, 3, mlm_objective, data, masked_collator(tokenizer, 0.3, 3), 4, None))
         return method, weights
 
     return begin
@@ -363,12 +372,16 @@ def test_it_loses_less_than_magnitude(begun):
 
 
 def test_a_reached_target_is_not_judged_again(begun, monkeypatch):
-    method, weights = begun(gradients=2)
-    sparsifier = pruned(method, weights)
-    before = {name: weight.clone() for name, weight in weights.items()}
-    monkeypatch.setattr(method, "scores", None)
-    sparsifier.prune(5, 0.8)
-    assert all(torch.equal(weights[name], weight) for name, weight in before.items())
+    """Nor is one of 0: gradients are dear."""
+    method, weights = begun()
+    settings = recipe.Sparsification(sparsity=0.8, start=0, end=4, until=8, every=2)
+    sparsifier = Gradual(weights, settings, PruningSchedule.of(settings, 10), method)
+    judged, usual = [], method.scores
+    monkeypatch.setattr(method, "scores", lambda step, *rest: [judged.append(step), usual(step, *rest)][1])
+    for step in range(10):
+        sparsifier.before_step(step)
+    assert judged == [2, 4]
+    assert sparsifier.sparsity() == pytest.approx(0.8, abs=0.01)
 
 
 SMALL = {"name": "obert", "gradients": 6, "block_size": 16}

@@ -56,7 +56,7 @@ def told_as(what: str) -> Generator[None, None, None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"{what}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{what}: {error}") from error
 
 
 def _as_array(value: Tensor | Array) -> Array:

@@ -2,7 +2,7 @@
 
     python benchmarks/reliability/fuzz.py --count 100000
 
-Cases are drawn by hypothesis, in processes forked off this one, of 500 cases each, so that a crash is seen as one. A
+Cases are drawn by hypothesis, in processes forked off this one, of 250 cases each, so that a crash is seen as one. A
 case fails on any exception but UserError, on more than 10 seconds of processor time, or where its process would need
 more than 1 GiB beyond what it began with. `--work` keeps the state: started again with the same one, it goes on. The
 table goes into benchmarks/results/reliability.md.
@@ -32,7 +32,7 @@ from pruneonce.errors import UserError
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
 
-CHUNK = 500
+CHUNK = 250
 SECONDS = 10.0  # of processor time a case may take
 MEMORY = 1 << 30  # bytes a process may ask for beyond what it began with
 
@@ -87,48 +87,60 @@ def _worker(case: Any, count: int, number: int, folder: Path, answer: Any) -> No
         answer.put({"failure": f"{type(error).__name__}: {error} {notes}"[:1500]})
 
 
-def fuzz(count: int, work: Path, number: int) -> dict[str, Any]:
-    """Run what is left of `count` cases; gives the state: by target cases, refused, slowest, grown; failures."""
+def fuzz(count: int, work: Path, number: int, minutes: float) -> dict[str, Any]:
+    """Run what is left of `count` cases; gives the state: by target cases, refused, slowest, grown; failures.
+
+    All targets advance together, so that what is stopped has tried each in its share.
+    """
+    ends = time.monotonic() + 60 * minutes
     work.mkdir(parents=True, exist_ok=True)
     file = work / "state.json"
-    state = json.loads(file.read_text()) if file.is_file() else {"targets": {}, "failures": [], "chunks": 0}
+    none = {"cases": 0, "refused": 0, "slowest": 0.0, "grown": 0.0}
+    state = {"targets": dict.fromkeys(SHARES, none), "failures": [], "chunks": 0}
+    state = json.loads(file.read_text()) if file.is_file() else state
     shutil.rmtree(work / "inputs", ignore_errors=True)
     targets = Targets(work / "inputs")
-    context = multiprocessing.get_context("fork")
-    for name, (_, share) in SHARES.items():
-        mine = {"cases": 0, "refused": 0, "slowest": 0.0, "grown": 0.0, **state["targets"].get(name, {})}
-        state["targets"][name] = mine
-        while mine["cases"] < count * share // 100:
-            answer = context.SimpleQueue()
-            some = min(CHUNK, count * share // 100 - mine["cases"])
-            state["chunks"] += 1
-            arguments = (getattr(targets, name), some, number + state["chunks"], work / "case" / "in", answer)
-            process = context.Process(target=_worker, args=arguments)
-            process.start()
-            process.join(3600)
-            found = {"failure": f"a process ended with {process.exitcode}"} if answer.empty() else answer.get()
-            if process.is_alive():
-                process.kill()
-            if "failure" in found:
-                state["failures"].append(f"{name}, seed {number + state['chunks']}: {found['failure']}")
-                print(state["failures"][-1], flush=True)
-                found = {"cases": some, "refused": 0, "slowest": 0.0, "grown": 0.0}
-            for key in ("cases", "refused"):
-                mine[key] += found[key]
-            for key in ("slowest", "grown"):
-                mine[key] = max(mine[key], found[key])
-            file.write_text(json.dumps(state))
-            print(f"{name}: {mine['cases']:,}", flush=True)
+    wanted = {name: max(1, count * share // 100) for name, (_, share) in SHARES.items()}
+    while time.monotonic() < ends:
+        name = min(wanted, key=lambda name: state["targets"][name]["cases"] / wanted[name])
+        mine = state["targets"][name]
+        some = min(CHUNK, wanted[name] - mine["cases"])
+        if some <= 0:
+            break
+        state["chunks"] += 1
+        found = _forked(getattr(targets, name), some, number + state["chunks"], work / "case" / "in")
+        if "failure" in found:
+            state["failures"].append(f"{name}, seed {number + state['chunks']}: {found['failure']}")
+            print(state["failures"][-1], flush=True)
+            found = {**none, "cases": some}
+        added = {key: mine[key] + found[key] for key in ("cases", "refused")}
+        state["targets"][name] = {**added, **{key: max(mine[key], found[key]) for key in ("slowest", "grown")}}
+        file.write_text(json.dumps(state))
+        print(f"{name}: {added['cases']:,}", flush=True)
     return state
+
+
+def _forked(case: Any, count: int, number: int, folder: Path) -> dict[str, Any]:
+    """What `check` finds in a process of its own, or `{"failure": why}`."""
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    process = context.Process(target=_worker, args=(case, count, number, folder, answer))
+    process.start()
+    process.join(3600)
+    found = {"failure": f"a process ended with {process.exitcode}"} if answer.empty() else answer.get()
+    if process.is_alive():
+        process.kill()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the same command goes on")
     parser.add_argument("--work", type=Path, default=Path("/tmp/pruneonce-fuzz"))
     options = parser.parse_args()
-    state = fuzz(options.count, options.work, options.seed)
+    state = fuzz(options.count, options.work, options.seed, options.minutes)
     rows: list[list[Any]] = [
         [text, found["cases"], found["refused"], f"{found['slowest']:.2f} s", f"{found['grown']:.0f} MB"]
         for name, (text, _) in SHARES.items()
@@ -137,7 +149,8 @@ def main() -> None:
     rows.append(["in all", sum(row[1] for row in rows), sum(row[2] for row in rows), "", ""])
     rows.append(["failures: another exception, too slow, too large", len(state["failures"]), "", "", ""])
     columns = ["input", "cases", "refused", "slowest, processor time", "memory grown by, a process"]
-    results.write("fuzz", f"fuzz.py --count {options.count} --seed {options.seed}", columns, rows)
+    stopped = "" if options.minutes == float("inf") else f" --minutes {options.minutes:g}"
+    results.write("fuzz", f"fuzz.py --count {options.count} --seed {options.seed}{stopped}", columns, rows)
     raise SystemExit(bool(state["failures"]))
 
 

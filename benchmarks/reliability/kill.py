@@ -50,9 +50,9 @@ class Moment:
 
 
 MOMENTS = {
-    "while a checkpoint is written": Moment(5, ("*/checkpoint-*.partial",), 20),
-    "while a model is written": Moment(2, ("*.partial/pruneonce.json*",), 10),
-    "during an export": Moment(1, ("*-onnx.partial",), 2, (0, 4)),
+    "while a checkpoint is written": Moment(5, ("*/checkpoint-*.partial",), 8),
+    "while a model is written": Moment(2, ("*.partial/pruneonce.json*",), 4),
+    "during an export": Moment(1, ("*-onnx.partial",), 1, (0, 4)),
     "any time": Moment(2),
 }
 
@@ -102,7 +102,7 @@ def being_written(run: Path, moment: Moment) -> set[Path]:
 
 def kill_at(moment: Moment, process: Run, run: Path, chosen: random.Random, whole: float) -> bool:
     """Wait for the moment and kill the process; False if it ended before."""
-    deadline = time.monotonic() + (3600 if moment.patterns else chosen.uniform(0, whole))
+    deadline = time.monotonic() + (3600 if moment.patterns else chosen.uniform(0, whole / 8))
     left = chosen.randrange(moment.passing)
     before: set[Path] = set()
     while process.code() is None and time.monotonic() < deadline:

@@ -1,6 +1,7 @@
 """Engines side by side: the same inputs give the same logits and the same accuracy, whichever runs the model."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from pruneonce import engines, machine, stages
-from pruneonce.engines import engine_of, open_engine
+from pruneonce.cli import main
+from pruneonce.engines import engine_of, open_engine, open_file
 from pruneonce.errors import UserError
 from pruneonce.export import onnx as onnx_export
 from pruneonce.recipe import Calibrate, Classification, Training
@@ -89,11 +91,52 @@ def test_mistakes(folders, encoder, tmp_path):
     with pytest.raises(UserError, match=r"has no openvino_model\.xml"):
         open_engine(folders["onnxruntime"], "openvino")
     (tmp_path / "model.onnx").write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match=r"ONNX Runtime cannot open .*model\.onnx"):
+    with pytest.raises(UserError, match=r"has no hashes of its files in pruneonce\.json; remove the folder and export"):
         open_engine(tmp_path, "onnxruntime")
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot open .*model\.onnx"):
+        open_file(tmp_path / "model.onnx", "onnxruntime")
     (tmp_path / "openvino_model.xml").write_text("<nothing")
     with pytest.raises(UserError, match=r"OpenVINO cannot open .*openvino_model\.xml"):
-        open_engine(tmp_path, "openvino")
+        open_file(tmp_path / "openvino_model.xml", "openvino")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "benchmark"])
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [("onnxruntime", "model.onnx"), ("openvino", "openvino_model.xml"), ("openvino", "openvino_model.bin")],
+)
+def test_a_damaged_export_never_gets_into_an_engine(engine, name, verb, folders, task, tmp_path, monkeypatch, capsys):
+    """One bit in the middle, which either engine would take for a weight and calculate with."""
+    damaged = shutil.copytree(folders[engine], tmp_path / "damaged")
+    content = bytearray((damaged / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / name).write_bytes(content)
+    monkeypatch.setattr(f"pruneonce.engines.{engine}.open_model", None)
+    options = ["--test", task.test] if verb == "evaluate" else ["--engine", engine, "--length", "8"]
+    assert main([verb, str(damaged), *options]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith(f"{name} is damaged: it is not what was written; remove the folder and export the model again")
+    assert "\n" not in said
+    (damaged / name).unlink()
+    with pytest.raises(UserError, match=rf"cannot read .*{name}: No such file|has no {name}"):
+        open_engine(damaged, engine)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"files": 3}', "{"])
+def test_a_record_of_an_export_that_is_none(text, folders, tmp_path):
+    made = shutil.copytree(folders["onnxruntime"], tmp_path / "made")
+    (made / "pruneonce.json").write_text(text)
+    with pytest.raises(UserError, match=r"pruneonce\.json is damaged|has no hashes of its files"):
+        open_engine(made, "onnxruntime")
+
+
+def test_what_an_engine_fails_at_is_said_in_a_line(folders):
+    opened = open_engine(folders["onnxruntime"], "onnxruntime")
+    beyond = {name: value + 10_000 for name, value in BATCH.items()}
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot run .*model\.onnx: [^\n]*$"):
+        opened(beyond)
+    with pytest.raises(UserError, match="takes `input_ids`, which its tokenizer does not give"):
+        opened({})
 
 
 def test_a_bare_encoder_cannot_be_evaluated(encoder, task, tmp_path):

@@ -19,7 +19,7 @@ from conftest import CONFIGS, make_model
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from pruneonce import modelfolder, quantization, stages
-from pruneonce.engines import open_engine
+from pruneonce.engines import FILES, open_engine, open_file
 from pruneonce.engines.openvino import core
 from pruneonce.errors import UserError
 from pruneonce.export import onnx as onnx_export
@@ -134,9 +134,10 @@ def test_engines_agree_with_torch(architecture, grid, exported):
     model = load(folders["model"]).eval()
     most = 1e-5 if grid in ("fp32", "int4") else 0.1
     check(open_engine(folders["onnx"], "onnxruntime", exact=True), model, 1e-4, most)
-    check(open_engine(folders["openvino"], "openvino", exact=True), model, 1e-4, most)
+    xml = folders["openvino"] / FILES["openvino"]
+    check(open_file(xml, "openvino", exact=True), model, 1e-4, most)
     # By default it takes bf16 and int8 where they are fast.
-    check(open_engine(folders["openvino"], "openvino"), model, 0.05, 0.2)
+    check(open_file(xml, "openvino"), model, 0.05, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_bare_encoders(architecture, tokenizer, tmp_path):
     made = to_onnx(tmp_path / "model", tmp_path)
     convert(made, tmp_path)
     for engine in ("onnxruntime", "openvino"):
-        check(open_engine(tmp_path, engine, exact=True), model, 1e-5, 1e-4)
+        check(open_file(tmp_path / FILES[engine], engine, exact=True), model, 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-CASES = {"recipe": 300, "packed_bytes": 100, "packed_lies": 60, "grids": 60, "checkpoint_files": 60, "model_folder": 25}
+CASES = {
+    "recipe": 300,
+    "packed_bytes": 100,
+    "packed_lies": 60,
+    "grids": 60,
+    "checkpoint_files": 60,
+    "model_folder": 25,
+    "exports_damaged": 60,
+    "exports_lying": 25,
+}
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,7 @@ def set_in(values, path, value):
         ("prune.end", 100, "does not fit a run of 20 steps"),
         ("quantize.int4.group_size", 24, "`group_size` 24 does not divide the 32 inputs of encoder.layer.0"),
         ("benchmark", {"lengths": [256]}, "`benchmark.lengths` is 256, but"),
+        ("benchmark", {"engines": ["torch"]}, "`benchmark.engines` has torch alone, which runs no quantized model"),
     ],
 )
 def test_a_mistake_leaves_nothing_behind(recipe_values, tmp_path, path, value, message):

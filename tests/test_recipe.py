@@ -31,6 +31,11 @@ def write(tmp_path):
     return write
 
 
+def test_a_mistake_is_one_line_whatever_it_quotes(write):
+    assert "\n" not in mistake(write({**MINIMAL, "tasks": {"\n": ""}}))
+    assert str(UserError("no\r\n\n  such\u2028thing\n")) == "no such thing"
+
+
 def mistake(path, *overrides):
     with pytest.raises(UserError) as caught:
         recipe.load(path, list(overrides))

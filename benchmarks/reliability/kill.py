@@ -2,13 +2,14 @@
 
     python benchmarks/reliability/kill.py --count 50
 
-Processes that run a tiny recipe with dropout: teacher preparation with a new head, pruning, a task with both baselines.
-They are forked off this one, which has imported the package; with `--no-fork` each is a `python -m pruneonce run`.
+Processes that run a tiny recipe with dropout and every stage: teacher preparation with a new head, pruning, two tasks
+with two seeds each, a sweep, both baselines, int8 by training and by calibration, packing, exports, timing. They are
+forked off this one, which has imported the package; with `--no-fork` each is a `python -m pruneonce run`.
 
-SIGKILL comes at a moment that is drawn anew each time: while a checkpoint is being written (half of them), while a
-finished model is (a fifth), or at any time. After each kill, all that is under a final name must be whole; after each
-run, every tensor, log and provenance equal to those of the reference. `--work` keeps the state: started again with the
-same one, it goes on. The table goes into benchmarks/results/reliability.md.
+SIGKILL comes at a moment that is drawn anew each time: most while a checkpoint is being written, others while a
+finished model is, during an export, or at any time. After each kill, all that is under a final name must be whole;
+after each run, every tensor, log, record, export and packed file equal to those of the reference. `--work` keeps the
+state: started again with the same one, it goes on. The table goes into benchmarks/results/reliability.md.
 """
 
 from __future__ import annotations
@@ -24,53 +25,36 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import results
-import yaml
-from safetensors import safe_open
+from made import content, unreadable
+from tiny import make_inputs
 
-from pruneonce import checkpoints, cli
+from pruneonce import cli
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
 
-MOMENTS = {"while a checkpoint is written": 5, "while a model is written": 2, "any time": 3}
-# What differs between any two runs. A packed file holds times too, so of its sizes those of its tensors are compared.
-CLOCK = ("seconds", "created", "bytes", "files_bytes", "index_bytes")
-MODELS = ("teacher", "sparse", "one-shot", *(f"tasks/mood/{arm}" for arm in ("dense", "sparse", "one-shot", "gradual")))
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: how often this is drawn, what is being written, how many of those may pass, how long to wait."""
+
+    share: int
+    patterns: tuple[str, ...] = ()
+    passing: int = 1
+    waits: tuple[float, ...] = (0, 0.01, 0.1)
 
 
-def make_inputs(folder: Path) -> Path:
-    """A model, a corpus, a task, and a recipe over them that takes seconds."""
-    import conftest
-
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen = random.Random(0)
-    corpus = folder / "text.txt"
-    corpus.write_text("".join(" ".join(chosen.choices(conftest.WORDS, k=20)) + "\n" for _ in range(100)))
-    for split, size in (("train", 64), ("dev", 32)):
-        rows = [
-            {"text": " ".join(chosen.choices(conftest.WORDS, k=8)), "label": f"{index % 2}"} for index in range(size)
-        ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    conftest.make_model(folder / "model", conftest.make_tokenizer())
-    training = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 2}
-    values = {
-        "name": "kill",
-        "model": str(folder / "model"),
-        "corpus": {"source": str(corpus), "block_length": 16, "validation": 0.1},
-        "prepare": {**training, "steps": 8, "head_steps": 3},
-        "prune": {**training, "steps": 12, "objective": "both", "every": 2, "nested": False, "warmup": 2},
-        "teacher": {**training, "epochs": 1},
-        "transfer": {**training, "epochs": 1},
-        "tasks": {"mood": {split: str(folder / f"{split}.jsonl") for split in ("train", "dev")}},
-        "baselines": {"one_shot": True, "gradual": {**training, "epochs": 1, "every": 1}},
-    }
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values))
-    return recipe
+MOMENTS = {
+    "while a checkpoint is written": Moment(5, ("*/checkpoint-*.partial",), 8),
+    "while a model is written": Moment(2, ("*.partial/pruneonce.json*",), 4),
+    "during an export": Moment(1, ("*-onnx.partial",), 1, (0, 4)),
+    "any time": Moment(2),
+}
 
 
 class Run:
@@ -110,81 +94,26 @@ class Run:
             raise SystemExit(f"a run failed with {self.code()}:\n{self.log.read_text()}")
 
 
-def content(run: Path) -> dict[str, Any]:
-    """All that a run made, without the clock: tensors as bytes, JSON as text."""
-    found: dict[str, Any] = {}
-    for model in MODELS:
-        for file in sorted((run / model).glob("*.safetensors")):
-            with safe_open(file, framework="np") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    found[f"{model}/{file.name}: {name}"] = opened.get_tensor(name).tobytes()
-        for name in ("pruneonce.json", "metrics.json", "config.json"):
-            found[f"{model}/{name}"] = _record(run, run / model / name)
-    for file in sorted((run / "tasks" / "mood").glob("*.json")):
-        found[file.name] = _record(run, file)
-    found["summary.json"] = _record(run, run / "summary.json")
-    return found
-
-
-def _record(run: Path, file: Path) -> Any:
-    return _without_clock(json.loads(file.read_text().replace(str(run), "RUN")))
-
-
-def _without_clock(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_clock(inside) for key, inside in value.items() if key not in CLOCK}
-    return [_without_clock(inside) for inside in value] if isinstance(value, list) else value
-
-
-def unreadable(run: Path) -> list[str]:
-    """What is under a final name and not whole."""
-    bad = [
-        f"{path}: {checkpoints.damage(path)}"
-        for path in run.rglob("checkpoint-*")
-        if path.suffix != ".partial" and ".partial" in str(path) and checkpoints.damage(path)
-    ]
-    for model in MODELS:
-        folder = run / model
-        if folder.is_dir():
-            try:
-                json.loads((folder / "pruneonce.json").read_text())
-                with safe_open(folder / "model.safetensors", framework="np") as opened:
-                    for name in opened.keys():  # noqa: SIM118
-                        opened.get_tensor(name)
-            except Exception as error:
-                bad.append(f"{folder}: {error}")
-    for file in run.rglob("*.json"):
-        if ".partial" not in str(file):
-            try:
-                json.loads(file.read_text())
-            except ValueError as error:
-                bad.append(f"{file}: {error}")
-    return bad
-
-
-def being_written(run: Path, moment: str) -> set[Path]:
-    """The checkpoints, or the models, that a process is writing now."""
-    pattern = "*/checkpoint-*.partial" if moment == "while a checkpoint is written" else "*.partial/pruneonce.json*"
+def being_written(run: Path, moment: Moment) -> set[Path]:
+    """What a process is writing now of what the moment is about."""
     paths = (Path(folder) / name for folder, folders, files in os.walk(run) for name in [*folders, *files])
-    return {path for path in paths if path.match(pattern)}
+    return {path for path in paths if any(path.match(pattern) for pattern in moment.patterns)}
 
 
-def kill_at(moment: str, process: Run, run: Path, chosen: random.Random, whole: float) -> bool:
+def kill_at(moment: Moment, process: Run, run: Path, chosen: random.Random, whole: float) -> bool:
     """Wait for the moment and kill the process; False if it ended before."""
-    deadline = time.monotonic() + (chosen.uniform(0, whole) if moment == "any time" else 600)
-    left = chosen.randrange(5)  # of such moments are let pass
+    deadline = time.monotonic() + (3600 if moment.patterns else chosen.uniform(0, whole / 8))
+    left = chosen.randrange(moment.passing)
     before: set[Path] = set()
-    while process.code() is None:
-        if time.monotonic() > deadline:
-            break
-        now = set() if moment == "any time" else being_written(run, moment)
+    while process.code() is None and time.monotonic() < deadline:
+        now = being_written(run, moment) if moment.patterns else set()
         if now - before:
             if not left:
-                time.sleep(chosen.choice([0, chosen.uniform(0, 0.01), chosen.uniform(0, 0.1)]))
+                time.sleep(chosen.uniform(0, chosen.choice(moment.waits)))
                 break
             left -= 1
         before |= now
-        time.sleep(0.001)
+        time.sleep(0.003)
     if process.code() is not None:
         process.finish()
         return False
@@ -211,8 +140,8 @@ def kill(count: int, work: Path, seed: int, forked: bool = True) -> dict[str, An
         run = work / f"run-{state['finished']}"
         process = Run(recipe, run, forked)
         state["starts"] += 1
-        moment = chosen.choices(list(MOMENTS), list(MOMENTS.values()))[0]
-        if done < count and kill_at(moment, process, run, chosen, state["seconds"]):
+        moment = chosen.choices(list(MOMENTS), [moment.share for moment in MOMENTS.values()])[0]
+        if done < count and kill_at(MOMENTS[moment], process, run, chosen, state["seconds"]):
             state["kills"] = dict(Counter(state["kills"]) + Counter([moment]))
             state["unreadable"] += unreadable(run)
             print(f"{done + 1}/{count}: killed, {moment}; run {state['finished']}", flush=True)

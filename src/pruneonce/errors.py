@@ -2,7 +2,13 @@
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: the message is one line that says what is wrong and what to do. Exit code 2."""
+    """A mistake in what the user gave: the message is one line that says what is wrong and what to do. Exit code 2.
+
+    It is one line whatever it quotes: names in recipes and files, and what libraries say, may hold the ends of lines.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))))
 
 
 class DivergedError(UserError):

@@ -172,7 +172,15 @@ def key_of(*parts: Any) -> str:
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any] | None:
-    return read_json(Path(folder) / PROVENANCE)
+    """
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = Path(folder) / PROVENANCE
+    made = read_json(file)
+    if made is not None and not isinstance(made, dict):
+        raise UserError(f"{file} is damaged: it is not an object")
+    return made
 
 
 def save(

@@ -157,6 +157,11 @@ def _check_deployment(recipe: Recipe) -> None:
         for settings in recipe.quantize_for(name).by_arm().values():
             quantization.check_fits(encoder, settings)
     engines = recipe.benchmark.engines if recipe.benchmark else []
+    timed = recipe.quantize_for(next(iter(recipe.tasks))).by_arm().keys() & TIMED if recipe.tasks else set()
+    if set(engines) == {"torch"} and timed:
+        raise UserError(
+            "`benchmark.engines` has torch alone, which runs no quantized model; add onnxruntime or openvino"
+        )
     for engine in engines:
         require(engine)
     if recipe.benchmark:

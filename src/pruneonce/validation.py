@@ -20,7 +20,7 @@ def validate(section: type[Any], values: dict[str, Any], at: str = "") -> Any:
         return section.model_validate(values)
     except ValidationError as error:
         found = "; ".join(_explain(section, item, at) for item in error.errors()[:SHOWN])
-        raise UserError(" ".join(found.split())) from None  # a key may hold the end of a line
+        raise UserError(found) from None
 
 
 def _explain(section: type[BaseModel], item: Any, at: str) -> str:

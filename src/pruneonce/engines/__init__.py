@@ -7,15 +7,14 @@ from pathlib import Path
 from pruneonce.engines import onnxruntime, openvino, pytorch
 from pruneonce.engines.engine import Engine
 from pruneonce.errors import UserError
-from pruneonce.export import onnx as onnx_export
-from pruneonce.export import openvino as openvino_export
+from pruneonce.export import files
 from pruneonce.export.onnx import need
 
-__all__ = ["ENGINES", "Engine", "engine_of", "open_engine", "require"]
+__all__ = ["ENGINES", "Engine", "engine_of", "open_engine", "open_file", "require"]
 
 ENGINES = ("torch", "onnxruntime", "openvino")
-FILES = {"onnxruntime": onnx_export.FILE, "openvino": openvino_export.FILE}
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # what has to be installed, and the format that they read
+FILES = {engine: files.FILES[format][0] for engine, format in EXTRAS.items()}
 WEIGHTS = "*.safetensors"
 
 
@@ -31,7 +30,8 @@ def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, 
             by default: OpenVINO to bf16 on processors that have it, both to int8 before 4-bit weights.
 
     Raises:
-        UserError: there is no such engine or model, the engine is not installed, or it cannot open the model.
+        UserError: there is no such engine or model, the engine is not installed, or it cannot open the model; a file
+            of an export is not what was written.
     """
     require(engine)
     if engine in FILES and not (Path(folder) / FILES[engine]).is_file():
@@ -41,8 +41,14 @@ def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, 
         )
     if engine == "torch":
         return pytorch.open_model(folder, threads)
+    files.must_be_whole(Path(folder), EXTRAS[engine])
+    return open_file(Path(folder) / FILES[engine], engine, threads, exact=exact)
+
+
+def open_file(file: Path, engine: str, threads: int | None = None, *, exact: bool = False) -> Engine:
+    """As `open_engine`, of a file that this process has just written: nothing is compared."""
     opener = onnxruntime.open_model if engine == "onnxruntime" else openvino.open_model
-    return opener(Path(folder) / FILES[engine], threads, exact)
+    return opener(file, threads, exact)
 
 
 def engine_of(folder: str | Path) -> str | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pruneonce.errors import UserError
 
 Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
@@ -38,8 +41,22 @@ class Engine:
 
         Returns:
             Outputs by name, such as `logits` [sequences, classes].
+
+        Raises:
+            UserError: the model takes an input that is not in the batch, or the engine fails.
         """
+        if lacking := [name for name in self.inputs if name not in batch]:
+            raise UserError(f"the model in {self.name} takes `{lacking[0]}`, which its tokenizer does not give")
         return self.run({name: _as_array(batch[name]) for name in self.inputs})
+
+
+@contextmanager
+def told_as(what: str) -> Generator[None, None, None]:
+    """Turns whatever an engine raises into one line: their errors have no common class below this."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def _as_array(value: Tensor | Array) -> Array:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pruneonce.engines.engine import Array, Engine, Outputs
-from pruneonce.errors import UserError
+from pruneonce.engines.engine import Array, Engine, Outputs, told_as
 from pruneonce.machine import overflows_int8
 
 # Idle threads would go on spinning and take the processor from whatever runs next.
@@ -32,13 +31,12 @@ def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
     settings = SETTINGS | (EXACT if exact else {}) | (WITHOUT_VNNI if overflows_int8() else {})
     for key, value in settings.items():
         options.add_session_config_entry(key, value)
-    try:
+    with told_as(f"ONNX Runtime cannot open {file}"):
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes of errors have no common one below this
-        raise UserError(f"ONNX Runtime cannot open {file}: {' '.join(str(error).split())}") from error
     outputs = [value.name for value in session.get_outputs()]
 
     def run(batch: dict[str, Array]) -> Outputs:
-        return dict(zip(outputs, session.run(None, batch), strict=True))
+        with told_as(f"ONNX Runtime cannot run {file}"):
+            return dict(zip(outputs, session.run(None, batch), strict=True))
 
     return Engine("onnxruntime", [value.name for value in session.get_inputs()], "fp32", threads, run)

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from pruneonce.engines.engine import Array, Engine, Outputs
-from pruneonce.errors import UserError
+from pruneonce.engines.engine import Array, Engine, Outputs, told_as
 
 # A thread that is pinned to a core waits for whoever else runs there; the other engines do not pin theirs.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
@@ -36,15 +35,14 @@ def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
     """As `open_engine`, of an .xml file with its .bin beside it."""
     threads = threads or torch.get_num_threads()
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, **SETTINGS}
-    try:
+    with told_as(f"OpenVINO cannot open {file}"):
         model = core().compile_model(file, "CPU", settings | EXACT if exact else settings)
-    except RuntimeError as error:
-        raise UserError(f"OpenVINO cannot open {file}: {' '.join(str(error).split())}") from error
-    precision = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        precision = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        inputs = [value.get_any_name() for value in model.inputs]
 
     def run(batch: dict[str, Array]) -> Outputs:
-        found = model(batch)
-        return {value.get_any_name(): found[value] for value in model.outputs}
+        with told_as(f"OpenVINO cannot run {file}"):
+            found = model(batch)
+            return {value.get_any_name(): found[value] for value in model.outputs}
 
-    inputs = [value.get_any_name() for value in model.inputs]
     return Engine("openvino", inputs, PRECISIONS.get(precision, precision), threads, run)

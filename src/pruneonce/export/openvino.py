@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from pruneonce.export.onnx import need, to_onnx
 
-FILE = "openvino_model.xml"  # as optimum-intel names it; the weights are in the .bin beside
+FILE, WEIGHTS = "openvino_model.xml", "openvino_model.bin"  # as optimum-intel names them
 
 
 def to_openvino(source: str | Path, folder: Path) -> Path:

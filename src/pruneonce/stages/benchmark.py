@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pruneonce import machine, modelfolder, quantization
-from pruneonce.engines import ENGINES, Engine, engine_of, open_engine, require
+from pruneonce.engines import ENGINES, Engine, engine_of, open_engine, open_file, require
 from pruneonce.engines.engine import Array
 from pruneonce.errors import UserError
 from pruneonce.export import to_onnx
@@ -44,16 +44,14 @@ class Contender:
     engines: Sequence[str]
     work: Path
 
-    def folder_for(self, engine: str) -> str | Path:
-        """What the engine opens, exported now where that has not been done."""
+    def open(self, engine: str, threads: int) -> Engine:
+        """The model in an engine, exported now where that has not been done."""
         if engine == "torch" or engine_of(self.folder):
-            return self.folder
+            return open_engine(self.folder, engine, threads)
         onnx = self.work / "model.onnx"
         if not onnx.is_file():
             to_onnx(self.folder, self.work)
-        if engine == "openvino":
-            convert(onnx, self.work)
-        return self.work
+        return open_file(convert(onnx, self.work) if engine == "openvino" else onnx, engine, threads)
 
 
 def benchmark(
@@ -132,7 +130,7 @@ def _rows(
     threads: int,
 ) -> list[dict[str, Any]]:
     """All rows of one engine."""
-    engines = {each.name: open_engine(each.folder_for(name), name, threads) for each in contenders}
+    engines = {each.name: each.open(name, threads) for each in contenders}
     rows = []
 
     def time(batch: int, length: int | str, works: Mapping[str, Work], sequences: int, rounds: int) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 
 from pruneonce import distributed, modelfolder, quantization
 from pruneonce.errors import UserError
-from pruneonce.export import to_onnx, to_openvino
+from pruneonce.export import files, to_onnx, to_openvino
 from pruneonce.recipe import Format
 from pruneonce.stages.common import is_made, tidy
 
@@ -19,7 +19,8 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
 
     Args:
         output: gets `model.onnx`, or `openvino_model.xml` and `.bin`; tokenizer and configuration; the files of
-            sentence-transformers where the source has them; `pruneonce.json` with provenance.
+            sentence-transformers where the source has them; `pruneonce.json` with provenance,
+            in which are the hashes of the former.
 
     Raises:
         UserError: there is no such model, or the format's extra is not installed.
@@ -34,7 +35,7 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
 
 def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
     folder = modelfolder.partial(output)
-    written = (to_onnx if format == "onnx" else to_openvino)(model, folder)
+    (to_onnx if format == "onnx" else to_openvino)(model, folder)
     config = modelfolder.load_config(model)
     config.save_pretrained(folder)
     modelfolder.load_tokenizer(model).save_pretrained(folder)
@@ -47,7 +48,7 @@ def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
         "source": str(model),
         "parents": [modelfolder.content_key(model)],
         "settings": {"format": format},
-        "file": written.name,
+        "files": files.hashes(folder, format),
         "weights": quantization.weights_of(model),
         "versions": {name: version(name) for name in libraries},
     }

@@ -1,0 +1,38 @@
+"""The files that make an exported model, and whether they are those that were written.
+
+Engines are native code that trusts its file: a flipped bit gives other results without a word, and could as well end
+the process. So a file is compared with the hash in the folder's provenance before an engine sees it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruneonce import modelfolder
+from pruneonce.errors import UserError
+from pruneonce.export import onnx, openvino
+
+FILES = {"onnx": (onnx.FILE,), "openvino": (openvino.FILE, openvino.WEIGHTS)}
+AGAIN = "remove the folder and export the model again"
+
+
+def hashes(folder: Path, format: str) -> dict[str, str]:
+    """What provenance records as `files`."""
+    return {name: modelfolder.file_hash(folder / name) for name in FILES[format]}
+
+
+def must_be_whole(folder: Path, format: str) -> None:
+    """
+    Raises:
+        UserError: a file of the exported model is not what was written, or nothing says what was.
+    """
+    recorded = (modelfolder.read_provenance(folder) or {}).get("files")
+    if not isinstance(recorded, dict):
+        raise UserError(f"{folder} has no hashes of its files in {modelfolder.PROVENANCE}; {AGAIN}")
+    try:
+        found = hashes(folder, format)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}; {AGAIN}") from None
+    for name, digest in found.items():
+        if recorded.get(name) != digest:
+            raise UserError(f"{folder / name} is damaged: it is not what was written; {AGAIN}")

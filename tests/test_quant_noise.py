@@ -135,7 +135,7 @@ def test_options_that_do_nothing_or_too_much_are_refused():
 
 def classifier(architecture="bert"):
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(CONFIGS[architecture]).eval()
+    return AutoModelForSequenceClassification.from_config(copy.deepcopy(CONFIGS[architecture])).eval()
 
 
 def batch():

@@ -28,4 +28,5 @@ def write(name: str, command: str, columns: list[str], rows: list[list[Any]]) ->
     section = f"## {TITLES[name]}\n\n`python benchmarks/reliability/{command}`\n\n{made}\n\n" + "\n".join(lines) + "\n"
     page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else HEAD
     page = re.sub(rf"## {TITLES[name]}\n.*?(?=\n## |\Z)", "", page, flags=re.S).rstrip() + "\n"
+    page = re.sub(r"\n{3,}", "\n\n", page)  # where a section was
     PAGE.write_text(f"{page}\n{section}", encoding="utf-8")

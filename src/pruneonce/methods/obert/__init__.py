@@ -17,7 +17,7 @@ class Obert(Options):
     update: Literal["summed", "joint"] = Field(
         "summed", description="of the weights that stay: for each pruned one by itself, or for all of a block together"
     )
-    memory: float = Field(8.0, gt=0, description="GiB for inverses; what does not fit is done in several passes")
+    memory: float = Field(5.5, gt=0, description="GiB for inverses; what does not fit is done in several passes")
 
 
 plugin = Plugin(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordLevel
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -20,6 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
 )
+
+from pruneonce import stages
+from pruneonce.recipe import Classification, Prune, Training, Transfer
 
 WORDS = [
     "the",
@@ -105,7 +109,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
+    words = Tokenizer(WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(
@@ -161,6 +165,21 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(json.dumps({"text": " ".join(words), "label": "positive" if index % 2 else "negative"}))
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def task(task_files: Path) -> Classification:
+    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
+
+
+@pytest.fixture(scope="session")
+def models(encoder: Path, task: Classification, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A dense teacher and a sparse task model."""
+    folder = tmp_path_factory.mktemp("task")
+    settings = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    dense = stages.finetune(encoder, task, Training(**settings), folder / "dense")
+    one_shot = stages.prune_one_shot(encoder, Prune(steps=1, learning_rate=1, sparsity=0.8), folder / "pruned")
+    return dense, stages.transfer(one_shot, task, Transfer(**settings), folder / "sparse", teacher=dense)
 
 
 @pytest.fixture(scope="session")

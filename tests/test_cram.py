@@ -16,7 +16,7 @@ from pruneonce.errors import UserError
 from pruneonce.methods import cram, make
 from pruneonce.methods.cram import Cram
 from pruneonce.methods.cram.cram import cram_gradients
-from pruneonce.recipe import Classification, Gradual, Prune, Training, Transfer
+from pruneonce.recipe import Gradual, Prune, Training, Transfer
 from pruneonce.recipe.pattern import Pattern
 from pruneonce.sparsity import apply_masks, holds, locked_masks, magnitude_masks, prunable_weights
 from pruneonce.trainer import SparseTrainer
@@ -310,11 +310,6 @@ def test_it_finds_weights_that_can_be_pruned_at_once(seed):
 
 
 # Real runs
-
-
-@pytest.fixture(scope="module")
-def task(task_files):
-    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")})
 
 
 TRAIN = {"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "dropout": 0.0}

@@ -15,7 +15,7 @@ from pruneonce.cli import main
 from pruneonce.engines import engine_of, open_engine, open_file
 from pruneonce.errors import UserError
 from pruneonce.export import onnx as onnx_export
-from pruneonce.recipe import Calibrate, Classification, Training
+from pruneonce.recipe import Calibrate, Training
 
 ROOT = Path(__file__).parents[1]
 BATCH = {
@@ -23,11 +23,6 @@ BATCH = {
     "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
     "token_type_ids": torch.zeros(2, 5, dtype=torch.int64),
 }
-
-
-@pytest.fixture(scope="module")
-def task(task_files):
-    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
 
 
 @pytest.fixture(scope="module")

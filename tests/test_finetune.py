@@ -10,16 +10,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertConf
 
 from pruneonce import stages, storage
 from pruneonce.errors import UserError
-from pruneonce.recipe import Classification, Prune, Training, Transfer, validate
+from pruneonce.recipe import Prune, Training, Transfer, validate
 from pruneonce.stages.finetune import distilled_objective
 from pruneonce.tasks import kind_of
 
 SETTINGS = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
-
-
-@pytest.fixture
-def task(task_files):
-    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
 
 
 @pytest.fixture

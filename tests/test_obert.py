@@ -279,7 +279,8 @@ def begun(dense, tokenizer, corpus_file):
         method = make(Obert(**{"gradients": 10, "block_size": 12, **options}))
         weights = prunable_weights(model)
         data = in_order(blocks, 400, 3)
-        method.begin(Run(model, weights, 10, 3, mlm_objective, data, masked_collator(tokenizer, 0.3, 3), 4, None))
+        settings = recipe.OneShot(batch_size=4, method="obert")
+        method.begin(Run(model, weights, 10, 3, mlm_objective, data, masked_collator(tokenizer, 0.3, 3), settings))
         return method, weights
 
     return begin
@@ -385,11 +386,6 @@ def test_a_reached_target_is_not_judged_again(begun, monkeypatch):
 
 
 SMALL = {"name": "obert", "gradients": 6, "block_size": 16}
-
-
-@pytest.fixture(scope="module")
-def task(task_files):
-    return recipe.Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")})
 
 
 @pytest.fixture(scope="module")

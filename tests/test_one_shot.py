@@ -23,11 +23,6 @@ PLAIN = {"name": "obert", "gradients": 0}  # which is magnitude
 
 
 @pytest.fixture(scope="module")
-def task(task_files):
-    return recipe.Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")})
-
-
-@pytest.fixture(scope="module")
 def dense(tmp_path_factory, tokenizer, task):
     folder = tmp_path_factory.mktemp("one-shot")
     settings = recipe.Training(epochs=1, batch_size=16, learning_rate=1e-3)

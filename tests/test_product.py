@@ -13,7 +13,7 @@ from pruneonce.errors import UserError
 from pruneonce.quantization import codebooks, product
 from pruneonce.quantization.codebooks import Codebook
 from pruneonce.quantization.iterative import OnCodebooks, groups_of
-from pruneonce.recipe import Classification, ProductQuantize, Prune, Training, Transfer
+from pruneonce.recipe import ProductQuantize
 from pruneonce.sparsity import prunable_weights, verify
 
 TRAIN = {"steps": 9, "batch_size": 8, "learning_rate": 1e-3}
@@ -324,21 +324,6 @@ def test_blocks_of_a_code_stay_equal_and_zeros_zero():
 
 
 # -- the stage --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def task(task_files):
-    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
-
-
-@pytest.fixture(scope="module")
-def models(encoder, task, tmp_path_factory):
-    """A dense teacher and a sparse task model."""
-    folder = tmp_path_factory.mktemp("task")
-    settings = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
-    dense = stages.finetune(encoder, task, Training(**settings), folder / "dense")
-    one_shot = stages.prune_one_shot(encoder, Prune(steps=1, learning_rate=1, sparsity=0.8), folder / "pruned")
-    return dense, stages.transfer(one_shot, task, Transfer(**settings), folder / "sparse", teacher=dense)
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])

@@ -18,7 +18,7 @@ from pruneonce.methods import make, quant_noise
 from pruneonce.methods.quant_noise import QuantNoise
 from pruneonce.methods.quant_noise.quant_noise import drawn, partly_dropped, partly_rounded
 from pruneonce.quantization import LearningEmbedding, LearningLinear
-from pruneonce.recipe import Classification, Corpus, Gradual, Prepare, Prune, Quantization, Quantize, Training, Transfer
+from pruneonce.recipe import Corpus, Gradual, Prepare, Prune, Quantization, Quantize, Training, Transfer
 from pruneonce.sparsity import verify
 
 INT4 = Quantization(bits=4, granularity="group", group_size=16)
@@ -247,11 +247,6 @@ def test_a_row_is_the_same_wherever_it_is_looked_up(kind):
 # -- stages -----------------------------------------------------------------------------------------------------
 
 TRAIN = {"steps": 8, "batch_size": 8, "learning_rate": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def task(task_files):
-    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
 
 
 @pytest.fixture(scope="module")

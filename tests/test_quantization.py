@@ -16,7 +16,7 @@ from pruneonce.errors import UserError
 from pruneonce.export.qdq import IntegerEmbedding, with_nodes
 from pruneonce.modelfolder import read_json, write_json
 from pruneonce.quantization import LearningEmbedding, LearningLinear, QuantizedEmbedding, QuantizedLinear
-from pruneonce.recipe import Calibrate, Classification, Prune, Quantization, Quantize, Training, Transfer
+from pruneonce.recipe import Calibrate, Quantization, Quantize
 from pruneonce.sparsity import verify
 from pruneonce.storage import grid as grid_file
 from pruneonce.storage import pack, unpack
@@ -277,21 +277,6 @@ def test_the_scale_follows_weights_that_shrink():
 
 
 # -- stages -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def task(task_files):
-    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
-
-
-@pytest.fixture(scope="module")
-def models(encoder, task, tmp_path_factory):
-    """A dense teacher and a sparse task model."""
-    folder = tmp_path_factory.mktemp("task")
-    settings = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
-    dense = stages.finetune(encoder, task, Training(**settings), folder / "dense")
-    one_shot = stages.prune_one_shot(encoder, Prune(steps=1, learning_rate=1, sparsity=0.8), folder / "pruned")
-    return dense, stages.transfer(one_shot, task, Transfer(**settings), folder / "sparse", teacher=dense)
 
 
 TRAIN = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 
 from pruneonce import stages
 from pruneonce.errors import UserError
-from pruneonce.recipe import Classification, Corpus, Prepare, Prune, Training, Transfer
+from pruneonce.recipe import Corpus, Prepare, Prune, Training, Transfer
 from pruneonce.sparsity import ARCHITECTURES, inspect_model, verify
 
 PRUNE = {"steps": 12, "batch_size": 4, "learning_rate": 1e-3, "every": 2, "rewind": False}
@@ -19,11 +19,6 @@ PRUNE = {"steps": 12, "batch_size": 4, "learning_rate": 1e-3, "every": 2, "rewin
 @pytest.fixture
 def corpus(corpus_file):
     return Corpus(source=str(corpus_file), block_length=16, validation=0.1)
-
-
-@pytest.fixture
-def task(task_files):
-    return Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev", "test")})
 
 
 def zeros_in_file(folder):

@@ -41,10 +41,10 @@ def measured(limit: float) -> dict[str, Any]:
     model = BertForSequenceClassification(BertConfig())
     weights = prunable_weights(model)
     options = {"name": "obert", "gradients": GRADIENTS, "block_size": BLOCK, "memory": limit}
-    settings = recipe.OneShot(sparsity=0.5, method=options)
+    settings = recipe.OneShot(sparsity=0.5, method=options, batch_size=BATCH)
     method = methods.make(settings.method)
     data = torch.randint(1000, 30000, (BATCH * GRADIENTS, LENGTH))
-    run = Run(model, weights, 1, 0, loss, data, collate, BATCH, settings)
+    run = Run(model, weights, 1, 0, loss, data, collate, settings)
     for _ in run.gradients(list(weights), 1):  # what gradients take by themselves
         pass
     before, began = psutil.Process().memory_info().rss, monotonic()

@@ -90,7 +90,7 @@ def train(
     method = method or Method()
     weights = prunable_weights(model)
     judge = likelihood or objective
-    method.begin(Run(model, weights, steps, seed, judge, data, collate, settings.batch_size, settings))
+    method.begin(Run(model, weights, steps, seed, judge, data, collate, settings))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
     trainer = SparseTrainer(
         objective,

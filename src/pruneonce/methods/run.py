@@ -26,7 +26,7 @@ class Run:
         likelihood: a loss whose gradients say how much a weight matters: that of the labels, not of a teacher whom the
             model still equals, since those gradients are 0.
         data, collate: the run's examples in their order, and what makes a batch of some.
-        settings: the section of the recipe that the run is of.
+        settings: the section of the recipe that the run is of; its `batch_size` is that of gradients too.
     """
 
     model: nn.Module
@@ -36,7 +36,6 @@ class Run:
     likelihood: Objective
     data: Any
     collate: Callable[[list[Any]], Batch]
-    batch_size: int
     settings: Any
 
     def gradients(self, names: Sequence[str], count: int, first: int = 0) -> Iterator[list[Tensor]]:
@@ -48,12 +47,12 @@ class Run:
         """
         device = next(self.model.parameters()).device
         learning = [self.weights[name] for name in names if self.weights[name].requires_grad]
-        training = self.model.training
+        training, size = self.model.training, self.settings.batch_size
         self.model.eval()
         try:
             for number in range(first, first + count):
-                start = number * self.batch_size
-                examples = [self.data[(start + i) % len(self.data)] for i in range(self.batch_size)]
+                start = number * size
+                examples = [self.data[(start + i) % len(self.data)] for i in range(size)]
                 batch = {name: value.to(device) for name, value in self.collate(examples).items()}
                 with torch.random.fork_rng(), autocast(device):
                     torch.manual_seed(self.seed + number)

@@ -65,7 +65,6 @@ def one_shot(
             task_objective(kind),
             PassesByLength(examples, len(examples), seed, settings.batch_size),
             kind.collate(tokenizer),
-            settings.batch_size,
             settings,
         )
     )

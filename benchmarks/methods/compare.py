@@ -26,6 +26,7 @@ from pruneonce.cli import silence_libraries
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "compare.yaml").read_text(encoding="utf-8"))
 ARMS = {**SETTINGS["methods"], **SETTINGS["afterwards"]}
+ZEROS = sorted({share for shares in SETTINGS["zeros"].values() for share in shares})
 SEED = 1
 
 
@@ -57,7 +58,8 @@ def gradual(data: Path, output: Path, task: str, method: str, pattern: str, zero
     """Pruned while fine-tuning."""
     from pruneonce import stages
 
-    changes = {**ARMS[method].get("changes", {}), "pattern": pattern, "sparsity": zeros}
+    asked = {"pattern": pattern, "sparsity": zeros, "epochs": SETTINGS["epochs"][task]}
+    changes = {**ARMS[method].get("changes", {}), **asked}
     return stages.transfer_gradual(
         str(quickstart.packaged_model()),
         task_of(data, task),
@@ -111,7 +113,8 @@ def chosen(methods: list[str], zeros: list[float]) -> Iterator[tuple[str, str, f
     for share in zeros:
         for method in methods:
             for pattern in ARMS[method]["patterns"]:
-                yield method, pattern, share
+                if share in SETTINGS["zeros"][pattern]:
+                    yield method, pattern, share
 
 
 def table(output: Path) -> list[str]:
@@ -124,7 +127,7 @@ def table(output: Path) -> list[str]:
         "|---|---|---|" + "---|" * (len(tasks) + 3),
     ]
     rows = [(method, "0", "", method) for method in SETTINGS["afterwards"]]
-    rows += [(name_of(m, p, z), f"{100 * z:g}", p, m) for m, p, z in chosen(list(ARMS), SETTINGS["zeros"])]
+    rows += [(name_of(m, p, z), f"{100 * z:g}", p, m) for m, p, z in chosen(list(ARMS), ZEROS)]
     for name, zeros, pattern, method in rows:
         there = [task for task in tasks if name in found[task]]
         if not there:
@@ -165,7 +168,7 @@ def main(
     output: Path = Path("runs/methods"),
     task: Annotated[list[str], typer.Option()] = list(SETTINGS["tasks"]),  # noqa: B006
     method: Annotated[list[str], typer.Option()] = list(ARMS),  # noqa: B006
-    zeros: Annotated[list[float], typer.Option()] = SETTINGS["zeros"],
+    zeros: Annotated[list[float], typer.Option()] = ZEROS,  # noqa: B006
 ) -> None:
     for name in task:
         for one in {"dense", *method} & SETTINGS["afterwards"].keys():

@@ -138,6 +138,13 @@ def test_mistakes_in_a_recipe_are_one_line(values, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", plugins())
+def test_equal_settings_count_as_one(name):
+    """`plan` measures them once."""
+    plugin = plugins()[name]
+    assert len({plugin.options(**plugin.example), plugin.options(**plugin.example)}) == 1
+
+
 def test_what_is_not_asked_for_is_not_in_the_key():
     """So that what was made before there were methods and patterns stays valid."""
     assert {"method", "pattern"}.isdisjoint(Prune(**SETTINGS).model_dump())

@@ -89,6 +89,7 @@ STAGES = {
     "prune, both, not nested": partial(prune, objective="both", nested=False, until=11),
     "prune, global": partial(prune, allocation="global", kd_tokens="masked", accumulate=2),
     "prune, checkpointed activations": partial(prune, activation_checkpointing=True),
+    "prune, in pieces": partial(prune, objective="both", pieces=[1, 2]),
     "prune, streamed": partial(prune, corpus="streamed", objective="hidden"),
     "finetune": finetune,
     "transfer": partial(from_teacher, stages.transfer, Transfer, task_weight=0.5, kd_weight=0.5),

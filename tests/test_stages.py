@@ -95,6 +95,29 @@ def test_hidden_pruning_learns(encoder, corpus, tmp_path):
     assert losses[1] < losses[0]
 
 
+def test_a_sparse_model_goes_on_and_the_dense_one_teaches(encoder, corpus, tmp_path):
+    still = {**PRUNE, "learning_rate": 1e-12, "sparsity": 0.6, "initial_sparsity": 0.6, "objective": "hidden"}
+    sparse = stages.prune(encoder, corpus, Prune(**{**PRUNE, "sparsity": 0.6}, objective="hidden"), tmp_path / "sparse")
+    taught = stages.prune(sparse, corpus, Prune(**still), tmp_path / "taught", teacher=encoder)
+    alone = stages.prune(sparse, corpus, Prune(**still), tmp_path / "alone")
+    losses = [json.loads((model / "metrics.json").read_text())["final"]["loss"] for model in (sparse, taught, alone)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] < losses[0] / 100  # its teacher is itself
+    further = Prune(**{**still, "learning_rate": 1e-3, "sparsity": 0.9})
+    assert inspect_model(stages.prune(sparse, corpus, further, tmp_path / "further", teacher=encoder)).encoder > 0.89
+
+
+def test_a_teacher_of_another_shape_cannot_teach_pruning(encoder, tokenizer, corpus, tmp_path):
+    other = make_model(tmp_path / "other", tokenizer, "distilbert", head=True)
+    with pytest.raises(UserError, match="is a distilbert of 2 layers"):
+        stages.prune(encoder, corpus, Prune(**PRUNE, objective="hidden"), tmp_path / "sparse", teacher=other)
+
+
+def test_pieces_that_are_too_short_are_refused(encoder, corpus, tmp_path):
+    with pytest.raises(UserError, match="texts of 4"):
+        stages.prune(encoder, corpus, Prune(**PRUNE, objective="hidden", pieces=[1, 4]), tmp_path / "sparse")
+
+
 def test_prepare_trains_a_new_head_first(encoder, corpus, tmp_path, capsys):
     settings = Prepare(steps=40, batch_size=8, learning_rate=5e-3, head_steps=0.5)
     teacher = stages.prepare(encoder, corpus, settings, tmp_path / "teacher")

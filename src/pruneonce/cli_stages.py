@@ -80,15 +80,21 @@ def prune(
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach. Default: 0.9.")] = None,
     objective: Annotated[str | None, typer.Option(help="mlm, hidden or both. Default: mlm.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="The dense model, where MODEL was pruned before and goes on.", show_default=False)
+    ] = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
-    """Sparse pre-training, the step that is done once. The dense model is the teacher."""
+    """Sparse pre-training, the step that is done once. The dense model is the teacher.
+
+    A sparse MODEL goes on with `--teacher DENSE`; `--set initial_sparsity=0.8` says how many of its zeros it keeps.
+    """
     options = {"sparsity": sparsity, "objective": objective, "steps": steps}
     text, settings = sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRETRAIN, options, sets)
     from pruneonce import stages
 
-    made = stages.prune(model, text, settings, output, seed=seed)
+    made = stages.prune(model, text, settings, output, teacher=teacher, seed=seed)
     task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
     show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
 

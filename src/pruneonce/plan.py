@@ -15,7 +15,7 @@ import torch
 
 from pruneonce import pipeline, probe
 from pruneonce.recipe import Recipe
-from pruneonce.stages.prune import check_settings
+from pruneonce.stages.prune import check_pieces, check_settings
 from pruneonce.task_workload import SAMPLE, task_works
 from pruneonce.workload import BYTES, Shape, Work, corpus_works
 
@@ -97,6 +97,7 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
     with TemporaryDirectory() as scratch:
         pipeline.check(recipe, Path(scratch))
         check_settings(recipe.prune)
+        check_pieces(recipe.prune, recipe.corpus)
         works, blocks = corpus_works(recipe, notes)
         for name in recipe.tasks:
             works += task_works(recipe, name, Path(scratch))

@@ -6,7 +6,7 @@ uninterrupted one does, whatever the random state was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,35 @@ def masked_collator(tokenizer: Any, probability: float, seed: int) -> Collate:
         return {**batch, "input_ids": ids, "labels": labels}
 
     return collate
+
+
+def in_pieces(
+    collate: Collate, frame: tuple[list[int], list[int]], counts: Sequence[int], together: int, seed: int
+) -> Collate:
+    """`collate` of the blocks of a step cut into so many texts of one length, with special tokens of their own.
+
+    A step has one of `counts`, drawn at even odds by the seed and the step, so that its batch stays free of padding and
+    has at most as many tokens as before. What does not divide is cut off at the end of a block.
+
+    Args:
+        frame: special tokens before and after a text.
+        together: blocks of a step, over all processes and batches.
+    """
+    first, last = frame
+
+    def cut(block: Any, count: int) -> Iterator[dict[str, Any]]:
+        ids = list(block["input_ids"])
+        body, size = ids[len(first) : -len(last)], len(ids) // count - len(first) - len(last)
+        for piece in range(count):
+            tokens = body[piece * size : (piece + 1) * size]
+            yield {"input_ids": [*first, *tokens, *last], "position": block["position"] * count + piece}
+
+    def collate_pieces(blocks: list[Any]) -> dict[str, Tensor]:
+        step = blocks[0]["position"] // together
+        count = int(np.random.default_rng([seed, step]).choice(counts))
+        return collate([piece for block in blocks for piece in cut(block, count)] if count > 1 else blocks)
+
+    return collate_pieces
 
 
 def _mixed(seed: int, position: int) -> int:

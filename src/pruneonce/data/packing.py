@@ -51,6 +51,11 @@ def frame(words: Tokenizer) -> tuple[list[int], list[int]]:
     return first, last
 
 
+def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The same of a fast tokenizer of transformers."""
+    return frame(Tokenizer.from_str(backend(tokenizer)))
+
+
 def blocks(
     corpus: Corpus,
     files: list[Path] | None,

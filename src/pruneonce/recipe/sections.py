@@ -160,6 +160,13 @@ class Prune(Training, Distillation, Sparsification):
     )
     hidden_weight: float = Field(1.0, ge=0)
     mlm_probability: float = Field(0.15, gt=0, lt=1)
+    pieces: list[Annotated[int, Field(ge=1)]] = Field(
+        [1],
+        min_length=1,
+        exclude_if=lambda pieces: pieces == [1],
+        description="cut the blocks of a step into so many texts each, drawn at even odds for every step: tasks' texts "
+        "are shorter than blocks",
+    )
 
 
 class Transfer(Training, Distillation):

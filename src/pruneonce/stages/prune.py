@@ -12,8 +12,9 @@ from typing import Any
 
 from pruneonce import modelfolder
 from pruneonce.console import console
-from pruneonce.data.blocks import in_order, masked_collator, plain_collator
+from pruneonce.data.blocks import in_order, in_pieces, masked_collator, plain_collator
 from pruneonce.data.corpus import corpus_key
+from pruneonce.data.packing import frame_of
 from pruneonce.errors import UserError
 from pruneonce.methods import make
 from pruneonce.recipe import Corpus, Prune
@@ -31,6 +32,8 @@ from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, 
 from pruneonce.stages.objectives import held_out_loss, likelihood_objective, load_vocabulary_model, pruning_objective
 from pruneonce.training import examples_of, train
 
+SHORTEST = 8  # tokens of a text, special tokens included; as of `corpus.block_length`
+
 
 @tidy
 def prune(
@@ -39,6 +42,7 @@ def prune(
     settings: Prune,
     output: Path,
     *,
+    teacher: str | Path | None = None,
     seed: int = 42,
     cache: Path | None = None,
     report_to: list[str] | None = None,
@@ -46,16 +50,22 @@ def prune(
     """Make a sparse pre-trained model of the dense `model`, which is also the teacher.
 
     Args:
+        teacher: the dense model, where `model` is one that was pruned before and is to go on from there. The zeros it
+            keeps from the first step on are those of `settings.initial_sparsity`.
         cache: where token blocks are kept; inside the unfinished output, and so not kept, if None.
 
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
     """
     check_settings(settings)
+    check_pieces(settings, corpus)
+    if teacher is not None:
+        check_same_shape(model, teacher)
     check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = modelfolder.load_tokenizer(model)
+    of_teacher = [] if teacher is None else [modelfolder.content_key(teacher)]
     key = modelfolder.key_of(
-        "prune", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed
+        "prune", modelfolder.content_key(model), *of_teacher, corpus_key(corpus, tokenizer), settings.model_dump(), seed
     )
     device = begin(seed)
     if is_made(output, key):
@@ -64,13 +74,13 @@ def prune(
     student = load_dense(model, settings, settings.dropout)
     console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
     blocks, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
-    teacher = freeze(load_dense(model, settings, None), device)
+    teaching = freeze(load_dense(teacher or model, settings, None), device)
     student.to(device)
     if settings.objective == "hidden":
         # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
         base_of(student).embeddings.requires_grad_(False)
     weights = prunable_weights(student)
-    objective = pruning_objective(teacher, settings)
+    objective = pruning_objective(teaching, settings)
     masked = settings.objective != "hidden"
     collate = masked_collator(tokenizer, settings.mlm_probability, seed) if masked else plain_collator
     method = make(settings.method)
@@ -79,7 +89,7 @@ def prune(
         student,
         objective,
         in_order(blocks, examples_of(settings, steps), seed),
-        collate,
+        in_pieces(collate, frame_of(tokenizer), settings.pieces, examples_of(settings, 1), seed),
         settings,
         steps=steps,
         length=corpus.block_length,
@@ -141,6 +151,30 @@ def check_settings(settings: Prune) -> None:
     """Raise unless there is something to prune."""
     if settings.sparsity == 0:
         raise UserError("`sparsity: 0` prunes nothing; give the share of zeros to reach, such as 0.9")
+
+
+def check_pieces(settings: Prune, corpus: Corpus) -> None:
+    """Raise where blocks would be cut too short to say anything."""
+    shortest = corpus.block_length // max(settings.pieces)
+    if shortest < SHORTEST:
+        raise UserError(
+            f"`pieces: {settings.pieces}` cuts blocks of {corpus.block_length} tokens into texts of {shortest}; "
+            f"{SHORTEST} are the least: cut into fewer, or raise `corpus.block_length`"
+        )
+
+
+def check_same_shape(model: str | Path, teacher: str | Path) -> None:
+    """Raise unless a teacher's hidden states and words are those of the model."""
+    ours, theirs = (
+        f"a {config.model_type} of {config.num_hidden_layers} layers, width {config.hidden_size} and "
+        f"{config.vocab_size} words"
+        for config in map(modelfolder.load_config, (model, teacher))
+    )
+    if ours != theirs:
+        raise UserError(
+            f"the teacher {teacher} is {theirs}, the model {ours}; the teacher is the dense model that {model} was "
+            "pruned from"
+        )
 
 
 def load_dense(model: str | Path, settings: Prune, dropout: float | None, *, head_may_be_new: bool = False) -> Any:

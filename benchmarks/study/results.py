@@ -14,6 +14,11 @@ OURS = "sparse"
 SHOWN = {"sparse": "prune once", "one-shot": "one-shot", "gradual": "gradual", "dense": "dense"}
 
 
+def slug(name: str) -> str:
+    """A variant's name as that of a folder."""
+    return name.replace(",", "").replace(" ", "-")
+
+
 def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -28,7 +33,7 @@ def write(output: Path, file: Path, settings: dict[str, Any], heading: list[str]
     tasks = list(settings["tasks"])
     found = Values(output, settings)
     lines = [*heading, *main_tables(found, tasks), *pretraining(output, settings), *transfer(output, settings)]
-    lines += budgets(output, tasks)
+    lines += [*distances(output, settings), *budgets(output, tasks)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(found, tasks, file.with_suffix(".svg"))
 
@@ -103,7 +108,7 @@ def pretraining(output: Path, settings: dict[str, Any]) -> list[str]:
         "|---|---|---|",
     ]
     for name in settings["pretraining"]:
-        model = output / "pretrained" / f"ablation-{name.replace(' ', '-')}-0.9"
+        model = output / "pretrained" / f"ablation-{slug(name)}-0.9"
         if (model / "metrics.json").is_file():
             final = read(model / "metrics.json")["final"]
             loss = final["loss"] if settings["pretraining"][name].get("objective") is None else final.get("hidden")
@@ -125,9 +130,7 @@ def transfer(output: Path, settings: dict[str, Any]) -> list[str]:
         "|---" * (len(tasks) + 2) + "|",
     ]
     for name, changes in ablation["variants"].items():
-        variant = (
-            f"transfer/{{}}/seed-*/{name.replace(' ', '-')}.json" if changes else "tasks/{}/seed-*/sparse-0.9.json"
-        )
+        variant = f"transfer/{{}}/seed-*/{slug(name)}.json" if changes else "tasks/{}/seed-*/sparse-0.9.json"
         files = [next(output.glob(variant.format(task)), None) for task in tasks]
         values = [100 * read(file)["dev"]["accuracy"] if file else None for file in files]
         if any(value is not None for value in values):
@@ -135,6 +138,26 @@ def transfer(output: Path, settings: dict[str, Any]) -> list[str]:
             shown = [f"{value:.1f}" if value is not None else "-" for value in values]
             average = f"{mean(whole):.1f}" if len(whole) == len(values) else "-"
             lines.append(f"| {name} | {' | '.join(shown)} | {average} |")
+    return [*lines, ""]
+
+
+def distances(output: Path, settings: dict[str, Any]) -> list[str]:
+    """The loss of hidden states by what is read, a column for each sparse model."""
+    files = {title: output / "distance" / f"{name}.json" for title, name in settings["distance"].items()}
+    found = {title: read(file) for title, file in files.items() if file.is_file()}
+    if not found:
+        return []
+    lines = [
+        "## What sparse models read badly",
+        "",
+        "The loss of hidden states on running text of the corpus in blocks of so many tokens, on its sentences, and on "
+        "examples of the tasks' dev splits, 200 of each.",
+        "",
+        f"| what is read | {' | '.join(found)} |",
+        "|---" * (len(found) + 1) + "|",
+    ]
+    for kind in next(iter(found.values())):
+        lines.append(f"| {kind} | {' | '.join(f'{values[kind]:.3f}' for values in found.values())} |")
     return [*lines, ""]
 
 

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import distance
 import results
 import typer
 import yaml
@@ -27,7 +28,7 @@ from pruneonce.cli import silence_libraries
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
 SENTENCES = 12_000  # of the embedding task
-PARTS = ("pretraining", "transfer", "main", "table")
+PARTS = ("pretraining", "transfer", "main", "distance", "table")
 ARMS = ("dense", "sparse", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
 
@@ -76,13 +77,32 @@ class Study:
     def short(self, name: str) -> Path:
         """A variant of a short pre-training at 90 %."""
         changes = {**SETTINGS["ablation"], **SETTINGS["pretraining"][name]}
-        return self.sparse("0.9", changes, "ablation-" + name.replace(" ", "-"))
+        return self.sparse("0.9", changes, f"ablation-{results.slug(name)}")
 
     def one_shot(self, zeros: str) -> Path:
         from pruneonce import stages
 
         settings = self.settings("prune", changes={"sparsity": float(zeros)})
         return stages.prune_one_shot(self.model, settings, self.output / "pretrained" / f"one-shot-{zeros}")
+
+    def distances(self) -> None:
+        """Of sparse pre-trained models that are there, on running text and on texts as tasks have them."""
+        from pruneonce import modelfolder
+
+        tokenizer = modelfolder.load_tokenizer(self.model)
+        lines = (self.output / "data" / "embedding" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        tasks = {
+            task: (self.data / task / "dev.jsonl", said["text"], said.get("text_pair"))
+            for task, said in SETTINGS["tasks"].items()
+            if (self.data / task / "dev.jsonl").is_file()
+        }
+        kinds = distance.texts(tokenizer, [json.loads(line)["text"] for line in lines], tasks)
+        for name in SETTINGS["distance"].values():
+            model, file = self.output / "pretrained" / name, self.output / "distance" / f"{name}.json"
+            if (model / "pruneonce.json").is_file() and not file.is_file():
+                file.parent.mkdir(exist_ok=True)
+                found = distance.distances(model, self.model, kinds, tokenizer)
+                file.write_text(json.dumps(found), encoding="utf-8")
 
     def dense(self, task: str, seed: int) -> Path | str:
         """The task teacher; where there are no labels to train one on, the model itself."""
@@ -118,7 +138,7 @@ class Study:
         source = self.short(start) if start else self.sparse("0.9")
         settings = self.settings("transfer", task, changes)
         teacher = self.dense(task, seed)
-        folder = self.output / "transfer" / task / f"seed-{seed}" / name.replace(" ", "-")
+        folder = self.output / "transfer" / task / f"seed-{seed}" / results.slug(name)
         return stages.transfer(source, self.task(task), settings, folder, teacher=teacher, seed=seed, **self.common)
 
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
@@ -167,6 +187,8 @@ def main(
             made = study.arm(one_arm, one_zeros, one_task, one_seed)
             name = one_arm if one_arm == "dense" else f"{one_arm}-{one_zeros}"
             study.measured(made, one_task, output / "tasks" / one_task / f"seed-{one_seed}" / f"{name}.json")
+    if "distance" in part:
+        study.distances()
     results.write(output, HERE.parent / "results" / "study.md", SETTINGS, heading())
 
 

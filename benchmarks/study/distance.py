@@ -1,0 +1,55 @@
+"""How far a sparse model's hidden states are from the dense one's, by what it reads. No training, a minute a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneonce import modelfolder
+from pruneonce.distillation import hidden_distillation, states
+
+TEXTS = 200  # of each kind
+BATCH = 20
+
+
+def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, tuple[Path, str, str | None]]) -> dict[str, list[Any]]:
+    """Token ids by what they are: blocks of running text, sentences of the same corpus, examples of tasks.
+
+    Args:
+        sentences: of the corpus, in their order.
+        tasks: a file of examples and the columns of the text and of the pair, by name.
+    """
+    running = tokenizer(" ".join(sentences[: 40 * TEXTS]), add_special_tokens=False, verbose=False)["input_ids"]
+    first, last = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    found: dict[str, list[Any]] = {}
+    for length in (64, 32, 16):
+        body = length - 2
+        starts = range(0, TEXTS * 64, 64)
+        found[f"blocks of {length}"] = [{"input_ids": [*first, *running[at : at + body], *last]} for at in starts]
+    encoded = [tokenizer(sentence) for sentence in sentences]
+    found["sentences of up to 16"] = [one for one in encoded if len(one["input_ids"]) <= 16][:TEXTS]
+    for name, (file, text, pair) in tasks.items():
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:TEXTS]]
+        found[name] = [tokenizer(row[text], row[pair] if pair else None) for row in rows]
+        if pair:
+            found[f"{name}, joined to one text"] = [tokenizer(f"{row[text]} {row[pair]}") for row in rows]
+    return found
+
+
+@torch.no_grad()
+def distances(sparse: Path, dense: str, kinds: dict[str, list[Any]], tokenizer: Any) -> dict[str, float]:
+    """The loss of hidden states by kind of text: 0 for a model like the dense one, 1 for one that says nothing."""
+    ours, theirs = (modelfolder.load_encoder(model).eval() for model in (sparse, dense))
+    found = {}
+    for kind, examples in kinds.items():
+        inputs = sorted(examples, key=lambda example: len(example["input_ids"]))  # little padding
+        total = 0.0
+        for first in range(0, len(inputs), BATCH):
+            chosen = inputs[first : first + BATCH]
+            batch = tokenizer.pad(chosen, return_tensors="pt")
+            outputs = [model(**batch, output_hidden_states=True) for model in (ours, theirs)]
+            mask = batch["attention_mask"]
+            total += hidden_distillation(*(states(output, mask) for output in outputs)).item() * len(chosen)
+        found[kind] = total / len(inputs)
+    return found

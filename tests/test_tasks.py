@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import shutil
 
 import datasets
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
 from pruneonce.metrics.glue import classification as metrics
 from pruneonce.recipe import Classification
@@ -350,3 +352,13 @@ def test_metrics_names():
     }
     assert sorted(both) == sorted(METRICS)
     assert all(type(value) is float for value in both.values())
+
+
+def test_a_task_is_known_by_its_files_wherever_they_are(task, task_files, tmp_path):
+    moved = shutil.copytree(task_files, tmp_path / "moved")
+    elsewhere = task.model_copy(update={split: str(moved / f"{split}.jsonl") for split in ("train", "dev", "test")})
+    assert task_key(elsewhere) == task_key(task)
+    (moved / "dev.jsonl").write_text((moved / "test.jsonl").read_text())
+    assert task_key(elsewhere) != task_key(task)
+    swapped = task.model_copy(update={"dev": task.test, "test": task.dev})
+    assert task_key(swapped) != task_key(task)

@@ -10,15 +10,20 @@ from pruneonce.errors import UserError
 from pruneonce.recipe import Task
 
 NOT_DATA = {"teacher", "transfer", "quantize", "teacher_model", "metric"}
+SPLITS = {"train", "dev", "test", "held_out"}
 
 
 def task_key(task: Task) -> str:
-    """sha256 of how a task is read and, for local files, of what is in them."""
-    digest = hashlib.sha256(json.dumps(task.model_dump(exclude=NOT_DATA), sort_keys=True).encode())
+    """sha256 of how a task is read and, for local files, of their names and what is in them, wherever they are."""
+    splits: dict[str, object] = dict(task.splits())
     if task.source is None:
-        for name in task.splits().values():
-            try:
-                digest.update(hashlib.sha256(Path(name).expanduser().read_bytes()).digest())
-            except OSError as error:
-                raise UserError(f"cannot read {name}: {error.strerror}") from None
-    return digest.hexdigest()
+        splits = {split: [Path(file).name, _hash(file)] for split, file in task.splits().items()}
+    said = [task.model_dump(exclude=NOT_DATA | SPLITS), splits]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None

@@ -105,6 +105,9 @@ def test_a_sparse_model_goes_on_and_the_dense_one_teaches(encoder, corpus, tmp_p
     assert losses[2] < losses[0] / 100  # its teacher is itself
     further = Prune(**{**still, "learning_rate": 1e-3, "sparsity": 0.9})
     assert inspect_model(stages.prune(sparse, corpus, further, tmp_path / "further", teacher=encoder)).encoder > 0.89
+    forgotten = further.model_copy(update={"initial_sparsity": 0.0})
+    with pytest.raises(UserError, match=r"would grow back first.* of 0\.6"):
+        stages.prune(sparse, corpus, forgotten, tmp_path / "forgotten", teacher=encoder)
 
 
 def test_a_teacher_of_another_shape_cannot_teach_pruning(encoder, tokenizer, corpus, tmp_path):

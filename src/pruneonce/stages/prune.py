@@ -27,7 +27,7 @@ from pruneonce.sparsity import (
     magnitude_masks,
     prunable_weights,
 )
-from pruneonce.sparsity.sparsifier import Gradual
+from pruneonce.sparsity.sparsifier import Gradual, Locked
 from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, freeze, is_made, tidy
 from pruneonce.stages.objectives import held_out_loss, likelihood_objective, load_vocabulary_model, pruning_objective
 from pruneonce.training import examples_of, train
@@ -80,6 +80,12 @@ def prune(
         # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
         base_of(student).embeddings.requires_grad_(False)
     weights = prunable_weights(student)
+    zeros = Locked(weights).sparsity()
+    if teacher is not None and settings.initial_sparsity == 0 and zeros > 0.01:  # a dense model has some by chance
+        raise UserError(
+            f"with `initial_sparsity: 0` all zeros of {model} would grow back first; set it to the share to keep, of "
+            f"{zeros:.3g}"
+        )
     objective = pruning_objective(teaching, settings)
     masked = settings.objective != "hidden"
     collate = masked_collator(tokenizer, settings.mlm_probability, seed) if masked else plain_collator

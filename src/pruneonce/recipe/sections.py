@@ -164,8 +164,7 @@ class Prune(Training, Distillation, Sparsification):
         [1],
         min_length=1,
         exclude_if=lambda pieces: pieces == [1],
-        description="cut the blocks of a step into so many texts each, drawn at even odds for every step: tasks' texts "
-        "are shorter than blocks",
+        description="cut a step's blocks into so many texts each, drawn for every step: texts of tasks are short",
     )
 
 

@@ -72,6 +72,8 @@ def prune(
         return output
     begun = modelfolder.partial(output)
     student = load_dense(model, settings, settings.dropout)
+    if teacher is not None:
+        check_zeros_kept(model, student, settings)
     console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
     blocks, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
     teaching = freeze(load_dense(teacher or model, settings, None), device)
@@ -80,12 +82,6 @@ def prune(
         # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
         base_of(student).embeddings.requires_grad_(False)
     weights = prunable_weights(student)
-    zeros = Locked(weights).sparsity()
-    if teacher is not None and settings.initial_sparsity == 0 and zeros > 0.01:  # a dense model has some by chance
-        raise UserError(
-            f"with `initial_sparsity: 0` all zeros of {model} would grow back first; set it to the share to keep, of "
-            f"{zeros:.3g}"
-        )
     objective = pruning_objective(teaching, settings)
     masked = settings.objective != "hidden"
     collate = masked_collator(tokenizer, settings.mlm_probability, seed) if masked else plain_collator
@@ -180,6 +176,16 @@ def check_same_shape(model: str | Path, teacher: str | Path) -> None:
         raise UserError(
             f"the teacher {teacher} is {theirs}, the model {ours}; the teacher is the dense model that {model} was "
             "pruned from"
+        )
+
+
+def check_zeros_kept(source: str | Path, model: Any, settings: Prune) -> None:
+    """Raise where a sparse model would lose its zeros before it gets more of them."""
+    zeros = Locked(prunable_weights(model)).sparsity()
+    if settings.initial_sparsity == 0 and zeros > 0.01:  # a dense model has some by chance
+        raise UserError(
+            f"with `initial_sparsity: 0` all zeros of {source} would grow back first; set it to the share to keep, of "
+            f"{zeros:.3g}"
         )
 
 

@@ -10,8 +10,14 @@ from matplotlib.figure import Figure
 
 from pruneonce import recipe
 
-OURS = "sparse"
-SHOWN = {"sparse": "prune once", "one-shot": "one-shot", "gradual": "gradual", "dense": "dense"}
+SHOWN = {
+    "sparse": "prune once",
+    "longer": "prune once, longer",
+    "one-shot": "one-shot",
+    "gradual": "gradual",
+    "dense": "dense",
+}
+PRETRAINED = {"sparse": "sparse pre-training", "longer": "and gone on with"}
 
 
 def slug(name: str) -> str:
@@ -165,14 +171,13 @@ def budgets(output: Path, tasks: list[str]) -> list[str]:
     """Tokens and minutes of what was trained."""
     lines = ["## Budgets", "", "Tokens through the student; minutes of training on one core.", ""]
     lines += ["| what | tokens | minutes |", "|---|---|---|"]
-    for model in sorted((output / "pretrained").glob("sparse-*[0-9]")):
+    pretrained = [each for arm in PRETRAINED for each in sorted((output / "pretrained").glob(f"{arm}-*[0-9]"))]
+    for model in pretrained:
+        arm, _, zeros = model.name.rpartition("-")
+        what = f"{PRETRAINED[arm]}, {100 * float(zeros):g} %"
         spent = training(model)
         loss = read(model / "metrics.json")["final"]["loss"]
-        zeros = f"{100 * float(model.name.rpartition('-')[2]):g} %"
-        lines.append(
-            f"| sparse pre-training, {zeros} (held-out loss {loss:.4f}) | {spent['tokens']:,} | "
-            f"{spent['seconds'] / 60:.1f} |"
-        )
+        lines.append(f"| {what} (held-out loss {loss:.4f}) | {spent['tokens']:,} | {spent['seconds'] / 60:.1f} |")
     for task in tasks:
         seed = next(iter(sorted((output / "tasks" / task).glob("seed-*"))), None)
         for model in sorted(seed.iterdir()) if seed else []:

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
 SENTENCES = 12_000  # of the embedding task
 PARTS = ("pretraining", "transfer", "main", "distance", "table")
-ARMS = ("dense", "sparse", "one-shot", "gradual")
+ARMS = ("dense", "sparse", "longer", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
 
 
@@ -66,6 +66,15 @@ class Study:
         settings = self.settings("prune", changes={"sparsity": float(zeros), **(changes or {})})
         dense = self.model if settings.objective == "hidden" else self.with_words()
         return stages.prune(dense, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
+
+    def longer(self, zeros: str) -> Path:
+        """The sparse model, gone on with: as many zeros, other text."""
+        from pruneonce import stages
+
+        changes = {"sparsity": float(zeros), "initial_sparsity": float(zeros), **SETTINGS["longer"]}
+        folder = self.output / "pretrained" / f"longer-{zeros}"
+        how: dict[str, Any] = {"teacher": self.model, "seed": 2, **self.common}
+        return stages.prune(self.sparse(zeros), self.corpus, self.settings("prune", changes=changes), folder, **how)
 
     def with_words(self) -> Path:
         """The dense model with a head for masked words, which objectives other than `hidden` need."""
@@ -126,7 +135,7 @@ class Study:
             return teacher
         if arm == "gradual":
             return stages.transfer_gradual(self.model, self.task(task), self.gradual(zeros, task, seed), folder, **how)
-        start = self.one_shot(zeros) if arm == "one-shot" else self.sparse(zeros)
+        start = {"sparse": self.sparse, "longer": self.longer, "one-shot": self.one_shot}[arm](zeros)
         return stages.transfer(start, self.task(task), settings, folder, **how)
 
     def variant(self, name: str, task: str, seed: int) -> Path:

@@ -135,9 +135,10 @@ def transfer(output: Path, settings: dict[str, Any]) -> list[str]:
         f"| variant | {' | '.join(tasks)} | mean |",
         "|---" * (len(tasks) + 2) + "|",
     ]
-    for name, changes in ablation["variants"].items():
-        variant = f"transfer/{{}}/seed-*/{slug(name)}.json" if changes else "tasks/{}/seed-*/sparse-0.9.json"
-        files = [next(output.glob(variant.format(task)), None) for task in tasks]
+    rows = {"dense": "tasks/{}/seed-*/dense.json", "as it is": "tasks/{}/seed-*/sparse-0.9.json"}
+    rows |= {name: f"transfer/{{}}/seed-*/{slug(name)}.json" for name in ablation["variants"]}
+    for name, place in rows.items():
+        files = [next(iter(sorted(output.glob(place.format(task)))), None) for task in tasks]
         values = [100 * read(file)["dev"]["accuracy"] if file else None for file in files]
         if any(value is not None for value in values):
             whole = [value for value in values if value is not None]

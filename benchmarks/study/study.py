@@ -186,8 +186,7 @@ def main(
         for name in SETTINGS["pretraining"] if not variant else []:
             study.short(name)
     if "transfer" in part:
-        changed = [name for name, changes in SETTINGS["transfer_ablation"]["variants"].items() if changes]
-        for name in variant or changed:  # the one without changes is the arm `sparse`
+        for name in variant or SETTINGS["transfer_ablation"]["variants"]:  # without a change it is the arm `sparse`
             for one_task in [one for one in SETTINGS["transfer_ablation"]["tasks"] if one in task]:
                 made = study.variant(name, one_task, seed[0])
                 study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])

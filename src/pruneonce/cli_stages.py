@@ -128,7 +128,8 @@ def finetune(
 
 
 @app.command(
-    epilog=defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
+    epilog="The defaults are the paper's, for BERT; small encoders want more: --set learning_rate=0.001.\n\n"
+    + defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
 )
 def transfer(
     context: typer.Context,

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from pruneonce import recipe
 
@@ -193,21 +194,27 @@ def plot(found: Values, tasks: list[str], file: Path) -> None:
     zeros = sorted({each for each, _ in found.arms()})
     if not zeros:
         return
-    figure = Figure(figsize=(2 + 1.1 * len(tasks), 2.6 * len(zeros)), layout="constrained")
+    everywhere = [arm for arm in SHOWN if any(arm == each for _, each in found.arms())]
+    figure = Figure(figsize=(2 + 1.1 * len(tasks), 0.5 + 2.4 * len(zeros)), layout="constrained")
     for number, share in enumerate(zeros, start=1):
         axes = figure.add_subplot(len(zeros), 1, number)
         arms = [arm for each, arm in found.arms() if each == share]
+        width = 0.8 / max(2, len(arms))
         for place, arm in enumerate(arms):
-            at, heights, spreads = [], [], []
-            for index, task in enumerate(tasks):
-                if recovery := found.recoveries(task, arm, share):
-                    at.append(index + (place - (len(arms) - 1) / 2) * 0.8 / len(arms))
-                    heights.append(mean(recovery))
-                    spreads.append(stdev(recovery) if len(recovery) > 1 else 0.0)
-            axes.bar(at, heights, width=0.75 / len(arms), yerr=spreads, label=SHOWN[arm])
+            kept = {index: found.recoveries(task, arm, share) for index, task in enumerate(tasks)}
+            kept = {index: values for index, values in kept.items() if values}
+            axes.bar(
+                [index + (place - (len(arms) - 1) / 2) * width for index in kept],
+                [mean(values) for values in kept.values()],
+                width=0.95 * width,
+                yerr=[stdev(values) if len(values) > 1 else 0.0 for values in kept.values()],
+                color=f"C{everywhere.index(arm)}",
+            )
         axes.axhline(100, color="0.5", linewidth=0.8)
         axes.set_xticks(range(len(tasks)), tasks)
+        axes.set_xlim(-0.5, len(tasks) - 0.5)
         axes.set_ylim(60, 103)
         axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
-        axes.legend(ncols=len(arms), fontsize="small", loc="lower right")
+    handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
+    figure.legend(handles=handles, ncols=len(handles), fontsize="small", loc="outside upper center")
     figure.savefig(file)

@@ -139,7 +139,7 @@ def transfer(output: Path, settings: dict[str, Any]) -> list[str]:
     rows = {"dense": "tasks/{}/seed-*/dense.json", "as it is": "tasks/{}/seed-*/sparse-0.9.json"}
     rows |= {name: f"transfer/{{}}/seed-*/{slug(name)}.json" for name in ablation["variants"]}
     for name, place in rows.items():
-        files = [next(iter(sorted(output.glob(place.format(task)))), None) for task in tasks]
+        files = [min(output.glob(place.format(task)), default=None) for task in tasks]
         values = [100 * read(file)["dev"]["accuracy"] if file else None for file in files]
         if any(value is not None for value in values):
             whole = [value for value in values if value is not None]
@@ -181,7 +181,7 @@ def budgets(output: Path, tasks: list[str]) -> list[str]:
         loss = read(model / "metrics.json")["final"]["loss"]
         lines.append(f"| {what} (held-out loss {loss:.4f}) | {spent['tokens']:,} | {spent['seconds'] / 60:.1f} |")
     for task in tasks:
-        seed = next(iter(sorted((output / "tasks" / task).glob("seed-*"))), None)
+        seed = min((output / "tasks" / task).glob("seed-*"), default=None)
         for model in sorted(seed.iterdir()) if seed else []:
             if (model / "pruneonce.json").is_file():
                 spent = training(model)

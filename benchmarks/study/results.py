@@ -1,11 +1,12 @@
-"""The tables and the plot of the study, of whatever is finished in its folder."""
+"""The tables and the plot of the study, of whatever was measured."""
 
-import json
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from collected import Found, slug
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -18,29 +19,15 @@ SHOWN = {
     "gradual": "gradual",
     "dense": "dense",
 }
-PRETRAINED = {"sparse": "sparse pre-training", "longer": "and gone on with"}
+PRETRAINED = {"sparse": "sparse pre-training", "longer": "sparse pre-training, longer"}
 
 
-def slug(name: str) -> str:
-    """A variant's name as that of a folder."""
-    return name.replace(",", "").replace(" ", "-")
-
-
-def read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def training(model: Path) -> dict[str, Any]:
-    made: dict[str, Any] = read(model / "pruneonce.json")["training"]
-    return made
-
-
-def write(output: Path, file: Path, settings: dict[str, Any], heading: list[str]) -> None:
-    """`file` (.md) and, beside it, the plot (.svg)."""
+def write(measured: Found, file: Path, settings: dict[str, Any], heading: list[str]) -> None:
+    """`file` (.md) and, beside it, the plot (.svg), of what `collected.update` returns."""
     tasks = list(settings["tasks"])
-    found = Values(output, settings)
-    lines = [*heading, *main_tables(found, tasks), *pretraining(output, settings), *transfer(output, settings)]
-    lines += [*distances(output, settings), *budgets(output, tasks)]
+    found = Values(measured, settings)
+    lines = [*heading, *main_tables(found, tasks), *pretraining(measured, settings), *transfer(measured, settings)]
+    lines += [*distances(measured, settings), *budgets(measured, tasks)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(found, tasks, file.with_suffix(".svg"))
 
@@ -48,20 +35,19 @@ def write(output: Path, file: Path, settings: dict[str, Any], heading: list[str]
 class Values:
     """What was measured: `values[task, arm, zeros]` is `{seed: value}` on test, or on dev where there is no test."""
 
-    def __init__(self, output: Path, settings: dict[str, Any]):
+    def __init__(self, measured: Found, settings: dict[str, Any]):
         self.values: dict[tuple[str, str, str], dict[int, float]] = {}
         self.metric: dict[str, str] = {}
         for task, said in settings["tasks"].items():
             kind = recipe.KINDS[said.get("kind", "classification")]
             metric = said.get("metric", kind.model_fields["metric"].default)
-            for file in sorted((output / "tasks" / task).glob("seed-*/*.json")):
-                arm, _, zeros = file.stem.rpartition("-") if file.stem != "dense" else ("dense", "", "0")
-                splits = read(file)
-                split = "test" if "test" in splits else "dev"
-                self.metric[task] = f"{metric}, {split}"
-                seed = int(file.parent.name.removeprefix("seed-"))
-                value = splits[split][metric]
-                self.values.setdefault((task, arm, zeros), {})[seed] = value if value > 1 else 100 * value
+            for name, seeds in measured.get("tasks", {}).get(task, {}).items():
+                arm, _, zeros = name.rpartition("-") if name != "dense" else ("dense", "", "0")
+                for seed, splits in seeds.items():
+                    split = "test" if "test" in splits else "dev"
+                    self.metric[task] = f"{metric}, {split}"
+                    value = splits[split][metric]
+                    self.values.setdefault((task, arm, zeros), {})[int(seed)] = value if value > 1 else 100 * value
 
     def recoveries(self, task: str, arm: str, zeros: str) -> list[float]:
         """Percent of the dense model of the same seed, for each seed."""
@@ -103,7 +89,7 @@ def cell(values: dict[int, float], recoveries: Iterable[float] = ()) -> str:
     return f"{mean(numbers):.1f}{spread}" + (f" ({mean(recoveries):.1f})" if recoveries else "")
 
 
-def pretraining(output: Path, settings: dict[str, Any]) -> list[str]:
+def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of sparse pre-training, by their held-out loss."""
     lines = [
         "## What helps sparse pre-training",
@@ -115,44 +101,41 @@ def pretraining(output: Path, settings: dict[str, Any]) -> list[str]:
         "|---|---|---|",
     ]
     for name in settings["pretraining"]:
-        model = output / "pretrained" / f"ablation-{slug(name)}-0.9"
-        if (model / "metrics.json").is_file():
-            final = read(model / "metrics.json")["final"]
-            loss = final["loss"] if settings["pretraining"][name].get("objective") is None else final.get("hidden")
-            shown = "-" if loss is None else f"{loss:.4f}"
-            lines.append(f"| {name} | {shown} | {training(model)['seconds'] / 60:.1f} |")
+        if spent := measured["pretrained"].get(f"ablation-{slug(name)}-0.9"):
+            hidden = spent.get("hidden", spent["loss"])  # the loss of masked words is another
+            lines.append(f"| {name} | {hidden:.4f} | {spent['minutes']:.1f} |")
     return [*lines, ""]
 
 
-def transfer(output: Path, settings: dict[str, Any]) -> list[str]:
+def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of the transfer, on dev."""
-    ablation = settings["transfer_ablation"]
-    tasks = ablation["tasks"]
-    lines = [
-        "## What helps the transfer",
-        "",
-        "90 %, from the same sparse model, accuracy on dev in percent, one seed. One change at a time.",
-        "",
-        f"| variant | {' | '.join(tasks)} | mean |",
-        "|---" * (len(tasks) + 2) + "|",
-    ]
-    rows = {"dense": "tasks/{}/seed-*/dense.json", "as it is": "tasks/{}/seed-*/sparse-0.9.json"}
-    rows |= {name: f"transfer/{{}}/seed-*/{slug(name)}.json" for name in ablation["variants"]}
-    for name, place in rows.items():
-        files = [min(output.glob(place.format(task)), default=None) for task in tasks]
-        values = [100 * read(file)["dev"]["accuracy"] if file else None for file in files]
-        if any(value is not None for value in values):
-            whole = [value for value in values if value is not None]
-            shown = [f"{value:.1f}" if value is not None else "-" for value in values]
-            average = f"{mean(whole):.1f}" if len(whole) == len(values) else "-"
-            lines.append(f"| {name} | {' | '.join(shown)} | {average} |")
+    lines = ["## What helps the transfer", "", "From the same sparse model, accuracy on dev in percent, one seed. One "]
+    lines[-1] += "change at a time."
+    for zeros, ablation in settings["transfer_ablation"].items():
+        tasks, arm = ablation["tasks"], f"{ablation['arm']}-{zeros}"
+        lines += ["", f"| {100 * float(zeros):g} % | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
+        for name in ["dense", arm, *ablation["variants"]]:
+            values = [_on_dev(measured, zeros, task, name) for task in tasks]
+            there = [value for value in values if value is not None]
+            if there:
+                shown = [f"{value:.1f}" if value is not None else "-" for value in values]
+                average = f"{mean(there):.1f}" if len(there) == len(values) else "-"
+                lines.append(f"| {'as it is' if name == arm else name} | {' | '.join(shown)} | {average} |")
     return [*lines, ""]
 
 
-def distances(output: Path, settings: dict[str, Any]) -> list[str]:
+def _on_dev(measured: Found, zeros: str, task: str, name: str) -> float | None:
+    """Of an arm or a variant, of the first seed there is."""
+    arms, variants = measured["tasks"].get(task, {}), measured["transfer"].get(zeros, {}).get(task, {})
+    seeds = arms.get(name) or variants.get(name) or {}
+    splits = seeds[min(seeds)] if seeds else {}
+    return 100 * splits["dev"]["accuracy"] if "dev" in splits else None
+
+
+def distances(measured: Found, settings: dict[str, Any]) -> list[str]:
     """The loss of hidden states by what is read, a column for each sparse model."""
-    files = {title: output / "distance" / f"{name}.json" for title, name in settings["distance"].items()}
-    found = {title: read(file) for title, file in files.items() if file.is_file()}
+    there = measured.get("distance", {})
+    found = {title: there[name] for title, name in settings["distance"].items() if name in there}
     if not found:
         return []
     lines = [
@@ -169,23 +152,17 @@ def distances(output: Path, settings: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def budgets(output: Path, tasks: list[str]) -> list[str]:
+def budgets(measured: Found, tasks: list[str]) -> list[str]:
     """Tokens and minutes of what was trained."""
     lines = ["## Budgets", "", "Tokens through the student; minutes of training on one core.", ""]
     lines += ["| what | tokens | minutes |", "|---|---|---|"]
-    pretrained = [each for arm in PRETRAINED for each in sorted((output / "pretrained").glob(f"{arm}-*[0-9]"))]
-    for model in pretrained:
-        arm, _, zeros = model.name.rpartition("-")
-        what = f"{PRETRAINED[arm]}, {100 * float(zeros):g} %"
-        spent = training(model)
-        loss = read(model / "metrics.json")["final"]["loss"]
-        lines.append(f"| {what} (held-out loss {loss:.4f}) | {spent['tokens']:,} | {spent['seconds'] / 60:.1f} |")
+    for arm, zeros in product(PRETRAINED, ("0.8", "0.85", "0.9", "0.95")):
+        if spent := measured["pretrained"].get(f"{arm}-{zeros}"):
+            what = f"{PRETRAINED[arm]}, {100 * float(zeros):g} % (held-out loss {spent['loss']:.4f})"
+            lines.append(f"| {what} | {spent['tokens']:,} | {spent['minutes']:.1f} |")
     for task in tasks:
-        seed = min((output / "tasks" / task).glob("seed-*"), default=None)
-        for model in sorted(seed.iterdir()) if seed else []:
-            if (model / "pruneonce.json").is_file():
-                spent = training(model)
-                lines.append(f"| {task}, {model.name} | {spent['tokens']:,} | {spent['seconds'] / 60:.1f} |")
+        for model, spent in sorted(measured["spent"].get(task, {}).items()):
+            lines.append(f"| {task}, {model} | {spent['tokens']:,} | {spent['minutes']:.1f} |")
     return [*lines, ""]
 
 

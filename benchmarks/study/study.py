@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import collected
 import distance
 import results
 import typer
@@ -68,13 +69,8 @@ class Study:
         return stages.prune(dense, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
 
     def longer(self, zeros: str) -> Path:
-        """The sparse model, gone on with: as many zeros, other text."""
-        from pruneonce import stages
-
-        changes = {"sparsity": float(zeros), "initial_sparsity": float(zeros), **SETTINGS["longer"]}
-        folder = self.output / "pretrained" / f"longer-{zeros}"
-        how: dict[str, Any] = {"teacher": self.model, "seed": 2, **self.common}
-        return stages.prune(self.sparse(zeros), self.corpus, self.settings("prune", changes=changes), folder, **how)
+        """Twice the steps, and short texts among them."""
+        return self.sparse(zeros, SETTINGS["longer"], "longer")
 
     def with_words(self) -> Path:
         """The dense model with a head for masked words, which objectives other than `hidden` need."""
@@ -86,7 +82,7 @@ class Study:
     def short(self, name: str) -> Path:
         """A variant of a short pre-training at 90 %."""
         changes = {**SETTINGS["ablation"], **SETTINGS["pretraining"][name]}
-        return self.sparse("0.9", changes, f"ablation-{results.slug(name)}")
+        return self.sparse("0.9", changes, f"ablation-{collected.slug(name)}")
 
     def one_shot(self, zeros: str) -> Path:
         from pruneonce import stages
@@ -138,23 +134,24 @@ class Study:
         start = {"sparse": self.sparse, "longer": self.longer, "one-shot": self.one_shot}[arm](zeros)
         return stages.transfer(start, self.task(task), settings, folder, **how)
 
-    def variant(self, name: str, task: str, seed: int) -> Path:
-        """A transfer at 90 % with the changes of the ablation's variant `name`."""
+    def variant(self, zeros: str, name: str, task: str, seed: int) -> Path:
+        """A transfer with the changes of the ablation's variant `name`."""
         from pruneonce import stages
 
-        changes = dict(SETTINGS["transfer_ablation"]["variants"][name])
+        ablation = SETTINGS["transfer_ablation"][zeros]
+        changes = dict(ablation["variants"][name])
         start = changes.pop("start", None)
-        source = self.short(start) if start else self.sparse("0.9")
+        source = self.short(start) if start else getattr(self, ablation["arm"])(zeros)
         settings = self.settings("transfer", task, changes)
         teacher = self.dense(task, seed)
-        folder = self.output / "transfer" / task / f"seed-{seed}" / results.slug(name)
+        folder = self.output / "transfer" / zeros / task / f"seed-{seed}" / collected.slug(name)
         return stages.transfer(source, self.task(task), settings, folder, teacher=teacher, seed=seed, **self.common)
 
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
         """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
         transfer = self.settings("transfer", task)
-        own = results.training(Path(self.arm("sparse", zeros, task, seed)))["tokens"]
-        share = results.training(self.sparse(zeros))["tokens"] / len(SETTINGS["tasks"])
+        own = spent(self.arm("sparse", zeros, task, seed))
+        share = spent(self.sparse(zeros)) / len(SETTINGS["tasks"])
         epochs = transfer.epochs * (1 + share / own)
         values = {**transfer.model_dump(exclude_none=True), **SETTINGS["gradual"], "epochs": round(epochs, 2)}
         return recipe.validate(recipe.Gradual, {**values, "sparsity": float(zeros)})
@@ -186,10 +183,12 @@ def main(
         for name in SETTINGS["pretraining"] if not variant else []:
             study.short(name)
     if "transfer" in part:
-        for name in variant or SETTINGS["transfer_ablation"]["variants"]:  # without a change it is the arm `sparse`
-            for one_task in [one for one in SETTINGS["transfer_ablation"]["tasks"] if one in task]:
-                made = study.variant(name, one_task, seed[0])
-                study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
+        for each, ablation in SETTINGS["transfer_ablation"].items():
+            chosen = product([each], variant or ablation["variants"], ablation["tasks"], seed[:1])
+            for one_zeros, name, one_task, one_seed in chosen:
+                if one_zeros in zeros and one_task in task and name in ablation["variants"]:
+                    made = study.variant(one_zeros, name, one_task, one_seed)
+                    study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
     if "main" in part:
         for one_seed, one_zeros, one_task, one_arm in product(seed, zeros, task, arm):
             made = study.arm(one_arm, one_zeros, one_task, one_seed)
@@ -197,7 +196,13 @@ def main(
             study.measured(made, one_task, output / "tasks" / one_task / f"seed-{one_seed}" / f"{name}.json")
     if "distance" in part:
         study.distances()
-    results.write(output, HERE.parent / "results" / "study.md", SETTINGS, heading())
+    kept = HERE.parent / "results" / "study.json"
+    results.write(collected.update(kept, output, SETTINGS), kept.with_suffix(".md"), SETTINGS, heading())
+
+
+def spent(model: Path | str) -> int:
+    """Tokens that training the model in a folder took."""
+    return collected.read(Path(model) / "pruneonce.json")["training"]["tokens"]  # type: ignore[no-any-return]
 
 
 def heading() -> list[str]:

@@ -42,7 +42,7 @@ def _identities(recipe: Recipe) -> dict[str, str]:
         if task.teacher_model:
             found[f"teacher {task.teacher_model}"] = modelfolder.content_key(task.teacher_model)
         if task.source is None:
-            for name in task.splits().values():
+            for name in task.data().values():
                 found[f"file {name}"] = _content(name)
     return found
 

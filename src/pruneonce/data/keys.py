@@ -10,14 +10,18 @@ from pruneonce.errors import UserError
 from pruneonce.recipe import Task
 
 NOT_DATA = {"teacher", "transfer", "quantize", "teacher_model", "metric"}
-SPLITS = {"train", "dev", "test", "held_out"}
+SPLITS = {"train", "dev", "test", "held_out", "unlabelled"}
 
 
-def task_key(task: Task) -> str:
-    """sha256 of how a task is read and, for local files, of their names and what is in them, wherever they are."""
-    splits: dict[str, object] = dict(task.splits())
+def task_key(task: Task, taught: bool = False) -> str:
+    """sha256 of how a task is read and, for local files, of their names and what is in them, wherever they are.
+
+    Args:
+        taught: for a stage with a teacher, which may learn from more than the splits.
+    """
+    splits: dict[str, object] = dict(task.data() if taught else task.splits())
     if task.source is None:
-        splits = {split: [Path(file).name, _hash(file)] for split, file in task.splits().items()}
+        splits = {split: [Path(str(file)).name, _hash(str(file))] for split, file in splits.items()}
     said = [task.model_dump(exclude=NOT_DATA | SPLITS), splits]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -37,6 +37,7 @@ from pruneonce.recipe.tasks import (
     Regression,
     Reranking,
     Task,
+    TextTask,
     TokenClassification,
     make_task,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "SweptTeacher",
     "SweptTransfer",
     "Task",
+    "TextTask",
     "TokenClassification",
     "Training",
     "Transfer",

@@ -45,8 +45,25 @@ class Task(Section):
         named = {"train": self.train, "dev": self.dev, "test": self.test, **self.held_out}
         return {name: where for name, where in named.items() if where is not None}
 
+    def data(self) -> dict[str, str]:
+        """`splits`, and what else a stage with a teacher reads."""
+        return self.splits()
 
-class Classification(Task):
+
+class TextTask(Task):
+    """A task whose texts a teacher can judge where nobody else has."""
+
+    unlabelled: str | None = Field(
+        None,
+        exclude_if=lambda unlabelled: unlabelled is None,
+        description="more texts to learn from, with no labels but what the task teacher says of them",
+    )
+
+    def data(self) -> dict[str, str]:
+        return {**self.splits(), **({"unlabelled": self.unlabelled} if self.unlabelled else {})}
+
+
+class Classification(TextTask):
     """One class out of several, for a text or a pair of texts."""
 
     kind: Literal["classification"] = "classification"
@@ -57,7 +74,7 @@ class Classification(Task):
     metric: str = Field("accuracy", description="the metric that summaries quote")
 
 
-class Regression(Task):
+class Regression(TextTask):
     """A number for a text or a pair of texts."""
 
     kind: Literal["regression"] = "regression"
@@ -120,7 +137,7 @@ class Embedding(Task):
         return self
 
 
-class Reranking(Task):
+class Reranking(TextTask):
     """A score for a query and a passage (a cross-encoder); rows of one query are its candidates."""
 
     kind: Literal["reranking"] = "reranking"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import concatenate_datasets
 from torch import Tensor, nn
 
 from pruneonce import distributed, modelfolder
@@ -118,7 +119,7 @@ def run(
 ) -> Path:
     """One fine-tuning run: by distillation with a `teacher` (`settings` are a `Transfer` then), else by labels."""
     parents = [modelfolder.content_key(folder) for folder in (model, teacher) if folder is not None]
-    key = modelfolder.key_of(stage, parents, task_key(task), settings.model_dump(), seed)
+    key = modelfolder.key_of(stage, parents, task_key(task, taught=teacher is not None), settings.model_dump(), seed)
     device = begin(seed)
     if is_made(output, key):
         return output
@@ -130,6 +131,9 @@ def run(
     kind.check_settings(settings)
     data = distributed.first_then_all(lambda: kind.load(cache))
     examples = kind.encode(data.splits["train"], tokenizer, training=True)
+    if teacher is not None and data.unlabelled is not None:
+        more = kind.encode(data.unlabelled, tokenizer, training=True)
+        examples = concatenate_datasets([examples.select_columns(more.column_names), more])
     config = modelfolder.load_config(model)
     student = kind.load_model(model, **kind.config(data), **modelfolder.without_dropout(config, settings.dropout)).to(
         device
@@ -155,7 +159,7 @@ def run(
             report_to=report_to,
             sparsifier=make_sparsifier(weights, steps, method) if make_sparsifier else None,
             method=method,
-            likelihood=task_objective(kind) if task.trains_teacher else objective,
+            likelihood=task_objective(kind) if "labels" in examples.column_names else objective,
         )
     return finish(
         student,

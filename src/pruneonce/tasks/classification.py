@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Classification
-from pruneonce.tasks.kind import Array, LabelledTexts, TaskData, checked_texts
+from pruneonce.tasks.kind import Array, LabelledTexts, TaskData
 from pruneonce.tasks.labels import class_names, class_numbers
 
 METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation"]
@@ -36,7 +35,7 @@ class ClassificationKind(LabelledTexts[Classification]):
         splits = {split: self._checked(table, labels) for split, table in tables.items()}
         if len(set(splits["train"]["label"][:])) < 2:
             raise UserError(f"{train.name}: all labels are the same; a classifier needs at least two classes")
-        return TaskData(splits, labels)
+        return TaskData(splits, labels, self.unlabelled(cache))
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(output, labels)
@@ -48,12 +47,11 @@ class ClassificationKind(LabelledTexts[Classification]):
         return glue.classification(np.stack(outputs), np.asarray(rows["label"][:]))
 
     def _columns(self) -> list[str]:
-        return [self.task.text, *([self.task.text_pair] if self.task.text_pair else []), self.task.label]
+        return [*self.columns().values(), self.task.label]
 
     def _checked(self, table: Table, labels: list[str]) -> Dataset:
         """The table under its canonical names, each value of it looked at."""
-        named = {"text": self.task.text, "text_pair": self.task.text_pair}
-        columns: dict[str, list[Any]] = {name: checked_texts(table, column) for name, column in named.items() if column}
+        columns = self.read_texts(table)
         values = table.columns[self.task.label]
         if all(value is None or value in (-1, "-1") for value in values):
             raise UserError(f"{table.name} is unlabelled (every {self.task.label!r} is null or -1); use a labelled one")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from transformers import AutoModel
 
 from pruneonce import modelfolder
-from pruneonce.data import readers
 from pruneonce.distillation import embedding_distillation, similarity_distillation
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
@@ -38,7 +36,9 @@ class EmbeddingKind(Kind[Embedding]):
     def load(self, cache: Path) -> TaskData:
         self.check_metric([*PAIRS, *RETRIEVAL], "an embedding")
         splits = {split: self._judged(where, cache) for split, where in self.task.splits().items() if split != "train"}
-        return TaskData({"train": Dataset.from_dict({"text": self._training_texts(cache)}), **splits})
+        task = self.task
+        texts = self.training_texts(task.train, task.train_text or task.text, cache, task.examples)
+        return TaskData({"train": Dataset.from_dict({"text": texts}), **splits})
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
         """In training each text; else each that differs, once: an example is a text, whatever rows it is in."""
@@ -128,20 +128,6 @@ class EmbeddingKind(Kind[Embedding]):
         """A pooler of the architecture's own: no vector is made of it."""
         if getattr(model, "pooler", None) is not None:
             model.pooler.requires_grad_(False)
-
-    def _training_texts(self, cache: Path) -> list[str]:
-        """Those that are not blank."""
-        where, column = self.task.train, self.task.train_text or self.task.text
-        file = Path(where).expanduser()
-        if self.task.source is None and readers.kind(file) == "text":
-            readers.check_file(file, ["text"])
-            found: Iterator[str] = (line.strip() for _, line in readers.lines(file))
-        else:
-            found = iter(checked_texts(self.read(where, [column], cache), column))
-        texts = list(islice((text for text in found if text.strip()), self.task.examples))
-        if not texts:
-            raise UserError(f"{where} has no text to train on")
-        return texts
 
     def _judged(self, where: str, cache: Path) -> Dataset:
         """A split to measure on, each value of it looked at."""

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from pruneonce import modelfolder
+from pruneonce.data import readers
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import UserError
-from pruneonce.recipe import Task, Training
+from pruneonce.recipe import Task, TextTask, Training, Transfer
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, Tensor]
@@ -36,10 +38,12 @@ class TaskData:
     Attributes:
         splits: `train`, `dev` and, where the task has them, `test` and further ones, with the columns of its kind.
         labels: the classes' names, in order; empty where there are none.
+        unlabelled: rows without a label, for stages with a teacher.
     """
 
     splits: dict[str, Dataset]
     labels: list[str] = field(default_factory=list)
+    unlabelled: Dataset | None = None
 
 
 class Kind(ABC, Generic[T]):
@@ -167,6 +171,19 @@ class Kind(ABC, Generic[T]):
             return read_file(Path(where).expanduser(), columns)
         return read_hub(self.task.source, self.task.subset, where, columns, cache)
 
+    def training_texts(self, where: str, column: str, cache: Path, most: int | None = None) -> list[str]:
+        """The first `most` texts that are not blank: lines of a text file, else a column's."""
+        file = Path(where).expanduser()
+        if self.task.source is None and readers.kind(file) == "text":
+            readers.check_file(file, ["text"])
+            found: Iterator[str] = (line.strip() for _, line in readers.lines(file))
+        else:
+            found = iter(checked_texts(self.read(where, [column], cache), column))
+        texts = list(islice((text for text in found if text.strip()), most))
+        if not texts:
+            raise UserError(f"{where} has no text to train on")
+        return texts
+
     def check_metric(self, names: Sequence[str], what: str) -> None:
         """
         Raises:
@@ -176,19 +193,53 @@ class Kind(ABC, Generic[T]):
             raise UserError(f"no metric {self.task.metric!r} for {what}; there are {', '.join(names)}")
 
 
-class LabelledTexts(Kind[T]):
-    """What kinds have in common whose rows have `text` and, for pairs alone, `text_pair`, and a `label`."""
+X = TypeVar("X", bound=TextTask)
+
+
+class TextKind(Kind[X]):
+    """What kinds have in common that judge a text or a pair: rows have it, and may have no label."""
+
+    target: ClassVar[str] = "label"  # the column that becomes `labels`
+
+    @abstractmethod
+    def columns(self) -> dict[str, str]:
+        """The task's columns of text, one or two, by what rows call them."""
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        return tokenized(rows, tokenizer, _text_columns(rows), self.task.max_length, "label")
+        labels = self.target if self.target in rows.column_names else None
+        return tokenized(rows, tokenizer, list(self.columns()), self.task.max_length, labels)
 
     def texts(self, rows: Dataset) -> list[Any]:
-        columns = [rows[column][:] for column in _text_columns(rows)]
+        columns = [rows[column][:] for column in self.columns()]
         return list(zip(*columns, strict=True)) if len(columns) > 1 else list(columns[0])
 
+    def read_texts(self, table: Table) -> dict[str, list[Any]]:
+        return {name: checked_texts(table, column) for name, column in self.columns().items()}
 
-def _text_columns(rows: Dataset) -> list[str]:
-    return [column for column in ("text", "text_pair") if column in rows.column_names]
+    def unlabelled(self, cache: Path) -> Dataset | None:
+        """The rows of `task.unlabelled`."""
+        where, columns = self.task.unlabelled, self.columns()
+        if where is None:
+            return None
+        if len(columns) == 1:
+            [(name, column)] = columns.items()
+            return Dataset.from_dict({name: self.training_texts(where, column, cache)})
+        return Dataset.from_dict(self.read_texts(self.read(where, list(columns.values()), cache)))
+
+    def check_settings(self, settings: Training) -> None:
+        if self.task.unlabelled and isinstance(settings, Transfer) and settings.task_weight:
+            raise UserError(
+                "`unlabelled` texts have no label to learn, so `task_weight` has to be 0, not "
+                f"{settings.task_weight:g}; or leave `unlabelled` out"
+            )
+
+
+class LabelledTexts(TextKind[X]):
+    """Rows have `text`, for pairs alone `text_pair`, and `label`."""
+
+    def columns(self) -> dict[str, str]:
+        named = {"text": self.task.text, "text_pair": self.task.text_pair}  # type: ignore[attr-defined]
+        return {name: column for name, column in named.items() if column}
 
 
 def tokenized(

@@ -14,7 +14,7 @@ from torch import Tensor
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Regression
-from pruneonce.tasks.kind import Array, LabelledTexts, TaskData, checked_numbers, checked_texts
+from pruneonce.tasks.kind import Array, LabelledTexts, TaskData, checked_numbers
 
 METRICS = ["pearson", "spearman"]
 
@@ -24,16 +24,14 @@ class RegressionKind(LabelledTexts[Regression]):
 
     def load(self, cache: Path) -> TaskData:
         self.check_metric(METRICS, "a regression")
-        named = {"text": self.task.text, "text_pair": self.task.text_pair}
-        texts = {name: column for name, column in named.items() if column}
         splits = {}
         for split, where in self.task.splits().items():
-            table = self.read(where, [*texts.values(), self.task.label], cache)
-            columns: dict[str, list[Any]] = {name: checked_texts(table, column) for name, column in texts.items()}
-            splits[split] = Dataset.from_dict({**columns, "label": checked_numbers(table, self.task.label)})
+            table = self.read(where, [*self.columns().values(), self.task.label], cache)
+            numbers = checked_numbers(table, self.task.label)
+            splits[split] = Dataset.from_dict({**self.read_texts(table), "label": numbers})
             if len(set(splits[split]["label"][:])) < 2:
                 raise UserError(f"{table.name}: all numbers in {self.task.label!r} are the same")
-        return TaskData(splits)
+        return TaskData(splits, unlabelled=self.unlabelled(cache))
 
     def output(self, found: Any, mask: Tensor) -> Tensor:
         return found["logits"].squeeze(-1)  # type: ignore[no-any-return]

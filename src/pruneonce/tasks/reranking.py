@@ -14,22 +14,28 @@ from pruneonce.errors import UserError
 from pruneonce.metrics.retrieval import ranking
 from pruneonce.recipe import Reranking
 from pruneonce.tasks.judgements import METRICS, by_query, check_relevances
-from pruneonce.tasks.kind import Array, Kind, TaskData, checked_numbers, checked_texts, tokenized
+from pruneonce.tasks.kind import Array, TaskData, TextKind, checked_numbers
 
 
-class RerankingKind(Kind[Reranking]):
+class RerankingKind(TextKind[Reranking]):
     """Rows have `query` (str), `passage` (str), `label` (float), the relevance, and `target` (float, 0 to 1): the
     relevance over the largest one in the training data, 0 below 0. Outputs are scores, whose sigmoid is the target.
 
     `sentence_transformers.CrossEncoder(folder)` gives that sigmoid, as it does for any model with one label.
     """
 
+    target = "target"
+
+    def columns(self) -> dict[str, str]:
+        return {"query": self.task.query, "passage": self.task.passage}
+
     def load(self, cache: Path) -> TaskData:
         self.check_metric(METRICS, "a reranking")
         splits, largest = {}, 0.0
         for split, where in self.task.splits().items():
             table = self.read(where, [self.task.query, self.task.passage, self.task.label], cache)
-            queries, passages = checked_texts(table, self.task.query), checked_texts(table, self.task.passage)
+            texts = self.read_texts(table)
+            queries, passages = texts.values()
             relevances = checked_numbers(table, self.task.label)
             check_relevances(table, queries, passages, relevances)
             if split == "train":
@@ -37,16 +43,8 @@ class RerankingKind(Kind[Reranking]):
                 if min(relevances) == largest:
                     raise UserError(f"{table.name}: all passages are as relevant; a ranking is learnt from differences")
             targets = [min(max(relevance, 0.0) / largest, 1.0) for relevance in relevances]
-            splits[split] = Dataset.from_dict(
-                {"query": queries, "passage": passages, "label": relevances, "target": targets}
-            )
-        return TaskData(splits)
-
-    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        return tokenized(rows, tokenizer, ["query", "passage"], self.task.max_length, "target")
-
-    def texts(self, rows: Dataset) -> list[Any]:
-        return list(zip(rows["query"], rows["passage"], strict=True))
+            splits[split] = Dataset.from_dict({**texts, "label": relevances, "target": targets})
+        return TaskData(splits, unlabelled=self.unlabelled(cache))
 
     def output(self, found: Any, mask: Tensor) -> Tensor:
         return found["logits"].squeeze(-1)  # type: ignore[no-any-return]

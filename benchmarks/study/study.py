@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import collected
 import distance
+import pairs
 import results
 import typer
 import yaml
@@ -43,8 +44,15 @@ class Study:
         self.corpus = recipe.Corpus(source=str(data / "corpus"), **SETTINGS["corpus"])
         self.common: dict[str, Any] = {"cache": output / "cache", "report_to": []}
 
-    def task(self, name: str) -> recipe.Task:
-        from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in ("transfer", "teacher")}
+    def task(self, name: str, neighbours: int | None = None) -> recipe.Task:
+        """
+        Args:
+            neighbours: so many new pairs of each first text for the teacher to judge; None: as the settings say.
+        """
+        own = ("transfer", "teacher", "neighbours")
+        from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
+        if each := SETTINGS["tasks"][name].get("neighbours", 0) if neighbours is None else neighbours:
+            from_file["unlabelled"] = str(self.new_pairs(name, each))
         places = {}
         for split in ("train", "dev", "test"):
             files = [
@@ -54,6 +62,14 @@ class Study:
             ]
             places |= {split: str(next((file for file in files if file.is_file()), "")) or None}
         return recipe.make_task({**places, **from_file})
+
+    def new_pairs(self, task: str, each: int) -> Path:
+        file = self.output / "data" / task / f"pairs-{each}.jsonl"
+        if not file.is_file():
+            said = SETTINGS["tasks"][task]
+            train = self.data / task / "train.jsonl"
+            write_lines(file, pairs.neighbours(train, said["text"], said["text_pair"], self.model, each))
+        return file
 
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
         kinds = {"prune": recipe.Prune, "teacher": recipe.Training, "transfer": recipe.Transfer}
@@ -140,18 +156,18 @@ class Study:
 
         ablation = SETTINGS["transfer_ablation"][zeros]
         changes = dict(ablation["variants"][name])
-        start = changes.pop("start", None)
+        start, whole = changes.pop("start", None), self.task(task, changes.pop("neighbours", None))
         source = self.short(start) if start else getattr(self, ablation["arm"])(zeros)
         settings = self.settings("transfer", task, changes)
         teacher = self.dense(task, seed)
         folder = self.output / "transfer" / zeros / task / f"seed-{seed}" / collected.slug(name)
-        return stages.transfer(source, self.task(task), settings, folder, teacher=teacher, seed=seed, **self.common)
+        return stages.transfer(source, whole, settings, folder, teacher=teacher, seed=seed, **self.common)
 
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
         """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
         transfer = self.settings("transfer", task)
-        own = spent(self.arm("sparse", zeros, task, seed))
-        share = spent(self.sparse(zeros)) / len(SETTINGS["tasks"])
+        own = spent(self.arm("longer", zeros, task, seed))
+        share = spent(self.longer(zeros)) / len(SETTINGS["tasks"])
         epochs = transfer.epochs * (1 + share / own)
         values = {**transfer.model_dump(exclude_none=True), **SETTINGS["gradual"], "epochs": round(epochs, 2)}
         return recipe.validate(recipe.Gradual, {**values, "sparsity": float(zeros)})

@@ -1,0 +1,60 @@
+"""The study's table is that of the numbers that are kept beside it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TABLE = BENCHMARKS / "results" / "study.md"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The study's modules that run nothing, and its settings."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "study"))
+    import collected
+    import results
+
+    yield collected, results, yaml.safe_load((BENCHMARKS / "study" / "study.yaml").read_text(encoding="utf-8"))
+    for name in ("collected", "results"):
+        del sys.modules[name]
+
+
+def test_the_table_is_that_of_the_numbers(study, tmp_path):
+    collected, results, settings = study
+    committed = TABLE.read_text(encoding="utf-8")
+    heading = committed.split("\n## ")[0].splitlines()
+    results.write(collected.read(TABLE.with_suffix(".json")), tmp_path / "study.md", settings, [*heading, ""])
+    assert (tmp_path / "study.md").read_text(encoding="utf-8") == committed
+    assert (tmp_path / "study.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
+    collected, results, settings = study
+    kept = tmp_path / "study.json"
+    known = {
+        "tasks": {
+            "sick": {"dense": {"1": {"test": {"accuracy": 0.5}}}, "gradual-0.9": {"1": {"test": {"accuracy": 0.4}}}}
+        }
+    }
+    kept.write_text(json.dumps(known))
+    folder = tmp_path / "run" / "tasks" / "sick" / "seed-1"
+    for name, accuracy in (("dense", 0.8), ("longer-0.9", 0.6)):
+        (folder / name).mkdir(parents=True)
+        (folder / f"{name}.json").write_text(json.dumps({"test": {"accuracy": accuracy}}))
+        spent = {"training": {"tokens": 10, "seconds": 60.0, "steps": 1}}
+        (folder / name / "pruneonce.json").write_text(json.dumps(spent))
+    found = collected.update(kept, tmp_path / "run", settings)
+    assert found == json.loads(kept.read_text())
+    assert {name: seeds["1"]["test"]["accuracy"] for name, seeds in found["tasks"]["sick"].items()} == {
+        "dense": 0.8,
+        "gradual-0.9": 0.4,
+        "longer-0.9": 0.6,
+    }
+    assert found["spent"]["sick"]["longer-0.9"] == {"tokens": 10, "minutes": 1.0}
+    values = results.Values(found, settings)
+    assert values.recoveries("sick", "longer", "0.9") == [pytest.approx(75)]
+    assert values.arms() == [("0.9", "longer"), ("0.9", "gradual")]

@@ -9,7 +9,7 @@ Found = dict[str, Any]
 
 def slug(name: str) -> str:
     """A variant's name as that of a folder."""
-    return name.replace(",", "").replace(" ", "-")
+    return name.replace(",", "").replace(" %", "").replace(" ", "-")
 
 
 def update(file: Path, output: Path, settings: dict[str, Any]) -> Found:

@@ -44,15 +44,15 @@ class Study:
         self.corpus = recipe.Corpus(source=str(data / "corpus"), **SETTINGS["corpus"])
         self.common: dict[str, Any] = {"cache": output / "cache", "report_to": []}
 
-    def task(self, name: str, neighbours: int | None = None) -> recipe.Task:
+    def task(self, name: str, neighbours: int = 0) -> recipe.Task:
         """
         Args:
-            neighbours: so many new pairs of each first text for the teacher to judge; None: as the settings say.
+            neighbours: so many new pairs of each first text for the teacher to judge.
         """
-        own = ("transfer", "teacher", "neighbours")
+        own = ("transfer", "at_95", "teacher")
         from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
-        if each := SETTINGS["tasks"][name].get("neighbours", 0) if neighbours is None else neighbours:
-            from_file["unlabelled"] = str(self.new_pairs(name, each))
+        if neighbours:
+            from_file["unlabelled"] = str(self.new_pairs(name, neighbours))
         places = {}
         for split in ("train", "dev", "test"):
             files = [
@@ -70,6 +70,18 @@ class Study:
             train = self.data / task / "train.jsonl"
             write_lines(file, pairs.neighbours(train, said["text"], said["text_pair"], self.model, each))
         return file
+
+    def transfer(self, task: str, zeros: str) -> tuple[recipe.Task, recipe.Transfer]:
+        """What is learnt from, and the settings, in the transfer to `task` of a model with so many zeros."""
+        return self.changed_transfer(task, SETTINGS["tasks"][task].get(f"at_{100 * float(zeros):g}", {}))
+
+    def changed_transfer(self, task: str, changes: dict[str, Any]) -> tuple[recipe.Task, recipe.Transfer]:
+        """
+        Args:
+            changes: of the settings, and `neighbours`.
+        """
+        own = {key: value for key, value in changes.items() if key != "neighbours"}
+        return self.task(task, changes.get("neighbours", 0)), self.settings("transfer", task, own)
 
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
         kinds = {"prune": recipe.Prune, "teacher": recipe.Training, "transfer": recipe.Transfer}
@@ -142,13 +154,13 @@ class Study:
         teacher = self.dense(task, seed)
         folder = self.output / "tasks" / task / f"seed-{seed}" / f"{arm}-{zeros}"
         how: dict[str, Any] = {"teacher": teacher, "seed": seed, **self.common}
-        settings = self.settings("transfer", task)
         if arm == "dense":
             return teacher
+        whole, settings = self.transfer(task, zeros)
         if arm == "gradual":
-            return stages.transfer_gradual(self.model, self.task(task), self.gradual(zeros, task, seed), folder, **how)
+            return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, seed), folder, **how)
         start = {"sparse": self.sparse, "longer": self.longer, "one-shot": self.one_shot}[arm](zeros)
-        return stages.transfer(start, self.task(task), settings, folder, **how)
+        return stages.transfer(start, whole, settings, folder, **how)
 
     def variant(self, zeros: str, name: str, task: str, seed: int) -> Path:
         """A transfer with the changes of the ablation's variant `name`."""
@@ -156,16 +168,16 @@ class Study:
 
         ablation = SETTINGS["transfer_ablation"][zeros]
         changes = dict(ablation["variants"][name])
-        start, whole = changes.pop("start", None), self.task(task, changes.pop("neighbours", None))
+        start = changes.pop("start", None)
         source = self.short(start) if start else getattr(self, ablation["arm"])(zeros)
-        settings = self.settings("transfer", task, changes)
+        whole, settings = self.changed_transfer(task, changes)
         teacher = self.dense(task, seed)
         folder = self.output / "transfer" / zeros / task / f"seed-{seed}" / collected.slug(name)
         return stages.transfer(source, whole, settings, folder, teacher=teacher, seed=seed, **self.common)
 
     def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
         """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
-        transfer = self.settings("transfer", task)
+        _, transfer = self.transfer(task, zeros)
         own = spent(self.arm("longer", zeros, task, seed))
         share = spent(self.longer(zeros)) / len(SETTINGS["tasks"])
         epochs = transfer.epochs * (1 + share / own)

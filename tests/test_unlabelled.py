@@ -9,6 +9,7 @@ from pruneonce import recipe, stages
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
 from pruneonce.recipe import Prune, Quantize, Training, Transfer, make_task
+from pruneonce.task_workload import task_works
 from pruneonce.tasks import kind_of
 
 SETTINGS = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
@@ -92,9 +93,22 @@ def test_mistakes_in_them_are_one_line(rows, message, task, write, tmp_path):
 def test_they_have_no_labels_to_learn(task, models, write, tmp_path):
     own = task.model_copy(update={"unlabelled": write("texts.txt", TEXTS)})
     with pytest.raises(
-        UserError, match="`unlabelled` texts have no label to learn, so `task_weight` has to be 0, not 0.5"
+        UserError, match=r"`unlabelled` texts have no label to learn, so `task_weight` has to be 0, not 0\.5"
     ):
         stages.transfer(models[1], own, Transfer(**SETTINGS, task_weight=0.5), tmp_path / "made", teacher=models[0])
+
+
+def test_a_plan_counts_them(recipe_values, task, write, tmp_path):
+    unlabelled = write("texts.txt", TEXTS)  # 24 beside 96
+    steps = {}
+    for name in (None, unlabelled):
+        recipe_values["tasks"] = {"mood": {**task.model_dump(exclude={"kind"}), "unlabelled": name}}
+        values = recipe.validate(recipe.Recipe, {**recipe_values, "quantize": {"int8": SETTINGS}})
+        works = task_works(values, "mood", tmp_path)
+        steps[name] = {work.name.rpartition("/")[2]: work.tokens for work in works if work.settings}
+    assert steps[None]["dense"] == steps[unlabelled]["dense"]
+    assert steps[unlabelled]["sparse"] > 1.05 * steps[None]["sparse"]
+    assert steps[unlabelled]["int8"] > 1.05 * steps[None]["int8"]
 
 
 def test_the_teacher_stays_valid_when_they_come_or_change(task, write):

@@ -20,14 +20,18 @@ from pruneonce.training import examples_of, total_steps
 from pruneonce.workload import Work
 
 SAMPLE = 1000  # examples of a split that are tokenized
+TAUGHT = "train, taught"  # what stages with a teacher learn from
 
 
 def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
     """Every arm of a task with every seed, in the order of a run."""
     kind = kind_of(recipe.tasks[name])
     tokenizer = modelfolder.load_tokenizer(recipe.model)
-    splits = kind.load(cache).splits
-    lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in splits.items()}
+    data = kind.load(cache)
+    lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in data.splits.items()}
+    lengths[TAUGHT] = (
+        Lengths.of(kind, data.taught, tokenizer, training=True) if data.unlabelled is not None else lengths["train"]
+    )
     return [work for seed in recipe.task_seeds for work in _works_of_seed(recipe, name, seed, lengths)]
 
 
@@ -44,16 +48,17 @@ def _works_of_seed(recipe: Recipe, name: str, seed: int, lengths: dict[str, Leng
         trained.append(("one-shot", "transfer", transfer))
     if gradual:
         trained.append(("gradual", "gradual", gradual))
-    works = [_arm_work(f"{at}/{arm}", kind, recipe, settings, train, is_first) for arm, kind, settings in trained]
+    data = {kind: train if kind == "finetune" else lengths[TAUGHT] for _, kind, _ in trained}
+    works = [_arm_work(f"{at}/{arm}", kind, recipe, own, data[kind], is_first) for arm, kind, own in trained]
     calibrations = []
     for arm, settings in recipe.quantize_for(name).by_arm().items():
         if isinstance(settings, Quantize):
-            works.append(_task_work(f"{at}/{arm}", "quantize", recipe, [settings], train))
+            works.append(_task_work(f"{at}/{arm}", "quantize", recipe, [settings], lengths[TAUGHT]))
         elif settings.quantizes_inputs:
             some = train.first(settings.examples)
             calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
     measured = len(works) + len(calibrations) + (is_given and is_first)
-    evaluated = [found for split, found in lengths.items() if split != "train"] * measured
+    evaluated = [found for split, found in lengths.items() if split not in ("train", TAUGHT)] * measured
     evaluated += [lengths["dev"]] * sum(work.candidates for work in works if work.candidates > 1)
     return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
 

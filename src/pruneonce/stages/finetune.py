@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import concatenate_datasets
 from torch import Tensor, nn
 
 from pruneonce import distributed, modelfolder
@@ -130,10 +129,8 @@ def run(
     kind = kind_of(task).for_model(model)
     kind.check_settings(settings)
     data = distributed.first_then_all(lambda: kind.load(cache))
-    examples = kind.encode(data.splits["train"], tokenizer, training=True)
-    if teacher is not None and data.unlabelled is not None:
-        more = kind.encode(data.unlabelled, tokenizer, training=True)
-        examples = concatenate_datasets([examples.select_columns(more.column_names), more])
+    rows = data.splits["train"] if teacher is None else data.taught
+    examples = kind.encode(rows, tokenizer, training=True)
     config = modelfolder.load_config(model)
     student = kind.load_model(model, **kind.config(data), **modelfolder.without_dropout(config, settings.dropout)).to(
         device

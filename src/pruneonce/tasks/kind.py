@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from datasets import (
+    Dataset,
+    are_progress_bars_disabled,
+    concatenate_datasets,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
@@ -44,6 +50,14 @@ class TaskData:
     splits: dict[str, Dataset]
     labels: list[str] = field(default_factory=list)
     unlabelled: Dataset | None = None
+
+    @property
+    def taught(self) -> Dataset:
+        """What a stage with a teacher learns from: the training data and, all without labels then, `unlabelled`."""
+        if self.unlabelled is None:
+            return self.splits["train"]
+        train = self.splits["train"].select_columns(self.unlabelled.column_names)
+        return concatenate_datasets([train, self.unlabelled])
 
 
 class Kind(ABC, Generic[T]):

@@ -15,6 +15,7 @@ from pruneonce import recipe
 SHOWN = {
     "sparse": "prune once",
     "longer": "prune once, longer",
+    "int8": "and in int8",
     "one-shot": "one-shot",
     "gradual": "gradual",
     "dense": "dense",
@@ -120,7 +121,7 @@ def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
             if there:
                 shown = [f"{value:.1f}" if value is not None else "-" for value in values]
                 average = f"{mean(there):.1f}" if len(there) == len(values) else "-"
-                lines.append(f"| {'as it is' if name == arm else name} | {' | '.join(shown)} | {average} |")
+                lines.append(f"| {'the arm above' if name == arm else name} | {' | '.join(shown)} | {average} |")
     return [*lines, ""]
 
 

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
 SENTENCES = 12_000  # of the embedding task
 PARTS = ("pretraining", "transfer", "main", "distance", "table")
-ARMS = ("dense", "sparse", "longer", "one-shot", "gradual")
+ARMS = ("dense", "sparse", "longer", "int8", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
 
 
@@ -42,7 +42,8 @@ class Study:
         self.data, self.output = data, output
         self.model = str(quickstart.packaged_model())
         self.corpus = recipe.Corpus(source=str(data / "corpus"), **SETTINGS["corpus"])
-        self.common: dict[str, Any] = {"cache": output / "cache", "report_to": []}
+        self.cache = output / "cache"
+        self.common: dict[str, Any] = {"cache": self.cache, "report_to": []}
 
     def task(self, name: str, neighbours: int = 0) -> recipe.Task:
         """
@@ -156,6 +157,9 @@ class Study:
         how: dict[str, Any] = {"teacher": teacher, "seed": seed, **self.common}
         if arm == "dense":
             return teacher
+        if arm == "int8":  # calibrated, not trained
+            longer = self.arm("longer", zeros, task, seed)
+            return stages.calibrate(longer, self.task(task), recipe.Calibrate(), folder, seed=seed, cache=self.cache)
         whole, settings = self.transfer(task, zeros)
         if arm == "gradual":
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, seed), folder, **how)
@@ -189,7 +193,7 @@ class Study:
         from pruneonce import stages
 
         if not file.is_file():
-            found = stages.evaluate(model, self.task(task), splits=splits, cache=self.output / "cache")
+            found = stages.evaluate(model, self.task(task), splits=splits, cache=self.cache)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

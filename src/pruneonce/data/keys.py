@@ -19,9 +19,10 @@ def task_key(task: Task, taught: bool = False) -> str:
     Args:
         taught: for a stage with a teacher, which may learn from more than the splits.
     """
-    splits: dict[str, object] = dict(task.data() if taught else task.splits())
+    files = task.data() if taught else task.splits()
+    splits: dict[str, object] = dict(files)
     if task.source is None:
-        splits = {split: [Path(str(file)).name, _hash(str(file))] for split, file in splits.items()}
+        splits = {split: [Path(file).name, _hash(file)] for split, file in files.items()}
     said = [task.model_dump(exclude=NOT_DATA | SPLITS), splits]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

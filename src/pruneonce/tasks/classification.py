@@ -15,8 +15,9 @@ from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Classification
-from pruneonce.tasks.kind import Array, LabelledTexts, TaskData
+from pruneonce.tasks.kind import Array, TaskData
 from pruneonce.tasks.labels import class_names, class_numbers
+from pruneonce.tasks.texts import LabelledTexts
 
 METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation"]
 

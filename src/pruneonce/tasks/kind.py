@@ -27,7 +27,7 @@ from pruneonce import modelfolder
 from pruneonce.data import readers
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import UserError
-from pruneonce.recipe import Task, TextTask, Training, Transfer
+from pruneonce.recipe import Task, Training
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, Tensor]
@@ -205,55 +205,6 @@ class Kind(ABC, Generic[T]):
         """
         if self.task.metric not in names:
             raise UserError(f"no metric {self.task.metric!r} for {what}; there are {', '.join(names)}")
-
-
-X = TypeVar("X", bound=TextTask)
-
-
-class TextKind(Kind[X]):
-    """What kinds have in common that judge a text or a pair: rows have it, and may have no label."""
-
-    target: ClassVar[str] = "label"  # the column that becomes `labels`
-
-    @abstractmethod
-    def columns(self) -> dict[str, str]:
-        """The task's columns of text, one or two, by what rows call them."""
-
-    def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        labels = self.target if self.target in rows.column_names else None
-        return tokenized(rows, tokenizer, list(self.columns()), self.task.max_length, labels)
-
-    def texts(self, rows: Dataset) -> list[Any]:
-        columns = [rows[column][:] for column in self.columns()]
-        return list(zip(*columns, strict=True)) if len(columns) > 1 else list(columns[0])
-
-    def read_texts(self, table: Table) -> dict[str, list[Any]]:
-        return {name: checked_texts(table, column) for name, column in self.columns().items()}
-
-    def unlabelled(self, cache: Path) -> Dataset | None:
-        """The rows of `task.unlabelled`."""
-        where, columns = self.task.unlabelled, self.columns()
-        if where is None:
-            return None
-        if len(columns) == 1:
-            [(name, column)] = columns.items()
-            return Dataset.from_dict({name: self.training_texts(where, column, cache)})
-        return Dataset.from_dict(self.read_texts(self.read(where, list(columns.values()), cache)))
-
-    def check_settings(self, settings: Training) -> None:
-        if self.task.unlabelled and isinstance(settings, Transfer) and settings.task_weight:
-            raise UserError(
-                "`unlabelled` texts have no label to learn, so `task_weight` has to be 0, not "
-                f"{settings.task_weight:g}; or leave `unlabelled` out"
-            )
-
-
-class LabelledTexts(TextKind[X]):
-    """Rows have `text`, for pairs alone `text_pair`, and `label`."""
-
-    def columns(self) -> dict[str, str]:
-        named = {"text": self.task.text, "text_pair": self.task.text_pair}  # type: ignore[attr-defined]
-        return {name: column for name, column in named.items() if column}
 
 
 def tokenized(

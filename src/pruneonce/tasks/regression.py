@@ -14,7 +14,8 @@ from torch import Tensor
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Regression
-from pruneonce.tasks.kind import Array, LabelledTexts, TaskData, checked_numbers
+from pruneonce.tasks.kind import Array, TaskData, checked_numbers
+from pruneonce.tasks.texts import LabelledTexts
 
 METRICS = ["pearson", "spearman"]
 

@@ -14,7 +14,8 @@ from pruneonce.errors import UserError
 from pruneonce.metrics.retrieval import ranking
 from pruneonce.recipe import Reranking
 from pruneonce.tasks.judgements import METRICS, by_query, check_relevances
-from pruneonce.tasks.kind import Array, TaskData, TextKind, checked_numbers
+from pruneonce.tasks.kind import Array, TaskData, checked_numbers
+from pruneonce.tasks.texts import TextKind
 
 
 class RerankingKind(TextKind[Reranking]):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pruneonce import quickstart
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TABLE = BENCHMARKS / "results" / "study.md"
 
@@ -19,8 +21,8 @@ def study(monkeypatch):
     import results
 
     yield collected, results, yaml.safe_load((BENCHMARKS / "study" / "study.yaml").read_text(encoding="utf-8"))
-    for name in ("collected", "results"):
-        del sys.modules[name]
+    for name in ("collected", "results", "pairs"):
+        sys.modules.pop(name, None)
 
 
 def test_the_table_is_that_of_the_numbers(study, tmp_path):
@@ -58,3 +60,17 @@ def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
     values = results.Values(found, settings)
     assert values.recoveries("sick", "longer", "0.9") == [pytest.approx(75)]
     assert values.arms() == [("0.9", "longer"), ("0.9", "gradual")]
+
+
+def test_new_pairs_are_the_nearest_that_are_not_known(study, tmp_path):
+    import pairs
+
+    known = [("a man plays a guitar", "a person makes music"), ("a dog runs", "the cat sleeps")]
+    known += [("a man plays a guitar", "the guitar is played"), ("a puppy", "the dog is running")]
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"one": one, "two": two}) + "\n" for one, two in known))
+    found = pairs.neighbours(train, "one", "two", str(quickstart.packaged_model()), 1)
+    made = {row["one"]: row["two"] for row in map(json.loads, found)}
+    assert len(found) == 3
+    assert made["a dog runs"] == "the dog is running"
+    assert not set(made.items()) & set(known)

@@ -100,15 +100,15 @@ def test_they_have_no_labels_to_learn(task, models, write, tmp_path):
 
 def test_a_plan_counts_them(recipe_values, task, write, tmp_path):
     unlabelled = write("texts.txt", TEXTS)  # 24 beside 96
-    steps = {}
+    tokens = {}
     for name in (None, unlabelled):
         recipe_values["tasks"] = {"mood": {**task.model_dump(exclude={"kind"}), "unlabelled": name}}
         values = recipe.validate(recipe.Recipe, {**recipe_values, "quantize": {"int8": SETTINGS}})
         works = task_works(values, "mood", tmp_path)
-        steps[name] = {work.name.rpartition("/")[2]: work.tokens for work in works if work.settings}
-    assert steps[None]["dense"] == steps[unlabelled]["dense"]
-    assert steps[unlabelled]["sparse"] > 1.05 * steps[None]["sparse"]
-    assert steps[unlabelled]["int8"] > 1.05 * steps[None]["int8"]
+        tokens[name] = {work.name.rpartition("/")[2]: work.tokens for work in works if work.settings}
+    assert tokens[None]["dense"] == tokens[unlabelled]["dense"]
+    assert tokens[unlabelled]["sparse"] > 1.05 * tokens[None]["sparse"]
+    assert tokens[unlabelled]["int8"] > 1.05 * tokens[None]["int8"]
 
 
 def test_the_teacher_stays_valid_when_they_come_or_change(task, write):

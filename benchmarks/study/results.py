@@ -110,8 +110,8 @@ def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
 
 def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of the transfer, on dev."""
-    lines = ["## What helps the transfer", "", "From the same sparse model, accuracy on dev in percent, one seed. One "]
-    lines[-1] += "change at a time."
+    said = "From the same sparse model, accuracy on dev in percent, one seed. One change at a time."
+    lines = ["## What helps the transfer", "", said]
     for zeros, ablation in settings["transfer_ablation"].items():
         tasks, arm = ablation["tasks"], f"{ablation['arm']}-{zeros}"
         lines += ["", f"| {100 * float(zeros):g} % | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
@@ -157,8 +157,9 @@ def budgets(measured: Found, tasks: list[str]) -> list[str]:
     """Tokens and minutes of what was trained."""
     lines = ["## Budgets", "", "Tokens through the student; minutes of training on one core.", ""]
     lines += ["| what | tokens | minutes |", "|---|---|---|"]
-    for arm, zeros in product(PRETRAINED, ("0.8", "0.85", "0.9", "0.95")):
-        if spent := measured["pretrained"].get(f"{arm}-{zeros}"):
+    for arm, (model, spent) in product(PRETRAINED, sorted(measured["pretrained"].items())):
+        name, _, zeros = model.rpartition("-")
+        if name == arm:
             what = f"{PRETRAINED[arm]}, {100 * float(zeros):g} % (held-out loss {spent['loss']:.4f})"
             lines.append(f"| {what} | {spent['tokens']:,} | {spent['minutes']:.1f} |")
     for task in tasks:

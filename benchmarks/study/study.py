@@ -216,10 +216,9 @@ def main(
             study.short(name)
     if "transfer" in part:
         for each, ablation in SETTINGS["transfer_ablation"].items():
-            chosen = product([each], variant or ablation["variants"], ablation["tasks"], seed[:1])
-            for one_zeros, name, one_task, one_seed in chosen:
-                if one_zeros in zeros and one_task in task and name in ablation["variants"]:
-                    made = study.variant(one_zeros, name, one_task, one_seed)
+            for name, one_task in product(ablation["variants"], ablation["tasks"]):
+                if each in zeros and one_task in task and (not variant or name in variant):
+                    made = study.variant(each, name, one_task, seed[0])
                     study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
     if "main" in part:
         for one_seed, one_zeros, one_task, one_arm in product(seed, zeros, task, arm):

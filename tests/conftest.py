@@ -2,7 +2,9 @@
 
 import json
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,19 @@ CONFIGS = {
     "mpnet": MPNetConfig(**SIZE, **COMMON, max_position_embeddings=130),
     "roberta": RobertaConfig(**SIZE, **COMMON, max_position_embeddings=129),
 }
+
+
+@contextmanager
+def benchmark_scripts(folder: str) -> Iterator[None]:
+    """Import from `benchmarks/FOLDER`; its modules are forgotten afterwards, since other folders have some of the same
+    name."""
+    place = Path(__file__).parents[1] / "benchmarks" / folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        yield
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "").parent == place:
+                del sys.modules[name]
 
 
 @pytest.fixture(scope="session", autouse=True)

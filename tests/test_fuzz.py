@@ -1,9 +1,9 @@
 """Damaged and hostile input in short; benchmarks/reliability/fuzz.py is the long form of the same."""
 
 import importlib
-from pathlib import Path
 
 import pytest
+from conftest import benchmark_scripts
 
 CASES = {
     "recipe": 300,
@@ -19,8 +19,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def fuzz():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks" / "reliability")
+    with benchmark_scripts("reliability"):
         yield importlib.import_module("fuzz")
 
 

@@ -1,17 +1,17 @@
 """The kill test in short; benchmarks/reliability/kill.py is the long form of the same."""
 
 import importlib
-from pathlib import Path
 
 import pytest
+from conftest import benchmark_scripts
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def kill(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks" / "reliability")
-    return importlib.import_module("kill")
+def kill():
+    with benchmark_scripts("reliability"):
+        yield importlib.import_module("kill")
 
 
 def test_killed_at_drawn_moments(kill, tmp_path):

@@ -1,11 +1,11 @@
 """The study's table is that of the numbers that are kept beside it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import benchmark_scripts
 
 from pruneonce import quickstart
 
@@ -14,15 +14,13 @@ TABLE = BENCHMARKS / "results" / "study.md"
 
 
 @pytest.fixture
-def study(monkeypatch):
+def study():
     """The study's modules that run nothing, and its settings."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS / "study"))
-    import collected
-    import results
+    with benchmark_scripts("study"):
+        import collected
+        import results
 
-    yield collected, results, yaml.safe_load((BENCHMARKS / "study" / "study.yaml").read_text(encoding="utf-8"))
-    for name in ("collected", "results", "pairs"):
-        sys.modules.pop(name, None)
+        yield collected, results, yaml.safe_load((BENCHMARKS / "study" / "study.yaml").read_text(encoding="utf-8"))
 
 
 def test_the_table_is_that_of_the_numbers(study, tmp_path):

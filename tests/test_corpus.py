@@ -139,11 +139,18 @@ def test_key_follows_everything_that_makes_the_blocks(tmp_path, tokenizer, rober
     assert corpus_key(make(file), tokenizer) == key
     assert corpus_key(make(tmp_path), tokenizer) == key, "the same one file"
     others = {corpus_key(make(file, block_length=9), tokenizer), corpus_key(make(file), roberta)}
-    os.utime(file, ns=(1, 1))
-    others.add(corpus_key(make(file), tokenizer))
+    others.add(corpus_key(make(write_text(file, TEXTS[::-1])), tokenizer))
     write_text(tmp_path / "b.txt")
     others.add(corpus_key(make(tmp_path), tokenizer))
     assert len(others | {key}) == 5
+
+
+def test_key_is_the_same_wherever_the_files_lie(tmp_path, tokenizer):
+    for name in ("one", "two/three"):
+        (tmp_path / name).mkdir(parents=True)
+        write_text(tmp_path / name / "a.txt")
+    os.utime(tmp_path / "one" / "a.txt", ns=(1, 1))
+    assert corpus_key(make(tmp_path / "one"), tokenizer) == corpus_key(make(tmp_path / "two" / "three"), tokenizer)
 
 
 def test_max_tokens_is_exact(tmp_path, tokenizer):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from pruneonce import modelfolder
-from pruneonce.data.corpus import stamps
-from pruneonce.data.packing import local_files
+from pruneonce.data.keys import file_key, source_key
 from pruneonce.errors import UserError
 from pruneonce.recipe import Recipe
 
@@ -33,22 +31,15 @@ def must_be_those_it_began_with(recipe: Recipe, output: Path) -> None:
 
 
 def _identities(recipe: Recipe) -> dict[str, str]:
-    """Of each local input: the content of models and task files; path, size and time of a corpus's files."""
+    """Of each local input, what is in it."""
     found = {f"model {recipe.model}": modelfolder.content_key(recipe.model)}
-    files = local_files(recipe.corpus.source)
-    if files is not None:
-        found[f"corpus {recipe.corpus.source}"] = modelfolder.key_of(stamps(files))
+    corpus = source_key(recipe.corpus.source)
+    if corpus is not None:
+        found[f"corpus {recipe.corpus.source}"] = modelfolder.key_of(corpus)
     for task in recipe.tasks.values():
         if task.teacher_model:
             found[f"teacher {task.teacher_model}"] = modelfolder.content_key(task.teacher_model)
         if task.source is None:
             for name in task.data().values():
-                found[f"file {name}"] = _content(name)
+                found[f"file {name}"] = file_key(name)
     return found
-
-
-def _content(name: str) -> str:
-    try:
-        return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {name}: {error.strerror}") from None

@@ -158,12 +158,9 @@ def content_key(source: str | Path) -> str:
 
 
 def file_hash(file: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
+    """sha256 of a file."""
     with file.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def key_of(*parts: Any) -> str:

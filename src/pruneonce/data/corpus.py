@@ -6,9 +6,7 @@ blocks are the same whatever the number of processes.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +26,7 @@ from tokenizers import Tokenizer
 
 from pruneonce import durable
 from pruneonce.data import packing
+from pruneonce.data.keys import corpus_key
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
@@ -84,30 +83,6 @@ def token_blocks(
             raise
         durable.publish(begun, folder)
     return _blocks(folder, "train"), _blocks(folder, "validation")
-
-
-def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
-    """SHA-256 (hex) of all that makes the blocks: settings, tokenizer, and path, size and time of each file.
-
-    A hub data set counts by its name alone: looking up its revision would need the network.
-    """
-    settings = corpus.model_dump(exclude={"processes"})
-    files = packing.local_files(corpus.source)
-    if files is not None:
-        settings["source"] = stamps(files)
-    return hashlib.sha256(json.dumps([settings, packing.backend(tokenizer)], sort_keys=True).encode()).hexdigest()
-
-
-def stamps(files: list[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time (ns) of each file: what tells whether one was changed.
-
-    Raises:
-        UserError: one is gone.
-    """
-    try:
-        return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _blocks(folder: Path, half: str | None = None) -> Dataset:

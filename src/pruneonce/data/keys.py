@@ -1,13 +1,16 @@
-"""What identifies a task's data: a stage whose inputs have the same keys need not run again."""
+"""What identifies data, wherever it lies: a stage whose inputs have the same keys need not run again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from pruneonce.data import packing
 from pruneonce.errors import UserError
-from pruneonce.recipe import Task
+from pruneonce.recipe import Corpus, Task
 
 NOT_DATA = {"teacher", "transfer", "quantize", "teacher_model", "metric"}
 SPLITS = {"train", "dev", "test", "held_out", "unlabelled"}
@@ -22,13 +25,60 @@ def task_key(task: Task, taught: bool = False) -> str:
     files = task.data() if taught else task.splits()
     splits: dict[str, object] = dict(files)
     if task.source is None:
-        splits = {split: [Path(file).name, _hash(file)] for split, file in files.items()}
+        splits = {split: [Path(file).name, file_key(file)] for split, file in files.items()}
     said = [task.model_dump(exclude=NOT_DATA | SPLITS), splits]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _hash(file: str) -> str:
+def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
+    """sha256 of all that makes the blocks: settings, tokenizer, and `source_key` of local files.
+
+    A hub data set counts by its name alone: looking up its revision would need the network.
+    """
+    settings = corpus.model_dump(exclude={"processes"})
+    settings["source"] = source_key(corpus.source) or corpus.source
+    return hashlib.sha256(json.dumps([settings, packing.backend(tokenizer)], sort_keys=True).encode()).hexdigest()
+
+
+def source_key(source: str) -> list[list[str]] | None:
+    """The name, within its folder, and the `file_key` of each file of a local source; None for a hub id."""
+    files, folder = packing.local_files(source), Path(source).expanduser()
+    if files is None:
+        return None
+    names = [file.relative_to(folder).as_posix() if folder.is_dir() else file.name for file in files]
+    return [[name, file_key(file)] for name, file in zip(names, files, strict=True)]
+
+
+def file_key(file: str | Path) -> str:
+    """sha256 of what is in a file. A process reads it a second time only when its size or time has changed.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
+        return _file_key(*stamp(Path(file).expanduser()))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
+
+
+@cache
+def _file_key(file: str, size: int, time: int) -> str:
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stamps(files: list[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time (ns) of each file: what tells, within a stage, whether one was changed.
+
+    Raises:
+        UserError: one is gone.
+    """
+    try:
+        return [stamp(file) for file in files]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def stamp(file: Path) -> tuple[str, int, int]:
+    found = file.stat()
+    return str(file.resolve()), found.st_size, found.st_mtime_ns

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pruneonce.data import packing
-from pruneonce.data.corpus import SCHEMA, stamps
+from pruneonce.data.corpus import SCHEMA
+from pruneonce.data.keys import stamps
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 

@@ -42,7 +42,7 @@ def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
     }
     kept.write_text(json.dumps(known))
     folder = tmp_path / "run" / "tasks" / "sick" / "seed-1"
-    for name, accuracy in (("dense", 0.8), ("longer-0.9", 0.6)):
+    for name, accuracy in (("dense", 0.8), ("sparse-0.9", 0.6)):
         (folder / name).mkdir(parents=True)
         (folder / f"{name}.json").write_text(json.dumps({"test": {"accuracy": accuracy}}))
         spent = {"training": {"tokens": 10, "seconds": 60.0, "steps": 1}}
@@ -52,12 +52,12 @@ def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
     assert {name: seeds["1"]["test"]["accuracy"] for name, seeds in found["tasks"]["sick"].items()} == {
         "dense": 0.8,
         "gradual-0.9": 0.4,
-        "longer-0.9": 0.6,
+        "sparse-0.9": 0.6,
     }
-    assert found["spent"]["sick"]["longer-0.9"] == {"tokens": 10, "minutes": 1.0}
+    assert found["spent"]["sick"]["sparse-0.9"] == {"tokens": 10, "minutes": 1.0}
     values = results.Values(found, settings)
-    assert values.recoveries("sick", "longer", "0.9") == [pytest.approx(75)]
-    assert values.arms() == [("0.9", "longer"), ("0.9", "gradual")]
+    assert values.recoveries("sick", "sparse", "0.9") == [pytest.approx(75)]
+    assert values.arms() == [("0.9", "sparse"), ("0.9", "gradual")]
 
 
 def test_new_pairs_are_the_nearest_that_are_not_known(study, tmp_path):

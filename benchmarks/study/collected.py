@@ -1,6 +1,7 @@
 """What the study measured, as one file that is kept in the repository: models come and go, their numbers stay."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ def update(file: Path, output: Path, settings: dict[str, Any]) -> Found:
     """`file` (.json) with everything that is finished in `output` laid over what it held, written and returned.
 
     Returns:
-        `tasks[task][arm-zeros][seed]`: the metrics by split; `transfer[zeros][task][variant][seed]`: the same of the
-        ablation; `pretrained[model]` and `spent[task][arm-zeros]`: tokens and minutes of a training, and the losses on
+        `tasks[task][arm-zeros][seed]`: the metrics by split; `transfer[ablation][task][variant][seed]`: the same of
+        ablations; `pretrained[model]` and `spent[task][arm-zeros]`: tokens and minutes of a training, and the losses on
         held-out text; `distance[model][what is read]`.
     """
     known: Found = read(file) if file.is_file() else {}
@@ -38,11 +39,10 @@ def _collect(output: Path, settings: dict[str, Any]) -> Found:
         for seed in sorted((output / "tasks" / task).glob("seed-*"))[:1]:
             for model in _finished(seed):
                 _put(found, _spent(model), "spent", task, model.name)
-    for zeros, ablation in settings["transfer_ablation"].items():
-        for task in ablation["tasks"]:
-            for name in ablation["variants"]:
-                for file in (output / "transfer" / zeros / task).glob(f"seed-*/{slug(name)}.json"):
-                    _put(found, read(file), "transfer", zeros, task, name, _seed(file))
+    for title, ablation in settings["transfer_ablation"].items():
+        for task, name in product(ablation["tasks"], ablation["variants"]):
+            for file in (output / "transfer" / title / task).glob(f"seed-*/{slug(name)}.json"):
+                _put(found, read(file), "transfer", title, task, name, _seed(file))
     for model in _finished(output / "pretrained"):
         _put(found, _spent(model), "pretrained", model.name)
     for file in sorted((output / "distance").glob("*.json")):

@@ -14,13 +14,12 @@ from pruneonce import recipe
 
 SHOWN = {
     "sparse": "prune once",
-    "longer": "prune once, longer",
     "int8": "and in int8",
     "one-shot": "one-shot",
     "gradual": "gradual",
     "dense": "dense",
 }
-PRETRAINED = {"sparse": "sparse pre-training", "longer": "sparse pre-training, longer"}
+STARTS = {"sparse": "sparse pre-training", "full-blocks": "3000 steps of full blocks", "gradual": "gradual pruning"}
 
 
 def write(measured: Found, file: Path, settings: dict[str, Any], heading: list[str]) -> None:
@@ -110,25 +109,26 @@ def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
 
 def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of the transfer, on dev."""
-    said = "From the same sparse model, accuracy on dev in percent, one seed. One change at a time."
+    said = "From the same model, accuracy on dev in percent, one seed. One change of the base at a time."
     lines = ["## What helps the transfer", "", said]
-    for zeros, ablation in settings["transfer_ablation"].items():
-        tasks, arm = ablation["tasks"], f"{ablation['arm']}-{zeros}"
-        lines += ["", f"| {100 * float(zeros):g} % | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
-        for name in ["dense", arm, *ablation["variants"]]:
-            values = [_on_dev(measured, zeros, task, name) for task in tasks]
+    for title, ablation in settings["transfer_ablation"].items():
+        tasks, (arm, _, zeros) = ablation["tasks"], title.rpartition("-")
+        shown = f"{STARTS[arm]}, {100 * float(zeros):g} %"
+        lines += ["", f"| {shown} | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
+        for name in ["dense", *ablation["variants"]]:
+            values = [_on_dev(measured, title, task, name) for task in tasks]
             there = [value for value in values if value is not None]
             if there:
-                shown = [f"{value:.1f}" if value is not None else "-" for value in values]
+                cells = [f"{value:.1f}" if value is not None else "-" for value in values]
                 average = f"{mean(there):.1f}" if len(there) == len(values) else "-"
-                lines.append(f"| {'the arm above' if name == arm else name} | {' | '.join(shown)} | {average} |")
+                lines.append(f"| {name} | {' | '.join(cells)} | {average} |")
     return [*lines, ""]
 
 
-def _on_dev(measured: Found, zeros: str, task: str, name: str) -> float | None:
-    """Of an arm or a variant, of the first seed there is."""
-    arms, variants = measured["tasks"].get(task, {}), measured["transfer"].get(zeros, {}).get(task, {})
-    seeds = arms.get(name) or variants.get(name) or {}
+def _on_dev(measured: Found, ablation: str, task: str, name: str) -> float | None:
+    """Of the dense model or a variant, of the first seed there is."""
+    tried = measured["transfer"].get(ablation, {}).get(task, {})
+    seeds = measured["tasks"].get(task, {}).get("dense", {}) if name == "dense" else tried.get(name, {})
     splits = seeds[min(seeds)] if seeds else {}
     return 100 * splits["dev"]["accuracy"] if "dev" in splits else None
 
@@ -157,10 +157,10 @@ def budgets(measured: Found, tasks: list[str]) -> list[str]:
     """Tokens and minutes of what was trained."""
     lines = ["## Budgets", "", "Tokens through the student; minutes of training on one core.", ""]
     lines += ["| what | tokens | minutes |", "|---|---|---|"]
-    for arm, (model, spent) in product(PRETRAINED, sorted(measured["pretrained"].items())):
+    for arm, (model, spent) in product(STARTS, sorted(measured["pretrained"].items())):
         name, _, zeros = model.rpartition("-")
         if name == arm:
-            what = f"{PRETRAINED[arm]}, {100 * float(zeros):g} % (held-out loss {spent['loss']:.4f})"
+            what = f"{STARTS[arm]}, {100 * float(zeros):g} % (held-out loss {spent['loss']:.4f})"
             lines.append(f"| {what} | {spent['tokens']:,} | {spent['minutes']:.1f} |")
     for task in tasks:
         for model, spent in sorted(measured["spent"].get(task, {}).items()):

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
 SENTENCES = 12_000  # of the embedding task
 PARTS = ("pretraining", "transfer", "main", "distance", "table")
-ARMS = ("dense", "sparse", "longer", "int8", "one-shot", "gradual")
+ARMS = ("dense", "sparse", "int8", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
 
 
@@ -50,7 +50,7 @@ class Study:
         Args:
             neighbours: so many new pairs of each first text for the teacher to judge.
         """
-        own = ("transfer", "at_95", "teacher")
+        own = ("transfer", "neighbours")
         from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
         if neighbours:
             from_file["unlabelled"] = str(self.new_pairs(name, neighbours))
@@ -72,18 +72,6 @@ class Study:
             write_lines(file, pairs.neighbours(train, said["text"], said["text_pair"], self.model, each))
         return file
 
-    def transfer(self, task: str, zeros: str) -> tuple[recipe.Task, recipe.Transfer]:
-        """What is learnt from, and the settings, in the transfer to `task` of a model with so many zeros."""
-        return self.changed_transfer(task, SETTINGS["tasks"][task].get(f"at_{100 * float(zeros):g}", {}))
-
-    def changed_transfer(self, task: str, changes: dict[str, Any]) -> tuple[recipe.Task, recipe.Transfer]:
-        """
-        Args:
-            changes: of the settings, and `neighbours`.
-        """
-        own = {key: value for key, value in changes.items() if key != "neighbours"}
-        return self.task(task, changes.get("neighbours", 0)), self.settings("transfer", task, own)
-
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
         kinds = {"prune": recipe.Prune, "teacher": recipe.Training, "transfer": recipe.Transfer}
         made = recipe.validate(kinds[section], SETTINGS[section])
@@ -97,9 +85,9 @@ class Study:
         dense = self.model if settings.objective == "hidden" else self.with_words()
         return stages.prune(dense, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
 
-    def longer(self, zeros: str) -> Path:
-        """Twice the steps, and short texts among them."""
-        return self.sparse(zeros, SETTINGS["longer"], "longer")
+    def full_blocks(self, zeros: str) -> Path:
+        """Half the steps, and no short texts among them."""
+        return self.sparse(zeros, SETTINGS["full_blocks"], "full-blocks")
 
     def with_words(self) -> Path:
         """The dense model with a head for masked words, which objectives other than `hidden` need."""
@@ -158,35 +146,41 @@ class Study:
         if arm == "dense":
             return teacher
         if arm == "int8":  # calibrated, not trained
-            longer = self.arm("longer", zeros, task, seed)
-            return stages.calibrate(longer, self.task(task), recipe.Calibrate(), folder, seed=seed, cache=self.cache)
-        whole, settings = self.transfer(task, zeros)
+            sparse = self.arm("sparse", zeros, task, seed)
+            return stages.calibrate(sparse, self.task(task), recipe.Calibrate(), folder, seed=seed, cache=self.cache)
+        whole = self.task(task, SETTINGS["tasks"][task].get("neighbours", 0))
         if arm == "gradual":
-            return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, seed), folder, **how)
-        start = {"sparse": self.sparse, "longer": self.longer, "one-shot": self.one_shot}[arm](zeros)
-        return stages.transfer(start, whole, settings, folder, **how)
+            budget = self.budget(zeros, task, seed)
+            return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
+        start = {"sparse": self.sparse, "one-shot": self.one_shot}[arm](zeros)
+        return stages.transfer(start, whole, self.settings("transfer", task), folder, **how)
 
-    def variant(self, zeros: str, name: str, task: str, seed: int) -> Path:
-        """A transfer with the changes of the ablation's variant `name`."""
+    def variant(self, ablation: str, name: str, task: str, seed: int) -> Path:
+        """A transfer with the changes of the variant `name`."""
         from pruneonce import stages
 
-        ablation = SETTINGS["transfer_ablation"][zeros]
-        changes = dict(ablation["variants"][name])
-        start = changes.pop("start", None)
-        source = self.short(start) if start else getattr(self, ablation["arm"])(zeros)
-        whole, settings = self.changed_transfer(task, changes)
-        teacher = self.dense(task, seed)
-        folder = self.output / "transfer" / zeros / task / f"seed-{seed}" / collected.slug(name)
-        return stages.transfer(source, whole, settings, folder, teacher=teacher, seed=seed, **self.common)
+        said = SETTINGS["transfer_ablation"][ablation]
+        changes = {**said["base"], **said["variants"][name]}
+        start, whole = changes.pop("start", None), self.task(task, changes.pop("neighbours"))
+        folder = self.output / "transfer" / ablation / task / f"seed-{seed}" / collected.slug(name)
+        how: dict[str, Any] = {"teacher": self.dense(task, seed), "seed": seed, **self.common}
+        arm, _, zeros = ablation.rpartition("-")
+        if arm == "gradual":
+            return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, changes), folder, **how)
+        starts = {"sparse": self.sparse, "full-blocks": self.full_blocks}
+        source = self.short(start) if start else starts[arm](zeros)
+        return stages.transfer(source, whole, self.settings("transfer", task, changes), folder, **how)
 
-    def gradual(self, zeros: str, task: str, seed: int) -> recipe.Gradual:
-        """As many tokens as prune-once takes for this task: its transfer, and a share of the sparse pre-training."""
-        _, transfer = self.transfer(task, zeros)
-        own = spent(self.arm("longer", zeros, task, seed))
-        share = spent(self.longer(zeros)) / len(SETTINGS["tasks"])
-        epochs = transfer.epochs * (1 + share / own)
-        values = {**transfer.model_dump(exclude_none=True), **SETTINGS["gradual"], "epochs": round(epochs, 2)}
-        return recipe.validate(recipe.Gradual, {**values, "sparsity": float(zeros)})
+    def gradual(self, zeros: str, task: str, changes: dict[str, Any]) -> recipe.Gradual:
+        transfer = self.settings("transfer", task).model_dump(exclude_none=True)
+        values = {**transfer, **SETTINGS["gradual"], **changes, "sparsity": float(zeros)}
+        return recipe.validate(recipe.Gradual, values)  # type: ignore[no-any-return]
+
+    def budget(self, zeros: str, task: str, seed: int) -> dict[str, float]:
+        """Epochs for as many tokens as prune-once takes for this task: its transfer, and a share of pre-training."""
+        own = spent(self.arm("sparse", zeros, task, seed))
+        share = spent(self.sparse(zeros)) / len(SETTINGS["tasks"])
+        return {"epochs": round(self.settings("transfer", task).epochs * (1 + share / own), 2)}
 
     def measured(self, model: Path | str, task: str, file: Path, splits: list[str] | None = None) -> dict[str, Any]:
         """`{split: {metric: value}}`, kept in `file`."""
@@ -217,7 +211,7 @@ def main(
     if "transfer" in part:
         for each, ablation in SETTINGS["transfer_ablation"].items():
             for name, one_task in product(ablation["variants"], ablation["tasks"]):
-                if each in zeros and one_task in task and (not variant or name in variant):
+                if each.rpartition("-")[2] in zeros and one_task in task and (not variant or name in variant):
                     made = study.variant(each, name, one_task, seed[0])
                     study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
     if "main" in part:

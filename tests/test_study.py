@@ -1,16 +1,18 @@
 """The study's table is that of the numbers that are kept beside it."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import benchmark_scripts
 
-from pruneonce import quickstart
+from pruneonce import quickstart, stages
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TABLE = BENCHMARKS / "results" / "study.md"
+PRETRAINING, TRANSFER = 6_144_000, 700_000  # tokens
 
 
 @pytest.fixture
@@ -72,3 +74,67 @@ def test_new_pairs_are_the_nearest_that_are_not_known(study, tmp_path):
     assert len(found) == 3
     assert made["a dog runs"] == "the dog is running"
     assert not set(made.items()) & set(known)
+
+
+@pytest.fixture
+def asked(study, monkeypatch, tmp_path):
+    """(A study that trains nothing, its settings, by output the stage and what it was given)."""
+    import study as script
+
+    of = {}
+
+    def noting(stage):
+        def note(source, *of_stage, **how):
+            given, output = of_stage[:-1], of_stage[-1]
+            of[output.relative_to(tmp_path).as_posix()] = stage, source, *given
+            output.mkdir(parents=True, exist_ok=True)
+            tokens = PRETRAINING if stage == "prune" else TRANSFER
+            (output / "pruneonce.json").write_text(json.dumps({"training": {"tokens": tokens}}))
+            return output
+
+        return note
+
+    for stage in ("prepare", "prune", "prune_one_shot", "finetune", "transfer", "transfer_gradual", "calibrate"):
+        monkeypatch.setattr(stages, stage, noting(stage))
+    monkeypatch.setattr(script.pairs, "neighbours", lambda *said: [])
+    data = tmp_path / "data"
+    for task, split in product(script.SETTINGS["tasks"], ("train", "dev", "test")):
+        (data / task).mkdir(parents=True, exist_ok=True)
+        (data / task / f"{split}.jsonl").write_text("")
+    return script.Study(data, tmp_path), script.SETTINGS, of
+
+
+def test_what_the_arms_are_made_of(asked):
+    study, settings, of = asked
+    starts = {"sparse": "sparse-0.95", "one-shot": "one-shot-0.95", "gradual": study.model}
+    for task in settings["tasks"]:
+        calibrated = of_arm(study, of, "int8", task)
+        assert calibrated[:2] == ("calibrate", study.output / "tasks" / task / "seed-1" / "sparse-0.95")
+        made = {arm: of_arm(study, of, arm, task) for arm in starts}
+        assert {arm: Path(source).name for arm, (_, source, *_) in made.items()} == {
+            arm: Path(start).name for arm, start in starts.items()
+        }
+        _, _, data, transfer = made["sparse"]
+        assert made["one-shot"][2:] == (data, transfer)
+        assert made["gradual"][2] == data
+        assert ("unlabelled" in data.data()) == (task == "sick")
+        tokens = made["gradual"][3].epochs * TRANSFER / transfer.epochs
+        assert tokens == pytest.approx(TRANSFER + PRETRAINING / len(settings["tasks"]), rel=1e-3)
+        assert made["gradual"][3].sparsity == 0.95
+    assert of["pretrained/sparse-0.95"][3].sparsity == 0.95
+
+
+def of_arm(study, of, arm, task):
+    return of[study.arm(arm, "0.95", task, 1).relative_to(study.output).as_posix()]
+
+
+def test_no_two_variants_are_the_same(asked):
+    study, settings, of = asked
+    for title, ablation in settings["transfer_ablation"].items():
+        for task in ablation["tasks"]:
+            said = set()
+            for name in ablation["variants"]:
+                folder = study.variant(title, name, task, 1)
+                _, source, data, own = of[folder.relative_to(study.output).as_posix()]
+                said.add((source, len(data.data()), own.model_dump_json()))
+            assert len(said) == len(ablation["variants"])

@@ -19,7 +19,7 @@ def update(file: Path, output: Path, settings: dict[str, Any]) -> Found:
     Returns:
         `tasks[task][arm-zeros][seed]`: the metrics by split; `transfer[ablation][task][variant][seed]`: the same of
         ablations; `pretrained[model]` and `spent[task][arm-zeros]`: tokens and minutes of a training, and the losses on
-        held-out text; `distance[model][what is read]`.
+        held-out text; `distance[model][what is read]`; `sizes[zeros]`: of packed models, see `Study.sizes`.
     """
     known: Found = read(file) if file.is_file() else {}
     _lay_over(known, _collect(output, settings))
@@ -47,6 +47,8 @@ def _collect(output: Path, settings: dict[str, Any]) -> Found:
         _put(found, _spent(model), "pretrained", model.name)
     for file in sorted((output / "distance").glob("*.json")):
         _put(found, read(file), "distance", file.stem)
+    for file in sorted((output / "sizes").glob("*.json")):
+        _put(found, {name: _bytes(packed) for name, packed in read(file).items()}, "sizes", file.stem)
     return found
 
 
@@ -65,6 +67,16 @@ def _spent(model: Path) -> dict[str, float]:
     losses = read(model / "metrics.json")["final"] if (model / "metrics.json").is_file() else {}
     spent = {"tokens": made["tokens"], "minutes": round(made["seconds"] / 60, 1)}
     return spent | {name: round(losses[name], 4) for name in ("loss", "hidden") if name in losses}
+
+
+def _bytes(packed: dict[str, Any]) -> dict[str, int]:
+    whole, encoder = packed["parts"]["model"], packed["parts"]["encoder"]
+    return {
+        "file": packed["bytes"],
+        "encoder": encoder["packed_bytes"],
+        "dense": whole["dense_bytes"],
+        "dense encoder": encoder["dense_bytes"],
+    }
 
 
 def _put(found: Found, value: Any, *keys: str) -> None:

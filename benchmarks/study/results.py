@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from collected import Found, slug
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -27,7 +28,7 @@ def write(measured: Found, file: Path, settings: dict[str, Any], heading: list[s
     tasks = list(settings["tasks"])
     found = Values(measured, settings)
     lines = [*heading, *main_tables(found, tasks), *pretraining(measured, settings), *transfer(measured, settings)]
-    lines += [*distances(measured, settings), *budgets(measured, tasks)]
+    lines += [*sizes(measured, settings), *distances(measured, settings), *budgets(measured, tasks)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(found, tasks, file.with_suffix(".svg"))
 
@@ -133,6 +134,35 @@ def _on_dev(measured: Found, ablation: str, task: str, name: str) -> float | Non
     return 100 * splits["dev"]["accuracy"] if "dev" in splits else None
 
 
+def sizes(measured: Found, settings: dict[str, Any]) -> list[str]:
+    """Bytes of packed models, and how often those of the dense ones hold them."""
+    if not measured.get("sizes"):
+        return []
+    first, *others = settings["tasks"]
+    shown = {
+        "sparse": f"{first}, sparse, fp32",
+        "int8": f"{first}, int8",
+        "all": f"{first} and {len(others)} others, int8, in one file",
+    }
+    lines = [
+        "## Bytes",
+        "",
+        "Of packed files, with config, tokenizer and the places of the zeros, and of their encoders; against the fp32 "
+        "weights of as many dense models.",
+        "",
+        "| zeros | packed | file | smaller | encoder | smaller |",
+        "|---|---|---|---|---|---|",
+    ]
+    for zeros, found in sorted(measured["sizes"].items()):
+        for name, size in found.items():
+            times = [size["dense"] / size["file"], size["dense encoder"] / size["encoder"]]
+            lines.append(
+                f"| {100 * float(zeros):g} | {shown[name]} | {size['file']:,} | {times[0]:.1f}x | "
+                f"{size['encoder']:,} | {times[1]:.1f}x |"
+            )
+    return [*lines, ""]
+
+
 def distances(measured: Found, settings: dict[str, Any]) -> list[str]:
     """The loss of hidden states by what is read, a column for each sparse model."""
     there = measured.get("distance", {})
@@ -196,4 +226,5 @@ def plot(found: Values, tasks: list[str], file: Path) -> None:
         axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
     handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
     figure.legend(handles=handles, ncols=len(handles), fontsize="small", loc="outside upper center")
-    figure.savefig(file)
+    with rc_context({"svg.hashsalt": "study"}):  # the same numbers, the same file
+        figure.savefig(file, metadata={"Date": None})

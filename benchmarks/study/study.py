@@ -15,6 +15,7 @@ from datetime import date
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import collected
@@ -30,7 +31,7 @@ from pruneonce.cli import silence_libraries
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
 SENTENCES = 12_000  # of the embedding task
-PARTS = ("pretraining", "transfer", "main", "distance", "table")
+PARTS = ("pretraining", "transfer", "main", "distance", "sizes", "table")
 ARMS = ("dense", "sparse", "int8", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
 
@@ -125,6 +126,21 @@ class Study:
                 file.parent.mkdir(exist_ok=True)
                 found = distance.distances(model, self.model, kinds, tokenizer)
                 file.write_text(json.dumps(found), encoding="utf-8")
+
+    def sizes(self, zeros: str, seed: int) -> None:
+        """Of packed models with so many zeros: the first task's, sparse and in int8, and all tasks' in one file."""
+        from pruneonce import storage
+
+        folders = [self.output / "tasks" / task / f"seed-{seed}" for task in SETTINGS["tasks"]]
+        sparse, int8 = ([folder / f"{arm}-{zeros}" for folder in folders] for arm in ("sparse", "int8"))
+        file = self.output / "sizes" / f"{zeros}.json"
+        if file.is_file() or not all((model / "pruneonce.json").is_file() for model in [*sparse, *int8]):
+            return
+        models = {"sparse": sparse[:1], "int8": int8[:1], "all": int8}
+        with TemporaryDirectory() as aside:
+            packed = {name: storage.pack(of, Path(aside) / f"{name}.pruneonce", "fp32") for name, of in models.items()}
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({name: size.to_json() for name, size in packed.items()}), encoding="utf-8")
 
     def dense(self, task: str, seed: int) -> Path | str:
         """The task teacher; where there are no labels to train one on, the model itself."""
@@ -221,6 +237,9 @@ def main(
             study.measured(made, one_task, output / "tasks" / one_task / f"seed-{one_seed}" / f"{name}.json")
     if "distance" in part:
         study.distances()
+    if "sizes" in part:
+        for one_zeros in zeros:
+            study.sizes(one_zeros, seed[0])
     kept = HERE.parent / "results" / "study.json"
     results.write(collected.update(kept, output, SETTINGS), kept.with_suffix(".md"), SETTINGS, heading())
 

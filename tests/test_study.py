@@ -94,7 +94,16 @@ def asked(study, monkeypatch, tmp_path):
 
         return note
 
-    for stage in ("prepare", "prune", "prune_one_shot", "finetune", "transfer", "transfer_gradual", "calibrate"):
+    for stage in (
+        "prune",
+        "prune_one_shot",
+        "finetune",
+        "transfer",
+        "transfer_gradual",
+        "calibrate",
+        "quantize",
+        "prepare",
+    ):
         monkeypatch.setattr(stages, stage, noting(stage))
     monkeypatch.setattr(script.pairs, "neighbours", lambda *said: [])
     data = tmp_path / "data"
@@ -108,8 +117,9 @@ def test_what_the_arms_are_made_of(asked):
     study, settings, of = asked
     starts = {"sparse": "sparse-0.95", "one-shot": "one-shot-0.95", "gradual": study.model}
     for task in settings["tasks"]:
-        calibrated = of_arm(study, of, "int8", task)
-        assert calibrated[:2] == ("calibrate", study.output / "tasks" / task / "seed-1" / "sparse-0.95")
+        sparse = study.output / "tasks" / task / "seed-1" / "sparse-0.95"
+        assert of_arm(study, of, "int8", task)[:2] == ("calibrate", sparse)
+        assert of_arm(study, of, "int8-trained", task)[:2] == ("quantize", sparse)
         made = {arm: of_arm(study, of, arm, task) for arm in starts}
         assert {arm: Path(source).name for arm, (_, source, *_) in made.items()} == {
             arm: Path(start).name for arm, start in starts.items()

@@ -15,7 +15,8 @@ from pruneonce import recipe
 
 SHOWN = {
     "sparse": "prune once",
-    "int8": "and in int8",
+    "int8": "and calibrated to int8",
+    "int8-trained": "or trained on in int8",
     "one-shot": "one-shot",
     "gradual": "gradual",
     "dense": "dense",

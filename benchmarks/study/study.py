@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
 SENTENCES = 12_000  # of the embedding task
 PARTS = ("pretraining", "transfer", "main", "distance", "sizes", "table")
-ARMS = ("dense", "sparse", "int8", "one-shot", "gradual")
+ARMS = ("dense", "sparse", "int8", "int8-trained", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
 
 
@@ -74,7 +74,12 @@ class Study:
         return file
 
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
-        kinds = {"prune": recipe.Prune, "teacher": recipe.Training, "transfer": recipe.Transfer}
+        kinds = {
+            "prune": recipe.Prune,
+            "teacher": recipe.Training,
+            "transfer": recipe.Transfer,
+            "quantize": recipe.Quantize,
+        }
         made = recipe.validate(kinds[section], SETTINGS[section])
         own = SETTINGS["tasks"][task].get(section, {}) if task else {}
         return recipe.changed(recipe.changed(made, own), changes or {})
@@ -161,10 +166,13 @@ class Study:
         how: dict[str, Any] = {"teacher": teacher, "seed": seed, **self.common}
         if arm == "dense":
             return teacher
-        if arm == "int8":  # calibrated, not trained
+        if arm == "int8":  # calibrated
             sparse = self.arm("sparse", zeros, task, seed)
             return stages.calibrate(sparse, self.task(task), recipe.Calibrate(), folder, seed=seed, cache=self.cache)
         whole = self.task(task, SETTINGS["tasks"][task].get("neighbours", 0))
+        if arm == "int8-trained":
+            sparse = self.arm("sparse", zeros, task, seed)
+            return stages.quantize(sparse, whole, self.settings("quantize", task), folder, **how)
         if arm == "gradual":
             budget = self.budget(zeros, task, seed)
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import benchmark_scripts
 
-from pruneonce import quickstart, stages
+from pruneonce import quickstart, recipe, stages
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TABLE = BENCHMARKS / "results" / "study.md"
@@ -60,6 +60,21 @@ def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
     values = results.Values(found, settings)
     assert values.recoveries("sick", "sparse", "0.9") == [pytest.approx(75)]
     assert values.arms() == [("0.9", "sparse"), ("0.9", "gradual")]
+
+
+def test_the_recipe_has_the_settings_that_were_measured(study):
+    *_, settings = study
+    shipped = recipe.load("minilm-90")
+    measured = {
+        "prune": recipe.validate(recipe.Prune, {**settings["prune"], "sparsity": 0.9}),
+        "teacher": recipe.validate(recipe.Training, settings["teacher"]),
+        "transfer": recipe.validate(recipe.Transfer, settings["transfer"]),
+    }
+    for section, said in measured.items():
+        assert getattr(shipped, section).model_dump(exclude={"sweep"}) == said.model_dump(), section
+    assert shipped.quantize.int8 == recipe.validate(recipe.Quantize, settings["quantize"])
+    assert shipped.corpus.block_length == settings["corpus"]["block_length"]
+    assert shipped.corpus.max_tokens == settings["corpus"]["max_tokens"]
 
 
 def test_new_pairs_are_the_nearest_that_are_not_known(study, tmp_path):

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pruneonce import recipe
 from pruneonce.cli_stages import Model, Output, Seed, Sets, defaults, sections, show_made
-from pruneonce.cli_task import (
-    Dev,
-    Hub,
-    Kind,
-    LabelColumn,
-    Labels,
-    PairColumn,
-    Preset,
-    Subset,
-    Test,
-    TextColumn,
-    Train,
-    task_values,
-)
+from pruneonce.cli_task import takes_task, task_values
 from pruneonce.errors import UserError
 
 # The paper's, on GLUE; its learning rate is the default of recipe.Quantize.
@@ -34,25 +21,15 @@ app = typer.Typer()
 @app.command(
     epilog=defaults("quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output int8", QUANTIZE)
 )
+@takes_task()
 def quantize(
-    context: typer.Context,
+    task: dict[str, Any],
     model: Model,
     output: Output,
     teacher: Annotated[str | None, typer.Option(help="Dense model fine-tuned on the same task.")] = None,
     post_training: Annotated[
         bool, typer.Option("--post-training", help="Only read ranges off training examples; needs no teacher.")
     ] = False,
-    preset: Preset = None,
-    kind: Kind = None,
-    train: Train = None,
-    dev: Dev = None,
-    test: Test = None,
-    source: Hub = None,
-    subset: Subset = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
@@ -60,13 +37,13 @@ def quantize(
     if (teacher is None) is not post_training:
         raise UserError("give either --teacher, to train on the grid, or --post-training, to calibrate only")
     section, start = (recipe.Calibrate, {}) if post_training else (recipe.Quantize, QUANTIZE)
-    task, settings = sections(recipe.Task, task_values(context.params), section, start, {}, sets)
+    data, settings = sections(recipe.Task, task_values(task), section, start, {}, sets)
     from pruneonce import stages
 
     if teacher is None:
-        made = stages.calibrate(model, task, settings, output, seed=seed)
+        made = stages.calibrate(model, data, settings, output, seed=seed)
     else:
-        made = stages.quantize(model, task, settings, output, teacher=teacher, seed=seed)
+        made = stages.quantize(model, data, settings, output, teacher=teacher, seed=seed)
     show_made(made, "export", output, "--output", f"{output}-onnx")
 
 
@@ -75,32 +52,22 @@ def quantize(
         "product-quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output pq", PRODUCT_QUANTIZE
     )
 )
+@takes_task()
 def product_quantize(
-    context: typer.Context,
+    task: dict[str, Any],
     model: Model,
     output: Output,
     teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
-    preset: Preset = None,
-    kind: Kind = None,
-    train: Train = None,
-    dev: Dev = None,
-    test: Test = None,
-    source: Hub = None,
-    subset: Subset = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
     """Weights in blocks on codebooks (iPQ): about a bit a weight, by training with the zeros locked."""
-    values = task_values(context.params)
-    task, settings = sections(recipe.Task, values, recipe.ProductQuantize, PRODUCT_QUANTIZE, {}, sets)
+    values = task_values(task)
+    data, settings = sections(recipe.Task, values, recipe.ProductQuantize, PRODUCT_QUANTIZE, {}, sets)
     from pruneonce import stages
     from pruneonce.quantization import codebooks
 
-    made = stages.product_quantize(model, task, settings, output, teacher=teacher, seed=seed)
+    made = stages.product_quantize(model, data, settings, output, teacher=teacher, seed=seed)
     found = codebooks.size(made)
     parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in found.items() if part != "total")
     typer.echo(f"size as codebooks: {found['total'] / 1e6:.2f} MB ({parts})")

@@ -13,24 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce import recipe, tables
-from pruneonce.cli_task import (
-    Dev,
-    Hub,
-    Kind,
-    LabelColumn,
-    Labels,
-    OwnKind,
-    PairColumn,
-    Preset,
-    Subset,
-    TaskSets,
-    Test,
-    TextColumn,
-    Train,
-    as_options,
-    task_values,
-    with_sets,
-)
+from pruneonce.cli_task import MEASURED, TaskSets, as_options, takes_task, task_values, with_sets
 from pruneonce.console import console
 from pruneonce.errors import UserError
 
@@ -100,30 +83,20 @@ def prune(
 
 
 @app.command(epilog=defaults("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
+@takes_task()
 def finetune(
-    context: typer.Context,
+    task: dict[str, Any],
     model: Model,
     output: Output,
-    preset: Preset = None,
-    kind: Kind = None,
-    train: Train = None,
-    dev: Dev = None,
-    test: Test = None,
-    source: Hub = None,
-    subset: Subset = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
     """Fine-tune a dense model on a task: the teacher of the sparse one, and what it is compared with."""
-    values = task_values(context.params)
-    task, settings = sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
+    values = task_values(task)
+    data, settings = sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
     from pruneonce import stages
 
-    made = stages.finetune(model, task, settings, output, seed=seed)
+    made = stages.finetune(model, data, settings, output, seed=seed)
     show_made(made, "transfer", "sparse", "--teacher", output, *as_options(values, sets), "--output", "task")
 
 
@@ -131,30 +104,20 @@ def finetune(
     epilog="The defaults are the paper's, for BERT; small encoders want more: --set learning_rate=0.001.\n\n"
     + defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
 )
+@takes_task()
 def transfer(
-    context: typer.Context,
+    task: dict[str, Any],
     model: Model,
     teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
     output: Output,
-    preset: Preset = None,
-    kind: Kind = None,
-    train: Train = None,
-    dev: Dev = None,
-    test: Test = None,
-    source: Hub = None,
-    subset: Subset = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
     """Fine-tune a sparse model on a task with its zeros locked, distilling from a dense teacher."""
-    task, settings = sections(recipe.Task, task_values(context.params), recipe.Transfer, TRANSFER, {}, sets)
+    data, settings = sections(recipe.Task, task_values(task), recipe.Transfer, TRANSFER, {}, sets)
     from pruneonce import stages
 
-    made = stages.transfer(model, task, settings, output, teacher=teacher, seed=seed)
+    made = stages.transfer(model, data, settings, output, teacher=teacher, seed=seed)
     show_made(made, "verify", output, "--against", model)
 
 
@@ -163,69 +126,50 @@ def transfer(
     epilog="By second-order information instead of magnitude: --set method.name=obert.\n\nExample: "
     "[cyan]pruneonce one-shot dense --train train.jsonl --dev dev.jsonl --sparsity 0.5 --output pruned[/cyan]",
 )
+@takes_task()
 def one_shot(
-    context: typer.Context,
+    task: dict[str, Any],
     model: Model,
     output: Output,
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach. Default: 0.9.")] = None,
-    preset: Preset = None,
-    kind: Kind = None,
-    train: Train = None,
-    dev: Dev = None,
-    test: Test = None,
-    source: Hub = None,
-    subset: Subset = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
     """Prune a fine-tuned model without training it; --train is what a method takes gradients of."""
-    values = task_values(context.params)
-    task, settings = sections(recipe.Task, values, recipe.OneShot, {}, {"sparsity": sparsity}, sets)
+    values = task_values(task)
+    data, settings = sections(recipe.Task, values, recipe.OneShot, {}, {"sparsity": sparsity}, sets)
     from pruneonce import stages
 
-    made = stages.one_shot(model, task, settings, output, seed=seed)
+    made = stages.one_shot(model, data, settings, output, seed=seed)
     show_made(made, "transfer", output, "--teacher", model, *as_options(values, sets), "--output", "task")
 
 
 @app.command(epilog="Example: [cyan]pruneonce evaluate task --test test.jsonl --json[/cyan]")
+@takes_task(MEASURED)
 def evaluate(
-    context: typer.Context,
+    task: dict[str, Any],
     model: Model,
-    preset: Preset = None,
-    kind: OwnKind = None,
-    dev: Dev = None,
-    test: Test = None,
-    source: Hub = None,
-    subset: Subset = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
     sets: TaskSets = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a task model. Its own kind and label names are used unless --kind and --labels are given."""
-    splits = [split for split in ("dev", "test") if context.params[split] is not None]
-    if not splits and preset is None:
+    splits: list[str] = [split for split in ("dev", "test") if split in task]
+    if not splits and "preset" not in task:
         raise UserError("nothing to measure on: give --dev, --test or both, or a known task by --task")
     from pruneonce import stages
     from pruneonce.modelfolder import load_config
     from pruneonce.tasks import kind_for
 
     config = load_config(model)
-    values = with_sets(recipe.with_preset(task_values(context.params)), sets)
+    values = with_sets(recipe.with_preset(task_values(task)), sets)
     values = {"kind": kind_for(config), **values}
     if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:
         # No metric is quoted, and this one is there for whatever labels there are.
         own = {"labels": [config.id2label[index] for index in range(config.num_labels)], "metric": "accuracy"}
         values = {**own, **values}
     measured = values.get("dev") or values.get("test")  # nothing is read for training
-    task = recipe.make_task({"dev": measured, **values, "train": measured}, "task")
-    found = stages.evaluate(model, task, splits=splits or None)
+    data = recipe.make_task({"dev": measured, **values, "train": measured}, "task")
+    found = stages.evaluate(model, data, splits=splits or None)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:

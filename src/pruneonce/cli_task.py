@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -9,8 +12,6 @@ import typer
 from pruneonce import recipe
 from pruneonce.errors import UserError
 
-# A task's options, named as the fields of recipe.Task.
-TASK = ("kind", "preset", "source", "subset", "train", "dev", "test", "text", "text_pair", "label", "labels")
 FLAGS = {"source": "--hub", "preset": "--task"}
 
 
@@ -19,30 +20,59 @@ def _task_option(help: str, *names: str, metavar: str) -> Any:
 
 
 KINDS = f"{', '.join(list(recipe.KINDS)[:-1])} or {list(recipe.KINDS)[-1]}"
-Preset = Annotated[
-    str | None,
-    _task_option(f"A known one, data and columns: {', '.join(recipe.PRESETS)}.", "--task", metavar="NAME"),
-]
-Kind = Annotated[str | None, _task_option(f"{KINDS}. Default: {next(iter(recipe.KINDS))}.", metavar="KIND")]
-OwnKind = Annotated[str | None, _task_option(f"{KINDS}. Default: what the model is for.", metavar="KIND")]
-Train = Annotated[str | None, _task_option("JSONL, CSV or Parquet file; with --hub, a split.", metavar="FILE")]
-Dev = Annotated[str | None, _task_option("Held-out file or split.", metavar="FILE")]
-Test = Annotated[str | None, _task_option("File or split to measure on.", metavar="FILE")]
-Hub = Annotated[str | None, _task_option("Hub data set, instead of files.", "--hub", metavar="ID")]
-Subset = Annotated[str | None, _task_option("Configuration of the hub data set.", metavar="NAME")]
 TextColumn = Annotated[str | None, _task_option("Default: text.", "--text", metavar="COLUMN")]
 PairColumn = Annotated[str | None, _task_option("Second text of a pair.", "--text-pair", metavar="COLUMN")]
-LabelColumn = Annotated[str | None, _task_option("Default: label.", "--label", metavar="COLUMN")]
-Labels = Annotated[str | None, _task_option("Label names in order. Default: from the data.", metavar="A,B,...")]
+
+# A task's options, named as the fields of recipe.Task.
+TASK: dict[str, Any] = {
+    "preset": Annotated[
+        str | None,
+        _task_option(f"A known one, data and columns: {', '.join(recipe.PRESETS)}.", "--task", metavar="NAME"),
+    ],
+    "kind": Annotated[str | None, _task_option(f"{KINDS}. Default: {next(iter(recipe.KINDS))}.", metavar="KIND")],
+    "train": Annotated[str | None, _task_option("JSONL, CSV or Parquet file; with --hub, a split.", metavar="FILE")],
+    "dev": Annotated[str | None, _task_option("Held-out file or split.", metavar="FILE")],
+    "test": Annotated[str | None, _task_option("File or split to measure on.", metavar="FILE")],
+    "source": Annotated[str | None, _task_option("Hub data set, instead of files.", "--hub", metavar="ID")],
+    "subset": Annotated[str | None, _task_option("Configuration of the hub data set.", metavar="NAME")],
+    "text": TextColumn,
+    "text_pair": PairColumn,
+    "label": Annotated[str | None, _task_option("Default: label.", "--label", metavar="COLUMN")],
+    "labels": Annotated[str | None, _task_option("Label names in order. Default: from the data.", metavar="A,B,...")],
+}
+# Where a model is measured: it knows its kind, and nothing is read for training.
+MEASURED = {name: option for name, option in TASK.items() if name != "train"} | {
+    "kind": Annotated[str | None, _task_option(f"{KINDS}. Default: what the model is for.", metavar="KIND")]
+}
 TaskSets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change the task, such as task.max_length=64; may be repeated."),
 ]
 
 
-def task_values(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The task's options out of all of a verb's."""
-    values = {name: parameters[name] for name in TASK if parameters.get(name) is not None}
+def takes_task(options: Mapping[str, Any] = TASK) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that gives a verb a task's options beside its own: it gets what was typed of them as `task`."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        @wraps(verb)
+        def run(**given: Any) -> None:
+            task = {name: value for name in options if (value := given.pop(name)) is not None}
+            verb(**given, task=task)
+
+        own = [one for one in inspect.signature(verb, eval_str=True).parameters.values() if one.name != "task"]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in options.items()
+        ]
+        run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]  # what typer reads
+        return run
+
+    return decorate
+
+
+def task_values(typed: dict[str, Any]) -> dict[str, Any]:
+    """A task's values, of what was typed of its options."""
+    values = dict(typed)
     has_splits = bool({"train", "dev", "test"} & values.keys())
     if "preset" not in values and not has_splits:
         raise UserError("no data: give --train and --dev, or a known task by --task")

@@ -302,7 +302,7 @@ def test_the_table(capsys):
     assert "real texts" in shown
     line = next(line for line in shown.splitlines() if "int8" in line)
     assert line.split()[:3] == ["openvino", "int8", "int8"]
-    assert "3.1  3.2x" in line
+    assert "3.10  3.2x" in line
     assert many.row_count == one.row_count == 4
 
 

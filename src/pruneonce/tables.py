@@ -10,6 +10,8 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
+from pruneonce.shown import ENGINES, milliseconds
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from pruneonce.plan import Plan
     from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
     from pruneonce.storage.sizes import Sizes
-
-ENGINES = {"torch": "PyTorch", "onnxruntime": "ONNX\nRuntime", "openvino": "OpenVINO"}
 
 
 def _table(*columns: str) -> Table:
@@ -90,9 +90,8 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
     speeds = _speeds_of_texts(benchmark)
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
-    table = _table(
-        "task", "model", value, "of\ndense", "MB", "smaller", *(f"ms\n{ENGINES[engine]}" for engine in engines)
-    )
+    headings = ["ms\n" + ENGINES[engine].replace(" ", "\n") for engine in engines]
+    table = _table("task", "model", value, "of\ndense", "MB", "smaller", *headings)
     blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         blocks.setdefault(row["task"], []).append(row)
@@ -258,4 +257,5 @@ def _speed(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
     faster = f"  {row['speedup']:.1f}x" if row["speedup"] else ""
-    return f"{row['milliseconds']:.4g}{faster}\n[dim]{row['low']:.3g}-{row['high']:.3g}[/dim]"
+    low, high = milliseconds(row["low"]), milliseconds(row["high"])
+    return f"{milliseconds(row['milliseconds'])}{faster}\n[dim]{low}-{high}[/dim]"

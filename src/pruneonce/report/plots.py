@@ -18,6 +18,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from pruneonce.shown import milliseconds
+
 # Colours that stand for what the page's CSS says; nothing else is drawn in them.
 INK = "#010203"
 ARM_COLORS = {
@@ -193,7 +195,7 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
                 value, low, high = bar["milliseconds"], bar["low"], bar["high"]
                 axes.barh(row, value, 0.72, color=color, alpha=1 if known else 0.45)
                 axes.plot([low, high], [row, row], color=INK, lw=0.9)
-                axes.text(max(high, value) + longest / 60, row, _three_digits(value), va="center")
+                axes.text(max(high, value) + longest / 60, row, milliseconds(value), va="center")
                 places.append(row)
                 labels.append(_shortened(bar["model"]))
             row += 1.15
@@ -205,15 +207,11 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
         axes.tick_params("x", bottom=False, labelbottom=False)
         axes.tick_params("y", length=0)
         told = [
-            f"{bar['model']} in {heading} {_three_digits(bar['milliseconds'])}"
+            f"{bar['model']} in {heading} {milliseconds(bar['milliseconds'])}"
             for heading, bars in groups
             for bar in bars
         ]
         return svg(figure, prefix, "Milliseconds, bars from 0: " + ", ".join(told))
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _shortened(name: str, longest: int = 18) -> str:

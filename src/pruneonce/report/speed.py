@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruneonce.report import plots
+from pruneonce.shown import ENGINES, milliseconds
 
-ENGINES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 REAL = "real"
 
 Row = Mapping[str, Any]
@@ -67,12 +67,6 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
     for skipped in benchmark["skipped"]:
         said.append(f"{skipped['model']} is not timed in {ENGINES[skipped['engine']]}: {skipped['why']}.")
     return said
-
-
-def milliseconds(value: float) -> str:
-    """To three digits."""
-    digits = next((digits for digits, least in enumerate((100, 10, 1)) if value >= least), 3)
-    return f"{value:,.{digits}f}"
 
 
 def _who(row: Row) -> tuple[str, str]:

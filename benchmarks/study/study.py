@@ -87,9 +87,27 @@ class Study:
     def sparse(self, zeros: str, changes: dict[str, Any] | None = None, name: str = "sparse") -> Path:
         from pruneonce import stages
 
-        settings = self.settings("prune", changes={"sparsity": float(zeros), **(changes or {})})
+        own = {"sparsity": float(zeros), **(changes or {})}
+        corpus = self.with_tasks(own.pop("tasks_texts", 0))
+        settings = self.settings("prune", changes=own)
         dense = self.model if settings.objective == "hidden" else self.with_words()
-        return stages.prune(dense, self.corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
+        return stages.prune(dense, corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
+
+    def with_tasks(self, times: int) -> recipe.Corpus:
+        """The corpus and, so often, all texts that tasks are trained on, without their labels."""
+        if not times:
+            return self.corpus
+        folder = self.output / "data" / f"corpus-and-tasks-{times}"
+        found = []
+        for task, said in SETTINGS["tasks"].items():
+            if self.task(task).trains_teacher:  # the others' texts are the corpus's
+                rows = map(json.loads, Path(self.task(task).train).read_text(encoding="utf-8").splitlines())
+                found += [row[said[column]] for row in rows for column in ("text", "text_pair") if column in said]
+        write_lines(folder / "tasks.txt", [f"{text}\n" for text in dict.fromkeys(found)] * times)
+        for file in (self.data / "corpus").glob("*.txt.xz"):
+            if not (folder / file.name).exists():
+                (folder / file.name).symlink_to(file.resolve())
+        return self.corpus.model_copy(update={"source": str(folder)})
 
     def full_blocks(self, zeros: str) -> Path:
         """Half the steps, and no short texts among them."""
@@ -225,13 +243,14 @@ def main(
     arm: Annotated[list[str], typer.Option()] = list(ARMS),  # noqa: B006
     zeros: Annotated[list[str], typer.Option()] = list(ZEROS),  # noqa: B006
     seed: Annotated[list[int], typer.Option()] = [1, 2, 3],  # noqa: B006
-    variant: Annotated[list[str], typer.Option(help="of the transfer's ablation; default: all")] = [],  # noqa: B006
+    variant: Annotated[list[str], typer.Option(help="of the ablations; default: all")] = [],  # noqa: B006
 ) -> None:
     study = Study(data, output)
     prepare_data(data, output)
     if "pretraining" in part:
-        for name in SETTINGS["pretraining"] if not variant else []:
-            study.short(name)
+        for name in SETTINGS["pretraining"]:
+            if not variant or name in variant:
+                study.short(name)
     if "transfer" in part:
         for each, ablation in SETTINGS["transfer_ablation"].items():
             for name, one_task in product(ablation["variants"], ablation["tasks"]):

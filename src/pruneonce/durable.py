@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -42,6 +43,12 @@ def read_json(file: Path) -> Any:
         return None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}") from None
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(value: Any, file: Path) -> None:

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from pruneonce import durable, locks
 from pruneonce.console import console
-from pruneonce.durable import partial, read_json, write_json
+from pruneonce.durable import file_hash, partial, read_json, write_json
 from pruneonce.errors import UserError
 
 PROVENANCE = "pruneonce.json"
@@ -155,12 +155,6 @@ def content_key(source: str | Path) -> str:
         return str(made["key"])
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
     return key_of([(file.name, file_hash(file)) for file in files])
-
-
-def file_hash(file: Path) -> str:
-    """sha256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def key_of(*parts: Any) -> str:

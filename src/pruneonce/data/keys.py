@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.data import packing
+from pruneonce.durable import file_hash
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Task
 
@@ -63,8 +64,7 @@ def file_key(file: str | Path) -> str:
 
 @cache
 def _file_key(file: str, size: int, time: int) -> str:
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_hash(Path(file))
 
 
 def stamps(files: list[Path]) -> list[tuple[str, int, int]]:

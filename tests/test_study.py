@@ -149,6 +149,19 @@ def test_what_the_arms_are_made_of(asked):
     assert of["pretrained/sparse-0.95"][3].sparsity == 0.95
 
 
+def test_the_texts_of_tasks_come_to_the_corpus_without_labels(asked):
+    study, *_ = asked
+    assert study.with_tasks(0) == study.corpus
+    rows = [{"premise": "a dog runs", "hypothesis": "it sleeps", "label": 2}]
+    rows.append({"premise": "a dog runs", "hypothesis": "a cat", "label": 1})
+    (study.data / "sick" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (study.data / "corpus").mkdir()
+    (study.data / "corpus" / "one.txt.xz").write_bytes(b"xz")
+    folder = Path(study.with_tasks(2).source)
+    assert (folder / "tasks.txt").read_text().splitlines() == ["a dog runs", "it sleeps", "a cat"] * 2
+    assert (folder / "one.txt.xz").read_bytes() == b"xz"
+
+
 def of_arm(study, of, arm, task):
     return of[study.arm(arm, "0.95", task, 1).relative_to(study.output).as_posix()]
 

@@ -57,7 +57,7 @@ def file_key(file: str | Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        return _file_key(*stamp(Path(file).expanduser()))
+        return _file_key(*_stamp(Path(file).expanduser()))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
 
@@ -74,11 +74,11 @@ def stamps(files: list[Path]) -> list[tuple[str, int, int]]:
         UserError: one is gone.
     """
     try:
-        return [stamp(file) for file in files]
+        return [_stamp(file) for file in files]
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def stamp(file: Path) -> tuple[str, int, int]:
+def _stamp(file: Path) -> tuple[str, int, int]:
     found = file.stat()
     return str(file.resolve()), found.st_size, found.st_mtime_ns

@@ -9,8 +9,6 @@ there is. `--part table` runs nothing.
 """
 
 import json
-import lzma
-import re
 from datetime import date
 from importlib.metadata import version
 from itertools import product
@@ -20,6 +18,7 @@ from typing import Annotated, Any
 
 import collected
 import distance
+import inputs
 import pairs
 import results
 import typer
@@ -30,7 +29,6 @@ from pruneonce.cli import silence_libraries
 
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
-SENTENCES = 12_000  # of the embedding task
 PARTS = ("pretraining", "transfer", "main", "distance", "sizes", "table")
 ARMS = ("dense", "sparse", "int8", "int8-trained", "one-shot", "gradual")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
@@ -70,7 +68,7 @@ class Study:
         if not file.is_file():
             said = SETTINGS["tasks"][task]
             train = self.data / task / "train.jsonl"
-            write_lines(file, pairs.neighbours(train, said["text"], said["text_pair"], self.model, each))
+            inputs.write_lines(file, pairs.neighbours(train, said["text"], said["text_pair"], self.model, each))
         return file
 
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
@@ -103,7 +101,7 @@ class Study:
             if self.task(task).trains_teacher:  # the others' texts are the corpus's
                 rows = map(json.loads, Path(self.task(task).train).read_text(encoding="utf-8").splitlines())
                 found += [row[said[column]] for row in rows for column in ("text", "text_pair") if column in said]
-        write_lines(folder / "tasks.txt", [f"{text}\n" for text in dict.fromkeys(found)] * times)
+        inputs.write_lines(folder / "tasks.txt", [f"{text}\n" for text in dict.fromkeys(found)] * times)
         for file in (self.data / "corpus").glob("*.txt.xz"):
             if not (folder / file.name).exists():
                 (folder / file.name).symlink_to(file.resolve())
@@ -246,7 +244,7 @@ def main(
     variant: Annotated[list[str], typer.Option(help="of the ablations; default: all")] = [],  # noqa: B006
 ) -> None:
     study = Study(data, output)
-    prepare_data(data, output)
+    inputs.prepare(data, output)
     if "pretraining" in part:
         for name in SETTINGS["pretraining"]:
             if not variant or name in variant:
@@ -285,47 +283,6 @@ def heading() -> list[str]:
         f"{machine.processor()}, {versions}. Settings: [study.yaml](../study/study.yaml).",
         "",
     ]
-
-
-def prepare_data(data: Path, output: Path) -> None:
-    """What is not there as a task wants it.
-
-    TREC has no dev split of its own: the last 500 of its training examples. The embedding task: SENTENCES of the
-    corpus, and the questions of qnli-xquad with the sentences among which their answers are; those of its training
-    split are dev.
-    """
-    lines = (data / "trec" / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    parts = {"trec/train.jsonl": lines[:-500], "trec/dev.jsonl": lines[-500:]}
-    for split, name in (("train", "dev"), ("dev", "test")):
-        rows = [json.loads(line) for line in (data / "qnli-xquad" / f"{split}.jsonl").open(encoding="utf-8")]
-        judged = {(row["question"], row["sentence"]): 1 - row["label"] for row in rows}
-        parts[f"embedding/{name}.jsonl"] = [
-            json.dumps({"question": question, "sentence": sentence, "relevance": relevance}) + "\n"
-            for (question, sentence), relevance in judged.items()
-        ]
-    for name, chosen in parts.items():
-        write_lines(output / "data" / name, chosen)
-    if not (output / "data" / "embedding" / "train.jsonl").is_file():
-        found = [json.dumps({"text": text}) + "\n" for text in sentences(data / "corpus")]
-        write_lines(output / "data" / "embedding" / "train.jsonl", found)
-
-
-def sentences(corpus: Path) -> list[str]:
-    """Some of each file, evenly spaced, of 5 to 40 words."""
-    found = []
-    for file in sorted(corpus.glob("*.txt.xz")):
-        with lzma.open(file, "rt", encoding="utf-8") as text:
-            whole = [
-                one for line in text for one in re.split(r"(?<=[.!?]) ", line.strip()) if 5 <= len(one.split()) <= 40
-            ]
-        found += whole[:: max(1, len(whole) // (SENTENCES // 10))][: SENTENCES // 10]
-    return found
-
-
-def write_lines(file: Path, lines: list[str]) -> None:
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

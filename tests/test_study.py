@@ -144,7 +144,7 @@ def test_what_the_arms_are_made_of(asked):
         assert made["gradual"][2] == data
         assert ("unlabelled" in data.data()) == (task == "sick")
         tokens = made["gradual"][3].epochs * TRANSFER / transfer.epochs
-        assert tokens == pytest.approx(TRANSFER + PRETRAINING / len(settings["tasks"]), rel=1e-3)
+        assert tokens == pytest.approx(TRANSFER + PRETRAINING / len(settings["family"]), rel=1e-3)
         assert made["gradual"][3].sparsity == 0.95
     assert of["pretrained/sparse-0.95"][3].sparsity == 0.95
 

@@ -140,7 +140,7 @@ def sizes(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Bytes of packed models, and how often those of the dense ones hold them."""
     if not measured.get("sizes"):
         return []
-    first, *others = settings["tasks"]
+    first, *others = settings["family"]
     shown = {
         "sparse": f"{first}, sparse, fp32",
         "int8": f"{first}, int8",

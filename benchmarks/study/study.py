@@ -98,7 +98,7 @@ class Study:
         folder = self.output / "data" / f"corpus-and-tasks-{times}"
         found = []
         for task, said in SETTINGS["tasks"].items():
-            if self.task(task).trains_teacher:  # the others' texts are the corpus's
+            if "text" in said and self.task(task).trains_teacher:  # the others' texts are the corpus's
                 rows = map(json.loads, Path(self.task(task).train).read_text(encoding="utf-8").splitlines())
                 found += [row[said[column]] for row in rows for column in ("text", "text_pair") if column in said]
         inputs.write_lines(folder / "tasks.txt", [f"{text}\n" for text in dict.fromkeys(found)] * times)
@@ -149,10 +149,10 @@ class Study:
                 file.write_text(json.dumps(found), encoding="utf-8")
 
     def sizes(self, zeros: str, seed: int) -> None:
-        """Of packed models with so many zeros: the first task's, sparse and in int8, and all tasks' in one file."""
+        """Of packed models with so many zeros: the first task's, sparse and in int8, and the family's in one file."""
         from pruneonce import storage
 
-        folders = [self.output / "tasks" / task / f"seed-{seed}" for task in SETTINGS["tasks"]]
+        folders = [self.output / "tasks" / task / f"seed-{seed}" for task in SETTINGS["family"]]
         sparse, int8 = ([folder / f"{arm}-{zeros}" for folder in folders] for arm in ("sparse", "int8"))
         file = self.output / "sizes" / f"{zeros}.json"
         if file.is_file() or not all((model / "pruneonce.json").is_file() for model in [*sparse, *int8]):
@@ -219,7 +219,7 @@ class Study:
     def budget(self, zeros: str, task: str, seed: int) -> dict[str, float]:
         """Epochs for as many tokens as prune-once takes for this task: its transfer, and a share of pre-training."""
         own = spent(self.arm("sparse", zeros, task, seed))
-        share = spent(self.sparse(zeros)) / len(SETTINGS["tasks"])
+        share = spent(self.sparse(zeros)) / len(SETTINGS["family"])
         return {"epochs": round(self.settings("transfer", task).epochs * (1 + share / own), 2)}
 
     def measured(self, model: Path | str, task: str, file: Path, splits: list[str] | None = None) -> dict[str, Any]:

@@ -103,10 +103,10 @@ def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
         "| variant | held-out loss | minutes |",
         "|---|---|---|",
     ]
-    for name in settings["pretraining"]:
-        if spent := measured["pretrained"].get(f"ablation-{slug(name)}-0.9"):
-            hidden = spent.get("hidden", spent["loss"])  # the loss of masked words is another
-            lines.append(f"| {name} | {hidden:.4f} | {spent['minutes']:.1f} |")
+    for name, changes in settings["pretraining"].items():
+        spent = measured["pretrained"].get(f"ablation-{slug(name)}-0.9")
+        if spent and changes.get("objective") != "mlm":  # which does not look at hidden states
+            lines.append(f"| {name} | {spent.get('hidden', spent['loss']):.4f} | {spent['minutes']:.1f} |")
     return [*lines, ""]
 
 

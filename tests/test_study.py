@@ -3,12 +3,13 @@
 import json
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import benchmark_scripts
 
-from pruneonce import quickstart, recipe, stages
+from pruneonce import quickstart, recipe, stages, storage
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TABLE = BENCHMARKS / "results" / "study.md"
@@ -176,3 +177,31 @@ def test_no_two_variants_are_the_same(asked):
                 _, source, data, own = of[folder.relative_to(study.output).as_posix()]
                 said.add((source, len(data.data()), own.model_dump_json()))
             assert len(said) == len(ablation["variants"])
+
+
+def test_the_family_is_packed_into_one_file_once_all_of_it_is_there(asked, monkeypatch):
+    study, settings, _ = asked
+    packed = []
+
+    def pack(models, file, *said):
+        names = [model.relative_to(study.output / "tasks").as_posix() for model in models]
+        packed.append(names)
+        return SimpleNamespace(to_json=lambda: {"models": names})
+
+    monkeypatch.setattr(storage, "pack", pack)
+    first, *others = settings["family"]
+    for task in others:
+        study.arm("int8", "0.95", task, 1)
+    study.sizes("0.95", 1)
+    assert packed == []
+    study.arm("int8", "0.95", first, 1)
+    study.sizes("0.95", 1)
+    assert packed == [
+        [f"{first}/seed-1/sparse-0.95"],
+        [f"{first}/seed-1/int8-0.95"],
+        [f"{task}/seed-1/int8-0.95" for task in settings["family"]],
+    ]
+    kept = json.loads((study.output / "sizes" / "0.95.json").read_text())
+    assert [kept[name]["models"] for name in ("sparse", "int8", "all")] == packed
+    study.sizes("0.95", 1)
+    assert len(packed) == 3

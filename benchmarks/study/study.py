@@ -49,7 +49,7 @@ class Study:
         Args:
             neighbours: so many new pairs of each first text for the teacher to judge.
         """
-        own = ("transfer", "neighbours")
+        own = ("teacher", "transfer", "neighbours")
         from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
         if neighbours:
             from_file["unlabelled"] = str(self.new_pairs(name, neighbours))

@@ -1,11 +1,14 @@
 """The attention that training uses on a processor gives what the model's own gives."""
 
+import copy
+
 import pytest
 import torch
 from conftest import CONFIGS
+from torch import nn
 from transformers import AutoModel
 
-from pruneonce.attention import LONGEST, NAME, fast_attention
+from pruneonce.attention import LONGEST, NAME, fast_attention, kept_attention
 
 CHANGED = [name for name in CONFIGS if name != "mpnet"]  # MPNet has only its own, with relative positions
 
@@ -35,7 +38,24 @@ def test_outputs_and_gradients_are_the_same(architecture):
         assert torch.allclose(one, other, atol=1e-3, rtol=1e-3)
 
 
-def test_long_inputs_keep_the_fused_one():
-    model = AutoModel.from_config(CONFIGS["bert"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_long_inputs_keep_the_fused_one_where_there_is_one(dropout):
+    """With dropout PyTorch has none on a processor."""
+    config = copy.deepcopy(CONFIGS["bert"])
+    config.attention_probs_dropout_prob = dropout
+    model = AutoModel.from_config(config)
+    with fast_attention(model, LONGEST):
+        assert model.config._attn_implementation == NAME
     with fast_attention(model, LONGEST + 1):
-        assert model.config._attn_implementation == "sdpa"
+        assert model.config._attn_implementation == (NAME if dropout else "sdpa")
+
+
+def test_dropout_drops_weights_in_training_alone():
+    torch.manual_seed(0)
+    module, (query, key, value) = nn.Module(), torch.randn(3, 2, 3, 20, 8)
+    _, weights = kept_attention(module.train(), query, key, value, None, dropout=0.25)
+    _, whole = kept_attention(module.eval(), query, key, value, None, dropout=0.25)
+    dropped = weights == 0
+    assert 0.15 < dropped.float().mean() < 0.35
+    assert torch.allclose(weights[~dropped], whole[~dropped] / 0.75)
+    assert torch.allclose(whole.sum(-1), torch.ones(2, 3, 20))

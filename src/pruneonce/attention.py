@@ -1,8 +1,9 @@
-"""Attention that trains short inputs fast on a processor.
+"""Attention that trains fast on a processor.
 
 PyTorch's fused attention spares the memory of the scores [batch, heads, tokens, tokens], but its backward pass on a
 processor costs more than all products of the layer. Up to some hundred tokens it is better to keep the attention
 weights, once and in the precision of the products: transformers' "eager" keeps them two or three times, and in fp32.
+So does PyTorch's with dropout, as its fused one has none on a processor: then it is better at any length.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "pruneonce_kept"
-LONGEST = 256  # tokens; from measurements, see benchmarks/results/training.md
+LONGEST = 256  # tokens, without dropout; from measurements, see benchmarks/results/attention.md
+DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")  # of a configuration
 
 
 def kept_attention(
@@ -56,10 +58,11 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 @contextmanager
 def fast_attention(model: Any, length: int) -> Generator[None, None, None]:
-    """Within it, `model` has the attention that trains inputs of up to `length` tokens fastest on its device."""
+    """Within it, `model` has the attention that trains inputs of up to `length` tokens best on its device."""
     usual = model.config._attn_implementation
     can_change = usual == "sdpa" and model._supports_attention_backend
-    if length > LONGEST or not can_change or next(model.parameters()).device.type != "cpu":
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if not (can_change and on_cpu and keeps_weights(model.config, length)):
         yield
         return
     model.set_attn_implementation(NAME)
@@ -67,3 +70,8 @@ def fast_attention(model: Any, length: int) -> Generator[None, None, None]:
         yield
     finally:
         model.set_attn_implementation(usual)
+
+
+def keeps_weights(config: Any, length: int) -> bool:
+    """Whether to keep the attention weights, for inputs of up to `length` tokens."""
+    return length <= LONGEST or any(getattr(config, name, 0) for name in DROPOUTS)

@@ -41,15 +41,13 @@ class Values:
         self.values: dict[tuple[str, str, str], dict[int, float]] = {}
         self.metric: dict[str, str] = {}
         for task, said in settings["tasks"].items():
-            kind = recipe.KINDS[said.get("kind", "classification")]
-            metric = said.get("metric", kind.model_fields["metric"].default)
+            metric = metric_of(said)
             for name, seeds in measured.get("tasks", {}).get(task, {}).items():
                 arm, _, zeros = name.rpartition("-") if name != "dense" else ("dense", "", "0")
                 for seed, splits in seeds.items():
                     split = "test" if "test" in splits else "dev"
                     self.metric[task] = f"{metric}, {split}"
-                    value = splits[split][metric]
-                    self.values.setdefault((task, arm, zeros), {})[int(seed)] = value if value > 1 else 100 * value
+                    self.values.setdefault((task, arm, zeros), {})[int(seed)] = percent(splits[split][metric])
 
     def recoveries(self, task: str, arm: str, zeros: str) -> list[float]:
         """Percent of the dense model of the same seed, for each seed."""
@@ -61,6 +59,16 @@ class Values:
         """`(zeros, arm)` in the order of the tables."""
         found = {(zeros, arm) for _, arm, zeros in self.values if arm != "dense"}
         return sorted(found, key=lambda one: (one[0], list(SHOWN).index(one[1])))
+
+
+def metric_of(task: dict[str, Any]) -> str:
+    kind = recipe.KINDS[task.get("kind", "classification")]
+    return task.get("metric", kind.model_fields["metric"].default)  # type: ignore[no-any-return]
+
+
+def percent(value: float) -> float:
+    """SQuAD's metrics are in percent as they come."""
+    return value if value > 1 else 100 * value
 
 
 def main_tables(found: Values, tasks: list[str]) -> list[str]:
@@ -112,14 +120,14 @@ def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
 
 def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of the transfer, on dev."""
-    said = "From the same model, accuracy on dev in percent, one seed. One change of the base at a time."
+    said = "From the same model, the task's metric on dev in percent, one seed. One change of the base at a time."
     lines = ["## What helps the transfer", "", said]
     for title, ablation in settings["transfer_ablation"].items():
-        tasks, (arm, _, zeros) = ablation["tasks"], title.rpartition("-")
-        shown = f"{STARTS[arm]}, {100 * float(zeros):g} %"
+        tasks, zeros = ablation["tasks"], title.rpartition("-")[2]
+        shown = f"{STARTS[ablation['arm']]}, {100 * float(zeros):g} %"
         lines += ["", f"| {shown} | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
         for name in ["dense", *ablation["variants"]]:
-            values = [_on_dev(measured, title, task, name) for task in tasks]
+            values = [_on_dev(measured, title, task, name, metric_of(settings["tasks"][task])) for task in tasks]
             there = [value for value in values if value is not None]
             if there:
                 cells = [f"{value:.1f}" if value is not None else "-" for value in values]
@@ -128,12 +136,12 @@ def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _on_dev(measured: Found, ablation: str, task: str, name: str) -> float | None:
-    """Of the dense model or a variant, of the first seed there is."""
+def _on_dev(measured: Found, ablation: str, task: str, name: str, metric: str) -> float | None:
+    """In percent, of the dense model or a variant, of the first seed there is."""
     tried = measured["transfer"].get(ablation, {}).get(task, {})
     seeds = measured["tasks"].get(task, {}).get("dense", {}) if name == "dense" else tried.get(name, {})
     splits = seeds[min(seeds)] if seeds else {}
-    return 100 * splits["dev"]["accuracy"] if "dev" in splits else None
+    return percent(splits["dev"][metric]) if "dev" in splits else None
 
 
 def sizes(measured: Found, settings: dict[str, Any]) -> list[str]:

@@ -204,11 +204,11 @@ class Study:
         start, whole = changes.pop("start", None), self.task(task, changes.pop("neighbours"))
         folder = self.output / "transfer" / ablation / task / f"seed-{seed}" / collected.slug(name)
         how: dict[str, Any] = {"teacher": self.dense(task, seed), "seed": seed, **self.common}
-        arm, _, zeros = ablation.rpartition("-")
-        if arm == "gradual":
+        zeros = ablation.rpartition("-")[2]
+        if said["arm"] == "gradual":
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, changes), folder, **how)
         starts = {"sparse": self.sparse, "full-blocks": self.full_blocks}
-        source = self.short(start) if start else starts[arm](zeros)
+        source = self.short(start) if start else starts[said["arm"]](zeros)
         return stages.transfer(source, whole, self.settings("transfer", task, changes), folder, **how)
 
     def gradual(self, zeros: str, task: str, changes: dict[str, Any]) -> recipe.Gradual:

@@ -59,7 +59,7 @@ def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
     }
     assert found["spent"]["sick"]["sparse-0.9"] == {"tokens": 10, "minutes": 1.0}
     values = results.Values(found, settings)
-    assert values.recoveries("sick", "sparse", "0.9") == [pytest.approx(75)]
+    assert values.recoveries("sick", "sparse", "0.9") == {1: pytest.approx(75)}
     assert values.arms() == [("0.9", "sparse"), ("0.9", "gradual")]
 
 

@@ -1,6 +1,5 @@
 """The tables and the plot of the study, of whatever was measured."""
 
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -28,7 +27,12 @@ def write(measured: Found, file: Path, settings: dict[str, Any], heading: list[s
     """`file` (.md) and, beside it, the plot (.svg), of what `collected.update` returns."""
     tasks = list(settings["tasks"])
     found = Values(measured, settings)
-    lines = [*heading, *main_tables(found, tasks), *pretraining(measured, settings), *transfer(measured, settings)]
+    lines = [
+        *heading,
+        *main_tables(found, tasks, settings["family"]),
+        *pretraining(measured, settings),
+        *transfer(measured, settings),
+    ]
     lines += [*sizes(measured, settings), *distances(measured, settings), *budgets(measured, tasks)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(found, tasks, file.with_suffix(".svg"))
@@ -49,11 +53,11 @@ class Values:
                     self.metric[task] = f"{metric}, {split}"
                     self.values.setdefault((task, arm, zeros), {})[int(seed)] = percent(splits[split][metric])
 
-    def recoveries(self, task: str, arm: str, zeros: str) -> list[float]:
-        """Percent of the dense model of the same seed, for each seed."""
+    def recoveries(self, task: str, arm: str, zeros: str) -> dict[int, float]:
+        """Percent of the dense model of the same seed, by seed."""
         dense = self.values.get((task, "dense", "0"), {})
         ours = self.values.get((task, arm, zeros), {})
-        return [100 * value / dense[seed] for seed, value in ours.items() if seed in dense]
+        return {seed: 100 * value / dense[seed] for seed, value in ours.items() if seed in dense}
 
     def arms(self) -> list[tuple[str, str]]:
         """`(zeros, arm)` in the order of the tables."""
@@ -71,32 +75,59 @@ def percent(value: float) -> float:
     return value if value > 1 else 100 * value
 
 
-def main_tables(found: Values, tasks: list[str]) -> list[str]:
+def main_tables(found: Values, tasks: list[str], family: list[str]) -> list[str]:
+    heads = " | ".join(f"{task} ({found.metric.get(task, '-')})" for task in tasks)
+    dense = " | ".join(cell(found.values.get((task, "dense", "0"), {})) for task in tasks)
     lines = [
         "## Recovery",
         "",
         "Values in percent, and in brackets the percent of the dense model with the same seed; with several seeds "
-        "their mean, and after ± the standard deviation. The mean is that of the recoveries; arms can be compared by "
-        "it where they have as many tasks.",
+        "their mean, and after ± the standard deviation. The means are those of the recoveries, of the family (all "
+        f"but {', '.join(task for task in tasks if task not in family)}) and of all tasks; arms can be compared by "
+        "them where they have as many tasks.",
         "",
-        "| zeros | arm | " + " | ".join(f"{task} ({found.metric.get(task, '-')})" for task in tasks) + " | mean |",
-        "|---" * (len(tasks) + 3) + "|",
-        "| 0 | dense | " + " | ".join(cell(found.values.get((task, "dense", "0"), {})) for task in tasks) + " | 100 |",
+        f"| zeros | arm | {heads} | mean of the family | mean |",
+        "|---" * (len(tasks) + 4) + "|",
+        f"| 0 | dense | {dense} | 100 | 100 |",
     ]
     for zeros, arm in found.arms():
-        cells = [cell(found.values.get((task, arm, zeros), {}), found.recoveries(task, arm, zeros)) for task in tasks]
-        recovery = [mean(kept) for task in tasks if (kept := found.recoveries(task, arm, zeros))]
-        shown = f"{mean(recovery):.1f} (of {len(recovery)})" if recovery else "-"
-        lines.append(f"| {100 * float(zeros):g} | {SHOWN[arm]} | {' | '.join(cells)} | {shown} |")
-    return [*lines, "", "![recovery](study.svg)", ""]
+        kept = {task: found.recoveries(task, arm, zeros) for task in tasks}
+        cells = [cell(found.values.get((task, arm, zeros), {}), kept[task]) for task in tasks]
+        means = {task: mean(values.values()) for task, values in kept.items() if values}
+        shown = [average(means, of) for of in (family, tasks)]
+        lines.append(f"| {100 * float(zeros):g} | {SHOWN[arm]} | {' | '.join([*cells, *shown])} |")
+    return [*lines, "", "![recovery](study.svg)", "", *by_seed(found, tasks, family)]
 
 
-def cell(values: dict[int, float], recoveries: Iterable[float] = ()) -> str:
+def by_seed(found: Values, tasks: list[str], family: list[str]) -> list[str]:
+    """Recoveries of the arms that have several seeds, a row for each."""
+    rows = []
+    for zeros, arm in found.arms():
+        seeds = sorted({seed for task in tasks for seed in found.recoveries(task, arm, zeros)})
+        for seed in seeds if len(seeds) > 1 else ():
+            every = {task: found.recoveries(task, arm, zeros) for task in tasks}
+            kept = {task: values[seed] for task, values in every.items() if seed in values}
+            cells = [f"{kept[task]:.1f}" if task in kept else "-" for task in tasks]
+            shown = [average(kept, of) for of in (family, tasks)]
+            rows.append(f"| {100 * float(zeros):g} | {SHOWN[arm]} | {seed} | {' | '.join([*cells, *shown])} |")
+    if not rows:
+        return []
+    heading = f"| zeros | arm | seed | {' | '.join(tasks)} | mean of the family | mean |"
+    lines = ["Of several seeds, each alone, in percent of dense:", "", heading, "|---" * (len(tasks) + 5) + "|"]
+    return [*lines, *rows, ""]
+
+
+def average(recoveries: dict[str, float], of: list[str]) -> str:
+    there = [recoveries[task] for task in of if task in recoveries]
+    return f"{mean(there):.1f} (of {len(there)})" if there else "-"
+
+
+def cell(values: dict[int, float], recoveries: dict[int, float] | None = None) -> str:
     if not values:
         return "-"
-    numbers, recoveries = list(values.values()), list(recoveries)
+    numbers = list(values.values())
     spread = f" ± {stdev(numbers):.1f}" if len(numbers) > 1 else ""
-    return f"{mean(numbers):.1f}{spread}" + (f" ({mean(recoveries):.1f})" if recoveries else "")
+    return f"{mean(numbers):.1f}{spread}" + (f" ({mean(recoveries.values()):.1f})" if recoveries else "")
 
 
 def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
@@ -113,8 +144,10 @@ def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
     ]
     for name, changes in settings["pretraining"].items():
         spent = measured["pretrained"].get(f"ablation-{slug(name)}-0.9")
-        if spent and changes.get("objective") != "mlm":  # which does not look at hidden states
-            lines.append(f"| {name} | {spent.get('hidden', spent['loss']):.4f} | {spent['minutes']:.1f} |")
+        if spent:
+            mlm = changes.get("objective") == "mlm"  # which does not look at hidden states
+            loss = "-" if mlm else f"{spent.get('hidden', spent['loss']):.4f}"
+            lines.append(f"| {name} | {loss} | {spent['minutes']:.1f} |")
     return [*lines, ""]
 
 
@@ -219,20 +252,21 @@ def plot(found: Values, tasks: list[str], file: Path) -> None:
         axes = figure.add_subplot(len(zeros), 1, number)
         arms = [arm for each, arm in found.arms() if each == share]
         width = 0.8 / max(2, len(arms))
+        shown = [found.recoveries(task, arm, share).values() for task in tasks for arm in arms]
         for place, arm in enumerate(arms):
             kept = {index: found.recoveries(task, arm, share) for index, task in enumerate(tasks)}
             kept = {index: values for index, values in kept.items() if values}
             axes.bar(
                 [index + (place - (len(arms) - 1) / 2) * width for index in kept],
-                [mean(values) for values in kept.values()],
+                [mean(values.values()) for values in kept.values()],
                 width=0.95 * width,
-                yerr=[stdev(values) if len(values) > 1 else 0.0 for values in kept.values()],
+                yerr=[stdev(values.values()) if len(values) > 1 else 0.0 for values in kept.values()],
                 color=f"C{everywhere.index(arm)}",
             )
         axes.axhline(100, color="0.5", linewidth=0.8)
         axes.set_xticks(range(len(tasks)), tasks)
         axes.set_xlim(-0.5, len(tasks) - 0.5)
-        axes.set_ylim(60, 103)
+        axes.set_ylim(min(60, *(value for values in shown for value in values)) - 2, 103)
         axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
     handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
     figure.legend(handles=handles, ncols=len(handles), fontsize="small", loc="outside upper center")

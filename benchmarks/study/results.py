@@ -266,7 +266,7 @@ def plot(found: Values, tasks: list[str], file: Path) -> None:
         axes.axhline(100, color="0.5", linewidth=0.8)
         axes.set_xticks(range(len(tasks)), tasks)
         axes.set_xlim(-0.5, len(tasks) - 0.5)
-        axes.set_ylim(min(60, *(value for values in shown for value in values)) - 2, 103)
+        axes.set_ylim(0 if any(value < 60 for values in shown for value in values) else 60, 103)
         axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
     handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
     figure.legend(handles=handles, ncols=len(handles), fontsize="small", loc="outside upper center")

@@ -8,6 +8,7 @@ from conftest import CONFIGS
 from torch import nn
 from transformers import AutoModel
 
+from pruneonce import modelfolder
 from pruneonce.attention import LONGEST, NAME, fast_attention, kept_attention
 
 CHANGED = [name for name in CONFIGS if name != "mpnet"]  # MPNet has only its own, with relative positions
@@ -39,10 +40,11 @@ def test_outputs_and_gradients_are_the_same(architecture):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_long_inputs_keep_the_fused_one_where_there_is_one(dropout):
+@pytest.mark.parametrize("architecture", CHANGED)
+def test_long_inputs_keep_the_fused_one_where_there_is_one(architecture, dropout):
     """With dropout PyTorch has none on a processor."""
-    config = copy.deepcopy(CONFIGS["bert"])
-    config.attention_probs_dropout_prob = dropout
+    config = copy.deepcopy(CONFIGS[architecture])
+    config.update(modelfolder.without_dropout(config, dropout))
     model = AutoModel.from_config(config)
     with fast_attention(model, LONGEST):
         assert model.config._attn_implementation == NAME

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from pruneonce import modelfolder
+
 NAME = "pruneonce_kept"
 LONGEST = 256  # tokens, without dropout; from measurements, see benchmarks/results/attention.md
-DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")  # of a configuration
 
 
 def kept_attention(
@@ -74,4 +75,5 @@ def fast_attention(model: Any, length: int) -> Generator[None, None, None]:
 
 def keeps_weights(config: Any, length: int) -> bool:
     """Whether to keep the attention weights, for inputs of up to `length` tokens."""
-    return length <= LONGEST or any(getattr(config, name, 0) for name in DROPOUTS)
+    dropouts = [name for name in modelfolder.dropouts(config) if "attention" in name]
+    return length <= LONGEST or any(getattr(config, name) for name in dropouts)

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import torch
 import typer
+from measure import SHAPES, WORDS
 from transformers import BertConfig, BertForSequenceClassification
 
 from pruneonce import attention, machine
@@ -25,7 +26,6 @@ from pruneonce.probe import peak_memory
 TOKENS = 4096  # in a step
 LENGTHS = (128, 256, 384, 512)
 STEPS = 5
-SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
 
 def main(
@@ -78,7 +78,7 @@ def step(length: int, dropout: float, keep: bool) -> tuple[float, int]:
     if keep:
         model.set_attn_implementation(attention.NAME)
     rows = TOKENS // length
-    batch = {"input_ids": torch.randint(5, 30_000, (rows, length)), "labels": torch.zeros(rows, dtype=torch.long)}
+    batch = {"input_ids": torch.randint(5, WORDS, (rows, length)), "labels": torch.zeros(rows, dtype=torch.long)}
     batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long)
     batch["attention_mask"][1:, -8:] = 0
     times = []
@@ -93,7 +93,7 @@ def step(length: int, dropout: float, keep: bool) -> tuple[float, int]:
 
 
 def config(dropout: float) -> BertConfig:
-    return BertConfig(**SHAPE, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    return BertConfig(**SHAPES["minilm"], hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
 
 
 if __name__ == "__main__":

@@ -452,7 +452,8 @@ def two_processes(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_that_accumulate(tmp_path):
-    torch.multiprocessing.spawn(two_processes, (tmp_path,), nprocs=2, daemon=True)  # ended with the test, also if they hang
+    # Daemons end with the test, also if they hang.
+    torch.multiprocessing.spawn(two_processes, (tmp_path,), nprocs=2, daemon=True)
     model = Linear(rows=8)
     alone = [reference_cram_step(model, 0.3, 0.5, True, slice(2 * rank, 2 * rank + 2)) for rank in range(2)]
     together = reference_cram_step(model, 0.3, 0.5, True, slice(4, 8))

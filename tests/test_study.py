@@ -1,6 +1,8 @@
 """The study's table is that of the numbers that are kept beside it."""
 
 import json
+import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ from conftest import benchmark_scripts
 from pruneonce import quickstart, recipe, stages, storage
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-TABLE = BENCHMARKS / "results" / "study.md"
+TABLES = ("study", "study-gpu")
 PRETRAINING, TRANSFER = 6_144_000, 700_000  # tokens
 
 
@@ -26,13 +28,13 @@ def study():
         yield collected, results, yaml.safe_load((BENCHMARKS / "study" / "study.yaml").read_text(encoding="utf-8"))
 
 
-def test_the_table_is_that_of_the_numbers(study, tmp_path):
+@pytest.mark.parametrize("name", TABLES)
+def test_the_table_is_that_of_the_numbers(study, tmp_path, name):
     collected, results, settings = study
-    committed = TABLE.read_text(encoding="utf-8")
-    heading = committed.split("\n## ")[0].splitlines()
-    results.write(collected.read(TABLE.with_suffix(".json")), tmp_path / "study.md", settings, [*heading, ""])
-    assert (tmp_path / "study.md").read_text(encoding="utf-8") == committed
-    assert (tmp_path / "study.svg").read_text(encoding="utf-8").startswith("<?xml")
+    kept = BENCHMARKS / "results" / f"{name}.json"
+    results.write(collected.read(kept), tmp_path / f"{name}.md", settings)
+    assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == kept.with_suffix(".md").read_text(encoding="utf-8")
+    assert (tmp_path / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
@@ -50,8 +52,9 @@ def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):
         (folder / f"{name}.json").write_text(json.dumps({"test": {"accuracy": accuracy}}))
         spent = {"training": {"tokens": 10, "seconds": 60.0, "steps": 1}}
         (folder / name / "pruneonce.json").write_text(json.dumps(spent))
-    found = collected.update(kept, tmp_path / "run", settings)
-    assert found == json.loads(kept.read_text())
+    found = collected.update(kept, tmp_path / "run", settings, "by hand")
+    assert found == json.loads(kept.read_text()) == collected.update(kept, tmp_path / "run", settings)
+    assert found["how"] == "by hand"
     assert {name: seeds["1"]["test"]["accuracy"] for name, seeds in found["tasks"]["sick"].items()} == {
         "dense": 0.8,
         "gradual-0.9": 0.4,
@@ -132,6 +135,7 @@ def asked(study, monkeypatch, tmp_path):
 def test_what_the_arms_are_made_of(asked):
     study, settings, of = asked
     starts = {"sparse": "sparse-0.95", "one-shot": "one-shot-0.95", "gradual": study.model}
+    starts |= {"masked-words": "masked-words-0.95", "both": "both-0.95"}
     for task in settings["tasks"]:
         sparse = study.output / "tasks" / task / "seed-1" / "sparse-0.95"
         assert of_arm(study, of, "int8", task)[:2] == ("calibrate", sparse)
@@ -148,6 +152,9 @@ def test_what_the_arms_are_made_of(asked):
         assert tokens == pytest.approx(TRANSFER + PRETRAINING / len(settings["family"]), rel=1e-3)
         assert made["gradual"][3].sparsity == 0.95
     assert of["pretrained/sparse-0.95"][3].sparsity == 0.95
+    objectives = {"sparse": "hidden", "masked-words": "mlm", "both": "both"}
+    assert {arm: of[f"pretrained/{arm}-0.95"][3].objective for arm in objectives} == objectives
+    assert of["pretrained/masked-words-0.95"][1].name == "words"
 
 
 def test_the_texts_of_tasks_come_to_the_corpus_without_labels(asked):
@@ -205,3 +212,50 @@ def test_the_family_is_packed_into_one_file_once_all_of_it_is_there(asked, monke
     assert [kept[name]["models"] for name in ("sparse", "int8", "all")] == packed
     study.sizes("0.95", 1)
     assert len(packed) == 3
+
+
+def test_every_piece_has_what_it_needs_before_it(asked):
+    study, _, of = asked
+    import parallel
+
+    jobs = parallel.jobs_of(study)
+    assert {need for job in jobs.values() for need in job.needs} <= set(jobs)
+    names = parallel.chosen(jobs, "sick gradual-0.9 2")
+    assert {"corpus", "sparse-0.9", "sick dense 2", "sick sparse-0.9 2", "sick gradual-0.9 2"} <= set(names)
+    assert not [name for name in names if "mrpc" in name]
+    done = set()
+    for name in ("words", "sparse-0.95", "mrpc dense 1", "mrpc sparse-0.95 1", "mrpc int8-0.95 1"):
+        assert {need for need in jobs[name].needs if need not in ("corpus", "pairs")} <= done
+        before = set(of)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(study), "measured", lambda *said: None)
+            jobs[name].run()
+        assert len(set(of) - before) == 1, name  # what it needs is not made in passing
+        done.add(name)
+
+
+def test_pieces_run_side_by_side_until_the_time_is_over(study, tmp_path, capsys):
+    import parallel
+
+    both = tmp_path / "first", tmp_path / "second"
+
+    def meet(mine, other):
+        mine.touch()
+        while not other.exists():
+            time.sleep(0.01)
+
+    jobs = {
+        "first": parallel.Job(partial(meet, *both)),
+        "second": parallel.Job(partial(meet, *reversed(both))),
+        "third": parallel.Job((tmp_path / "third").touch, ["first", "second"]),
+        "fails": parallel.Job((tmp_path / "no" / "folder").touch),
+        "after that": parallel.Job((tmp_path / "never").touch, ["fails"]),
+        "hangs": parallel.Job(partial(time.sleep, 600)),
+    }
+    done = parallel.run(jobs, list(jobs), 2, 3, tmp_path / "logs")
+    assert sorted(done) == ["first", "second", "third"]
+    assert (tmp_path / "third").exists()
+    assert not (tmp_path / "never").exists()
+    said = capsys.readouterr().out
+    assert "fails: Traceback" in said
+    assert "3 done, 1 broken off, 1 not begun" in said

@@ -13,16 +13,19 @@ def slug(name: str) -> str:
     return name.replace(",", "").replace(" %", "").replace(" ", "-")
 
 
-def update(file: Path, output: Path, settings: dict[str, Any]) -> Found:
+def update(file: Path, output: Path, settings: dict[str, Any], how: str = "") -> Found:
     """`file` (.json) with everything that is finished in `output` laid over what it held, written and returned.
+
+    Args:
+        how: the latest run's command, date, machine and versions; empty: nothing was run.
 
     Returns:
         `tasks[task][arm-zeros][seed]`: the metrics by split; `transfer[ablation][task][variant][seed]`: the same of
         ablations; `pretrained[model]` and `spent[task][arm-zeros]`: tokens and minutes of a training, and the losses on
-        held-out text; `distance[model][what is read]`; `sizes[zeros]`: of packed models, see `Study.sizes`.
+        held-out text; `distance[model][what is read]`; `sizes[zeros]`: of packed models, see `Study.sizes`; `how`.
     """
     known: Found = read(file) if file.is_file() else {}
-    _lay_over(known, _collect(output, settings))
+    _lay_over(known, _collect(output, settings) | ({"how": how} if how else {}))
     file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return known
 

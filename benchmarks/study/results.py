@@ -16,20 +16,31 @@ SHOWN = {
     "sparse": "prune once",
     "int8": "and calibrated to int8",
     "int8-trained": "or trained on in int8",
+    "masked-words": "prune once, by masked words",
+    "both": "prune once, by both",
     "one-shot": "one-shot",
     "gradual": "gradual",
     "dense": "dense",
 }
-STARTS = {"sparse": "sparse pre-training", "full-blocks": "3000 steps of full blocks", "gradual": "gradual pruning"}
+STARTS = {
+    "sparse": "sparse pre-training",
+    "masked-words": "sparse pre-training by masked words",
+    "both": "sparse pre-training by masked words and hidden states",
+    "full-blocks": "3000 steps of full blocks",
+    "gradual": "gradual pruning",
+}
 
 
-def write(measured: Found, file: Path, settings: dict[str, Any], heading: list[str]) -> None:
+def write(measured: Found, file: Path, settings: dict[str, Any]) -> None:
     """`file` (.md) and, beside it, the plot (.svg), of what `collected.update` returns."""
     tasks = list(settings["tasks"])
     found = Values(measured, settings)
     lines = [
-        *heading,
-        *main_tables(found, tasks, settings["family"]),
+        "# What sparse models lose on tasks",
+        "",
+        f"{measured['how']} Settings: [study.yaml](../study/study.yaml).",
+        "",
+        *main_tables(found, tasks, settings["family"], file.with_suffix(".svg").name),
         *pretraining(measured, settings),
         *transfer(measured, settings),
     ]
@@ -75,7 +86,7 @@ def percent(value: float) -> float:
     return value if value > 1 else 100 * value
 
 
-def main_tables(found: Values, tasks: list[str], family: list[str]) -> list[str]:
+def main_tables(found: Values, tasks: list[str], family: list[str], image: str) -> list[str]:
     heads = " | ".join(f"{task} ({found.metric.get(task, '-')})" for task in tasks)
     dense = " | ".join(cell(found.values.get((task, "dense", "0"), {})) for task in tasks)
     lines = [
@@ -96,7 +107,7 @@ def main_tables(found: Values, tasks: list[str], family: list[str]) -> list[str]
         means = {task: mean(values.values()) for task, values in kept.items() if values}
         shown = [average(means, of) for of in (family, tasks)]
         lines.append(f"| {100 * float(zeros):g} | {SHOWN[arm]} | {' | '.join([*cells, *shown])} |")
-    return [*lines, "", "![recovery](study.svg)", "", *by_seed(found, tasks, family)]
+    return [*lines, "", f"![recovery]({image})", "", *by_seed(found, tasks, family)]
 
 
 def by_seed(found: Values, tasks: list[str], family: list[str]) -> list[str]:
@@ -132,6 +143,15 @@ def cell(values: dict[int, float], recoveries: dict[int, float] | None = None) -
 
 def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of sparse pre-training, by their held-out loss."""
+    rows = []
+    for name, changes in settings["pretraining"].items():
+        spent = measured["pretrained"].get(f"ablation-{slug(name)}-0.9")
+        if spent:
+            mlm = changes.get("objective") == "mlm"  # which does not look at hidden states
+            loss = "-" if mlm else f"{spent.get('hidden', spent['loss']):.4f}"
+            rows.append(f"| {name} | {loss} | {spent['minutes']:.1f} |")
+    if not rows:
+        return []
     lines = [
         "## What helps sparse pre-training",
         "",
@@ -142,17 +162,13 @@ def pretraining(measured: Found, settings: dict[str, Any]) -> list[str]:
         "| variant | held-out loss | minutes |",
         "|---|---|---|",
     ]
-    for name, changes in settings["pretraining"].items():
-        spent = measured["pretrained"].get(f"ablation-{slug(name)}-0.9")
-        if spent:
-            mlm = changes.get("objective") == "mlm"  # which does not look at hidden states
-            loss = "-" if mlm else f"{spent.get('hidden', spent['loss']):.4f}"
-            lines.append(f"| {name} | {loss} | {spent['minutes']:.1f} |")
-    return [*lines, ""]
+    return [*lines, *rows, ""]
 
 
 def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of the transfer, on dev."""
+    if not measured.get("transfer"):
+        return []
     said = "From the same model, the task's metric on dev in percent, one seed. One change of the base at a time."
     lines = ["## What helps the transfer", "", said]
     for title, ablation in settings["transfer_ablation"].items():
@@ -228,7 +244,7 @@ def distances(measured: Found, settings: dict[str, Any]) -> list[str]:
 
 def budgets(measured: Found, tasks: list[str]) -> list[str]:
     """Tokens and minutes of what was trained."""
-    lines = ["## Budgets", "", "Tokens through the student; minutes of training on one core.", ""]
+    lines = ["## Budgets", "", "Tokens through the student; minutes of training.", ""]
     lines += ["| what | tokens | minutes |", "|---|---|---|"]
     for arm, (model, spent) in product(STARTS, sorted(measured["pretrained"].items())):
         name, _, zeros = model.rpartition("-")
@@ -270,6 +286,6 @@ def plot(found: Values, tasks: list[str], file: Path) -> None:
         axes.set_ylim(60 if lowest == 60 else 0, 103)  # a short bar tells its length only from 0
         axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
     handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
-    figure.legend(handles=handles, ncols=len(handles), fontsize="small", loc="outside upper center")
+    figure.legend(handles=handles, ncols=min(4, len(handles)), fontsize="small", loc="outside upper center")
     with rc_context({"svg.hashsalt": "study"}):  # the same numbers, the same file
         figure.savefig(file, metadata={"Date": None})

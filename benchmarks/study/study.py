@@ -30,8 +30,9 @@ from pruneonce.cli import silence_libraries
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "study.yaml").read_text(encoding="utf-8"))
 PARTS = ("pretraining", "transfer", "main", "distance", "sizes", "table")
-ARMS = ("dense", "sparse", "int8", "int8-trained", "one-shot", "gradual")
+ARMS = ("dense", "sparse", "int8", "int8-trained", "one-shot", "gradual", "masked-words", "both")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
+OBJECTIVES = ("masked-words", "both")  # other ones of sparse pre-training, at 90 % alone
 
 
 class Study:
@@ -63,6 +64,13 @@ class Study:
             places |= {split: str(next((file for file in files if file.is_file()), "")) or None}
         return recipe.make_task({**places, **from_file})
 
+    def all_pairs(self) -> None:
+        for name, said in SETTINGS["tasks"].items():
+            self.task(name, said.get("neighbours", 0))
+        for said in SETTINGS["transfer_ablation"].values():
+            for task, changes in product(said["tasks"], [said["base"], *said["variants"].values()]):
+                self.task(task, changes.get("neighbours", 0))
+
     def new_pairs(self, task: str, each: int) -> Path:
         file = self.output / "data" / task / f"pairs-{each}.jsonl"
         if not file.is_file():
@@ -81,6 +89,13 @@ class Study:
         made = recipe.validate(kinds[section], SETTINGS[section])
         own = SETTINGS["tasks"][task].get(section, {}) if task else {}
         return recipe.changed(recipe.changed(made, own), changes or {})
+
+    def pack(self) -> None:
+        """The corpus into tokens, which trainings that begin together would each do."""
+        from pruneonce import modelfolder
+        from pruneonce.data import corpus
+
+        corpus.blocks_of(self.corpus, modelfolder.load_tokenizer(self.model), self.cache, seed=0)
 
     def sparse(self, zeros: str, changes: dict[str, Any] | None = None, name: str = "sparse") -> Path:
         from pruneonce import stages
@@ -110,6 +125,12 @@ class Study:
     def full_blocks(self, zeros: str) -> Path:
         """Half the steps, and no short texts among them."""
         return self.sparse(zeros, SETTINGS["full_blocks"], "full-blocks")
+
+    def by_words(self, zeros: str) -> Path:
+        return self.sparse(zeros, {"objective": "mlm"}, "masked-words")
+
+    def by_both(self, zeros: str) -> Path:
+        return self.sparse(zeros, {"objective": "both"}, "both")
 
     def with_words(self) -> Path:
         """The dense model with a head for masked words, which objectives other than `hidden` need."""
@@ -192,7 +213,8 @@ class Study:
         if arm == "gradual":
             budget = self.budget(zeros, task, seed)
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
-        start = {"sparse": self.sparse, "one-shot": self.one_shot}[arm](zeros)
+        starts = {"sparse": self.sparse, "one-shot": self.one_shot, "masked-words": self.by_words, "both": self.by_both}
+        start = starts[arm](zeros)
         return stages.transfer(start, whole, self.settings("transfer", task), folder, **how)
 
     def variant(self, ablation: str, name: str, task: str, seed: int) -> Path:
@@ -221,6 +243,17 @@ class Study:
         own = spent(self.arm("sparse", zeros, task, seed))
         share = spent(self.sparse(zeros)) / len(SETTINGS["family"])
         return {"epochs": round(self.settings("transfer", task).epochs * (1 + share / own), 2)}
+
+    def result(self, arm: str, zeros: str, task: str, seed: int) -> None:
+        """Make a model of the main table and measure it."""
+        made = self.arm(arm, zeros, task, seed)
+        name = arm if arm == "dense" else f"{arm}-{zeros}"
+        self.measured(made, task, self.output / "tasks" / task / f"seed-{seed}" / f"{name}.json")
+
+    def variant_result(self, ablation: str, name: str, task: str, seed: int) -> None:
+        """Make a model of an ablation and measure it on dev."""
+        made = self.variant(ablation, name, task, seed)
+        self.measured(made, task, made.with_name(f"{made.name}.json"), ["dev"])
 
     def measured(self, model: Path | str, task: str, file: Path, splits: list[str] | None = None) -> dict[str, Any]:
         """`{split: {metric: value}}`, kept in `file`."""
@@ -253,20 +286,24 @@ def main(
         for each, ablation in SETTINGS["transfer_ablation"].items():
             for name, one_task in product(ablation["variants"], ablation["tasks"]):
                 if each.rpartition("-")[2] in zeros and one_task in task and (not variant or name in variant):
-                    made = study.variant(each, name, one_task, seed[0])
-                    study.measured(made, one_task, made.with_name(f"{made.name}.json"), ["dev"])
+                    study.variant_result(each, name, one_task, seed[0])
     if "main" in part:
         for one_seed, one_zeros, one_task, one_arm in product(seed, zeros, task, arm):
-            made = study.arm(one_arm, one_zeros, one_task, one_seed)
-            name = one_arm if one_arm == "dense" else f"{one_arm}-{one_zeros}"
-            study.measured(made, one_task, output / "tasks" / one_task / f"seed-{one_seed}" / f"{name}.json")
+            if one_arm not in OBJECTIVES or one_zeros == "0.9":
+                study.result(one_arm, one_zeros, one_task, one_seed)
     if "distance" in part:
         study.distances()
     if "sizes" in part:
         for one_zeros in zeros:
             study.sizes(one_zeros, seed[0])
-    kept = HERE.parent / "results" / "study.json"
-    results.write(collected.update(kept, output, SETTINGS), kept.with_suffix(".md"), SETTINGS, heading())
+    ran = how("study.py ../shared/data --output runs/study", "one core") if part != ["table"] else ""
+    write_table("study", output, ran)
+
+
+def write_table(name: str, output: Path, ran: str) -> None:
+    """`../results/name.{json,md,svg}`, of what it held and what is finished in `output`."""
+    kept = HERE.parent / "results" / f"{name}.json"
+    results.write(collected.update(kept, output, SETTINGS, ran), kept.with_suffix(".md"), SETTINGS)
 
 
 def spent(model: Path | str) -> int:
@@ -274,15 +311,14 @@ def spent(model: Path | str) -> int:
     return collected.read(Path(model) / "pruneonce.json")["training"]["tokens"]  # type: ignore[no-any-return]
 
 
-def heading() -> list[str]:
+def how(command: str, share: str) -> str:
+    """
+    Args:
+        share: of the machine, that a training has.
+    """
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pruneonce"))
-    return [
-        "# What sparse models lose on tasks",
-        "",
-        f"`python benchmarks/study/study.py ../shared/data --output runs/study`, {date.today()}, "
-        f"{machine.processor()}, {versions}. Settings: [study.yaml](../study/study.yaml).",
-        "",
-    ]
+    device = machine.accelerator() or machine.processor()
+    return f"`python benchmarks/study/{command}`, {date.today()}, {device}, {share}, {versions}."
 
 
 if __name__ == "__main__":

@@ -81,6 +81,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def accelerator() -> str | None:
+    """The name of the GPU that trains here; None: the processor does."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def processor() -> str:
     """The processor's name, where the system tells it."""
     try:

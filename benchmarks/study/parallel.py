@@ -2,9 +2,10 @@
 
     python benchmarks/study/parallel.py ../shared/data --output runs/study --processes 16 --minutes 9 --table study-gpu
 
-Each process has one thread. What is wanted first is begun first; when the minutes are over, what is unfinished is
-broken off, and the table is written of what there is. The same command goes on, and so does `study.py`. Processes share
-a GPU well where NVIDIA's MPS runs (`nvidia-cuda-mps-control -d`): here it took five times as many steps.
+These are all but the distances, which take no training. Each process has one thread. What is wanted first is begun
+first; when the minutes are over, what is unfinished is broken off, and the table is written of what there is. The same
+command goes on, and so does `study.py`. Processes share a GPU well where NVIDIA's MPS runs (`nvidia-cuda-mps-control
+-d`): see ../results/gpu.md.
 """
 
 import multiprocessing
@@ -22,7 +23,7 @@ from typing import Annotated, Any
 import inputs
 import torch
 import typer
-from study import ARMS, OBJECTIVES, SETTINGS, Study, how, write_table
+from study import ARMS, SETTINGS, ZEROS, Study, has_arm, how, write_table
 
 from pruneonce import stages  # noqa: F401  # loaded once, before there are processes
 from pruneonce.cli import silence_libraries
@@ -50,7 +51,7 @@ def jobs_of(study: Study) -> dict[str, Job]:
 def starts(study: Study) -> dict[str, Job]:
     """What transfers begin with."""
     jobs = {"corpus": Job(study.pack), "pairs": Job(study.all_pairs), "words": Job(study.with_words, ["corpus"])}
-    for zeros in dict.fromkeys(zeros for zeros, _ in ROUNDS):
+    for zeros in ZEROS:
         jobs[f"sparse-{zeros}"] = Job(partial(study.sparse, zeros), ["corpus"])
         jobs[f"one-shot-{zeros}"] = Job(partial(study.one_shot, zeros))
     jobs["masked-words-0.9"] = Job(partial(study.by_words, "0.9"), ["words"])
@@ -63,7 +64,7 @@ def main_table(study: Study) -> dict[str, Job]:
     for seed, task in product(sorted({seed for _, seed in ROUNDS}), SETTINGS["tasks"]):
         jobs[f"{task} dense {seed}"] = Job(partial(study.result, "dense", "0", task, seed))
     for (zeros, seed), arm, task in product(ROUNDS, ARMS, SETTINGS["tasks"]):
-        if arm == "dense" or (arm in OBJECTIVES and zeros != "0.9"):
+        if arm == "dense" or not has_arm(arm, zeros):
             continue
         of_sparse = arm in ("int8", "int8-trained", "gradual")  # made of prune-once's model, or with its budget
         needs = ["pairs", f"{task} dense {seed}", f"{task} sparse-{zeros} {seed}" if of_sparse else f"{arm}-{zeros}"]
@@ -88,7 +89,7 @@ def ablations(study: Study) -> dict[str, Job]:
 
 def sizes(study: Study) -> dict[str, Job]:
     jobs = {}
-    for zeros in dict.fromkeys(zeros for zeros, _ in ROUNDS):
+    for zeros in ZEROS:
         needs = [f"{task} {arm}-{zeros} 1" for task, arm in product(SETTINGS["family"], ("sparse", "int8"))]
         jobs[f"sizes {zeros}"] = Job(partial(study.sizes, zeros, 1), needs)
     return jobs

@@ -98,7 +98,7 @@ def test_new_pairs_are_the_nearest_that_are_not_known(study, tmp_path):
 @pytest.fixture
 def asked(study, monkeypatch, tmp_path):
     """(A study that trains nothing, its settings, by output the stage and what it was given)."""
-    import study as script
+    import models as script
 
     of = {}
 

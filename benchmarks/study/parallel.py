@@ -23,7 +23,8 @@ from typing import Annotated, Any
 import inputs
 import torch
 import typer
-from study import ARMS, SETTINGS, ZEROS, Study, has_arm, how, write_table
+from models import SETTINGS, Study
+from study import ARMS, ZEROS, has_arm, how, write_table
 
 from pruneonce import stages  # noqa: F401  # loaded once, before there are processes
 from pruneonce.cli import silence_libraries

@@ -1,0 +1,253 @@
+"""The models of the study: what each is made of, and how it is measured."""
+
+import json
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import collected
+import distance
+import inputs
+import pairs
+import yaml
+
+from pruneonce import quickstart, recipe
+
+SETTINGS = yaml.safe_load((Path(__file__).parent / "study.yaml").read_text(encoding="utf-8"))
+
+
+class Study:
+    """The models of a study by what they are; each is made when it is first asked for, and kept."""
+
+    def __init__(self, data: Path, output: Path):
+        self.data, self.output = data, output
+        self.model = str(quickstart.packaged_model())
+        self.corpus = recipe.Corpus(source=str(data / "corpus"), **SETTINGS["corpus"])
+        self.cache = output / "cache"
+        self.common: dict[str, Any] = {"cache": self.cache, "report_to": []}
+
+    def task(self, name: str, neighbours: int = 0) -> recipe.Task:
+        """
+        Args:
+            neighbours: so many new pairs of each first text for the teacher to judge.
+        """
+        own = ("teacher", "transfer", "neighbours")
+        from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
+        if neighbours:
+            from_file["unlabelled"] = str(self.new_pairs(name, neighbours))
+        places = {}
+        for split in ("train", "dev", "test"):
+            files = [
+                folder / f"{split}{end}"
+                for folder in (self.output / "data" / name, self.data / name)
+                for end in (".jsonl", ".json")
+            ]
+            places |= {split: str(next((file for file in files if file.is_file()), "")) or None}
+        return recipe.make_task({**places, **from_file})
+
+    def all_pairs(self) -> None:
+        for name, said in SETTINGS["tasks"].items():
+            self.task(name, said.get("neighbours", 0))
+        for said in SETTINGS["transfer_ablation"].values():
+            for task, changes in product(said["tasks"], [said["base"], *said["variants"].values()]):
+                self.task(task, changes.get("neighbours", 0))
+
+    def new_pairs(self, task: str, each: int) -> Path:
+        file = self.output / "data" / task / f"pairs-{each}.jsonl"
+        if not file.is_file():
+            said = SETTINGS["tasks"][task]
+            train = self.data / task / "train.jsonl"
+            inputs.write_lines(file, pairs.neighbours(train, said["text"], said["text_pair"], self.model, each))
+        return file
+
+    def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
+        kinds = {
+            "prune": recipe.Prune,
+            "teacher": recipe.Training,
+            "transfer": recipe.Transfer,
+            "quantize": recipe.Quantize,
+        }
+        made = recipe.validate(kinds[section], SETTINGS[section])
+        own = SETTINGS["tasks"][task].get(section, {}) if task else {}
+        return recipe.changed(recipe.changed(made, own), changes or {})
+
+    def pack(self) -> None:
+        """The corpus into tokens, which trainings that begin together would each do."""
+        from pruneonce import modelfolder
+        from pruneonce.data import corpus
+
+        corpus.blocks_of(self.corpus, modelfolder.load_tokenizer(self.model), self.cache, seed=0)
+
+    def sparse(self, zeros: str, changes: dict[str, Any] | None = None, name: str = "sparse") -> Path:
+        from pruneonce import stages
+
+        own = {"sparsity": float(zeros), **(changes or {})}
+        corpus = self.with_tasks(own.pop("tasks_texts", 0))
+        settings = self.settings("prune", changes=own)
+        dense = self.model if settings.objective == "hidden" else self.with_words()
+        return stages.prune(dense, corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
+
+    def with_tasks(self, times: int) -> recipe.Corpus:
+        """The corpus and, so often, all texts that tasks are trained on, without their labels."""
+        if not times:
+            return self.corpus
+        folder = self.output / "data" / f"corpus-and-tasks-{times}"
+        found = []
+        for task, said in SETTINGS["tasks"].items():
+            if "text" in said and self.task(task).trains_teacher:  # the others' texts are the corpus's
+                rows = map(json.loads, Path(self.task(task).train).read_text(encoding="utf-8").splitlines())
+                found += [row[said[column]] for row in rows for column in ("text", "text_pair") if column in said]
+        inputs.write_lines(folder / "tasks.txt", [f"{text}\n" for text in dict.fromkeys(found)] * times)
+        for file in (self.data / "corpus").glob("*.txt.xz"):
+            if not (folder / file.name).exists():
+                (folder / file.name).symlink_to(file.resolve())
+        return self.corpus.model_copy(update={"source": str(folder)})
+
+    def full_blocks(self, zeros: str) -> Path:
+        """Half the steps, and no short texts among them."""
+        return self.sparse(zeros, SETTINGS["full_blocks"], "full-blocks")
+
+    def by_words(self, zeros: str) -> Path:
+        return self.sparse(zeros, {"objective": "mlm"}, "masked-words")
+
+    def by_both(self, zeros: str) -> Path:
+        return self.sparse(zeros, {"objective": "both"}, "both")
+
+    def with_words(self) -> Path:
+        """The dense model with a head for masked words, which objectives other than `hidden` need."""
+        from pruneonce import stages
+
+        settings = recipe.validate(recipe.Prepare, SETTINGS["prepare"])
+        return stages.prepare(self.model, self.corpus, settings, self.output / "pretrained" / "words", **self.common)
+
+    def short(self, name: str) -> Path:
+        """A variant of a short pre-training at 90 %."""
+        changes = {**SETTINGS["ablation"], **SETTINGS["pretraining"][name]}
+        return self.sparse("0.9", changes, f"ablation-{collected.slug(name)}")
+
+    def one_shot(self, zeros: str) -> Path:
+        from pruneonce import stages
+
+        settings = self.settings("prune", changes={"sparsity": float(zeros)})
+        return stages.prune_one_shot(self.model, settings, self.output / "pretrained" / f"one-shot-{zeros}")
+
+    def distances(self) -> None:
+        """Of sparse pre-trained models that are there, on running text and on texts as tasks have them."""
+        from pruneonce import modelfolder
+
+        tokenizer = modelfolder.load_tokenizer(self.model)
+        lines = (self.output / "data" / "embedding" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        tasks = {
+            task: (self.data / task / "dev.jsonl", said["text"], said.get("text_pair"))
+            for task, said in SETTINGS["tasks"].items()
+            if (self.data / task / "dev.jsonl").is_file()
+        }
+        kinds = distance.texts(tokenizer, [json.loads(line)["text"] for line in lines], tasks)
+        for name in SETTINGS["distance"].values():
+            model, file = self.output / "pretrained" / name, self.output / "distance" / f"{name}.json"
+            if (model / "pruneonce.json").is_file() and not file.is_file():
+                file.parent.mkdir(exist_ok=True)
+                found = distance.distances(model, self.model, kinds, tokenizer)
+                file.write_text(json.dumps(found), encoding="utf-8")
+
+    def sizes(self, zeros: str, seed: int) -> None:
+        """Of packed models with so many zeros: the first task's, sparse and in int8, and the family's in one file."""
+        from pruneonce import storage
+
+        folders = [self.output / "tasks" / task / f"seed-{seed}" for task in SETTINGS["family"]]
+        sparse, int8 = ([folder / f"{arm}-{zeros}" for folder in folders] for arm in ("sparse", "int8"))
+        file = self.output / "sizes" / f"{zeros}.json"
+        if file.is_file() or not all((model / "pruneonce.json").is_file() for model in [*sparse, *int8]):
+            return
+        models = {"sparse": sparse[:1], "int8": int8[:1], "all": int8}
+        with TemporaryDirectory() as aside:
+            packed = {name: storage.pack(of, Path(aside) / f"{name}.pruneonce", "fp32") for name, of in models.items()}
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({name: size.to_json() for name, size in packed.items()}), encoding="utf-8")
+
+    def dense(self, task: str, seed: int) -> Path | str:
+        """The task teacher; where there are no labels to train one on, the model itself."""
+        from pruneonce import stages
+
+        if not self.task(task).trains_teacher:
+            return self.model
+        folder = self.output / "tasks" / task / f"seed-{seed}" / "dense"
+        return stages.finetune(
+            self.model, self.task(task), self.settings("teacher", task), folder, seed=seed, **self.common
+        )
+
+    def arm(self, arm: str, zeros: str, task: str, seed: int) -> Path | str:
+        from pruneonce import stages
+
+        teacher = self.dense(task, seed)
+        folder = self.output / "tasks" / task / f"seed-{seed}" / f"{arm}-{zeros}"
+        how: dict[str, Any] = {"teacher": teacher, "seed": seed, **self.common}
+        if arm == "dense":
+            return teacher
+        if arm == "int8":  # calibrated
+            sparse = self.arm("sparse", zeros, task, seed)
+            return stages.calibrate(sparse, self.task(task), recipe.Calibrate(), folder, seed=seed, cache=self.cache)
+        whole = self.task(task, SETTINGS["tasks"][task].get("neighbours", 0))
+        if arm == "int8-trained":
+            sparse = self.arm("sparse", zeros, task, seed)
+            return stages.quantize(sparse, whole, self.settings("quantize", task), folder, **how)
+        if arm == "gradual":
+            budget = self.budget(zeros, task, seed)
+            return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
+        starts = {"sparse": self.sparse, "one-shot": self.one_shot, "masked-words": self.by_words, "both": self.by_both}
+        start = starts[arm](zeros)
+        return stages.transfer(start, whole, self.settings("transfer", task), folder, **how)
+
+    def variant(self, ablation: str, name: str, task: str, seed: int) -> Path:
+        """A transfer with the changes of the variant `name`."""
+        from pruneonce import stages
+
+        said = SETTINGS["transfer_ablation"][ablation]
+        changes = {**said["base"], **said["variants"][name]}
+        start, whole = changes.pop("start", None), self.task(task, changes.pop("neighbours"))
+        folder = self.output / "transfer" / ablation / task / f"seed-{seed}" / collected.slug(name)
+        how: dict[str, Any] = {"teacher": self.dense(task, seed), "seed": seed, **self.common}
+        zeros = ablation.rpartition("-")[2]
+        if said["arm"] == "gradual":
+            return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, changes), folder, **how)
+        starts = {"sparse": self.sparse, "full-blocks": self.full_blocks}
+        source = self.short(start) if start else starts[said["arm"]](zeros)
+        return stages.transfer(source, whole, self.settings("transfer", task, changes), folder, **how)
+
+    def gradual(self, zeros: str, task: str, changes: dict[str, Any]) -> recipe.Gradual:
+        transfer = self.settings("transfer", task).model_dump(exclude_none=True)
+        values = {**transfer, **SETTINGS["gradual"], **changes, "sparsity": float(zeros)}
+        return recipe.validate(recipe.Gradual, values)  # type: ignore[no-any-return]
+
+    def budget(self, zeros: str, task: str, seed: int) -> dict[str, float]:
+        """Epochs for as many tokens as prune-once takes for this task: its transfer, and a share of pre-training."""
+        own = spent(self.arm("sparse", zeros, task, seed))
+        share = spent(self.sparse(zeros)) / len(SETTINGS["family"])
+        return {"epochs": round(self.settings("transfer", task).epochs * (1 + share / own), 2)}
+
+    def result(self, arm: str, zeros: str, task: str, seed: int) -> None:
+        """Make a model of the main table and measure it."""
+        made = self.arm(arm, zeros, task, seed)
+        name = arm if arm == "dense" else f"{arm}-{zeros}"
+        self.measured(made, task, self.output / "tasks" / task / f"seed-{seed}" / f"{name}.json")
+
+    def variant_result(self, ablation: str, name: str, task: str, seed: int) -> None:
+        """Make a model of an ablation and measure it on dev."""
+        made = self.variant(ablation, name, task, seed)
+        self.measured(made, task, made.with_name(f"{made.name}.json"), ["dev"])
+
+    def measured(self, model: Path | str, task: str, file: Path, splits: list[str] | None = None) -> dict[str, Any]:
+        """`{split: {metric: value}}`, kept in `file`."""
+        from pruneonce import stages
+
+        if not file.is_file():
+            found = stages.evaluate(model, self.task(task), splits=splits, cache=self.cache)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(found), encoding="utf-8")
+        return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def spent(model: Path | str) -> int:
+    """Tokens that training the model in a folder took."""
+    return collected.read(Path(model) / "pruneonce.json")["training"]["tokens"]  # type: ignore[no-any-return]

@@ -115,6 +115,49 @@ def test_an_unknown_metric(files, tmp_path):
         kind_of(QuestionAnswering(**files, **COLUMNS, metric="accuracy")).load(tmp_path)
 
 
+@pytest.fixture
+def unanswered(files, tmp_path):
+    """The task with 24 questions that nobody has answered, six of them on contexts of several windows."""
+    chosen = random.Random(2)
+    rows = [question(n, chosen, 60 if n % 4 == 0 else 18) for n in range(24)]
+    lines = [json.dumps({COLUMNS[name]: row[name] for name in ("question", "context")}) for row in rows]
+    (tmp_path / "more.jsonl").write_text("\n".join(lines))
+    return QuestionAnswering(**files, **COLUMNS, **WINDOWS, unlabelled=str(tmp_path / "more.jsonl"))
+
+
+def test_questions_that_nobody_has_answered(unanswered, tokenizer, tmp_path):
+    kind = kind_of(unanswered)
+    data = kind.load(tmp_path)
+    asked = kind.texts(data.unlabelled)
+    assert [text for text, _ in asked] == ["which was bad"] * 24
+    own, answered, taught = (
+        kind.encode(rows, tokenizer, training=True) for rows in (data.unlabelled, data.splits["train"], data.taught)
+    )
+    assert len(own) > 24
+    assert set(answered.column_names) - set(own.column_names) == {"labels"}
+    assert taught["input_ids"][:] == [*answered["input_ids"], *own["input_ids"]]
+    assert taught.column_names == own.column_names
+    seen = {id for ids in own["input_ids"][:] for id in ids}
+    assert seen >= set(tokenizer(asked[0][1])["input_ids"])
+
+
+def test_they_are_learnt_from_the_teacher_alone(unanswered, made, tokenizer, tmp_path):
+    kind, settings = kind_of(unanswered), Transfer(epochs=1, **TRAINING)
+    child = stages.transfer(made["sparse"], unanswered, settings, tmp_path / "child", teacher=made["dense"])
+    windows = len(kind.encode(kind.load(tmp_path).taught, tokenizer, training=True))
+    assert json.loads((child / "pruneonce.json").read_text())["training"]["steps"] == math.ceil(windows / 16)
+    labels = Transfer(epochs=1, **TRAINING, task_weight=0.5)
+    with pytest.raises(UserError, match="`unlabelled` texts have no label to learn"):
+        stages.transfer(made["sparse"], unanswered, labels, tmp_path / "none", teacher=made["dense"])
+
+
+def test_a_mistake_in_them_is_one_line(unanswered, files, tmp_path):
+    for name, message in ((files["train"], "no column 'asked'"), ("missing.jsonl", "missing.jsonl")):
+        with pytest.raises(UserError, match=message) as caught:
+            kind_of(unanswered.model_copy(update={"unlabelled": name})).load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
 def test_batches_have_model_input_and_labels_alone(task, tokenizer, tmp_path):
     kind = kind_of(task)
     rows = kind.load(tmp_path).splits["train"]

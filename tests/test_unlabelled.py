@@ -123,4 +123,4 @@ def test_the_teacher_stays_valid_when_they_come_or_change(task, write):
 def test_kinds_whose_rows_are_more_than_texts_have_no_such_key(task_files):
     files = {split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")}
     with pytest.raises(UserError, match="unlabelled"):
-        recipe.make_task({"kind": "question-answering", **files, "unlabelled": "more.jsonl"})
+        recipe.make_task({"kind": "token-classification", **files, "unlabelled": "more.jsonl"})

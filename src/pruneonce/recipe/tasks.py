@@ -84,7 +84,7 @@ class Regression(TextTask):
     metric: str = Field("spearman", description="the metric that summaries quote")
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(TextTask):
     """The answer to a question as a span of a context: SQuAD's .json files, or rows with its columns."""
 
     kind: Literal["question-answering"] = "question-answering"

@@ -21,14 +21,16 @@ from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
 from pruneonce.metrics import squad
 from pruneonce.recipe import QuestionAnswering
-from pruneonce.tasks.kind import Array, Collate, Kind, TaskData, no_progress_bars
+from pruneonce.tasks.kind import Array, Collate, TaskData, no_progress_bars
+from pruneonce.tasks.texts import TextKind
 
 OURS = ("example", "offsets")  # columns of an encoded split that are no model input
 NOT_THERE = -1e4  # the logit of padding; e to its power is 0
 
 
-class QuestionAnsweringKind(Kind[QuestionAnswering]):
-    """Rows have `id`, `question`, `context` (str), `answers` (list of str) and `starts` (list of int, characters).
+class QuestionAnsweringKind(TextKind[QuestionAnswering]):
+    """Rows have `id`, `question`, `context` (str), `answers` (list of str) and `starts` (list of int, characters);
+    those that nobody has answered, `question` and `context` alone.
 
     An example is a window: the question with a piece of the context. Outputs are [tokens, 2], start and end; those of
     padding are `NOT_THERE`.
@@ -46,19 +48,24 @@ class QuestionAnsweringKind(Kind[QuestionAnswering]):
                 raise UserError(f"{where}: some questions have no answer; set `no_answer: true`, as for SQuAD 2.0")
             names = Question.__slots__
             splits[split] = Dataset.from_dict({name: [getattr(one, name) for one in questions] for name in names})
-        return TaskData(splits)
+        return TaskData(splits, unlabelled=self.unlabelled(cache))
+
+    def columns(self) -> dict[str, str]:
+        return {"question": self.task.question, "context": self.task.context}
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        task = self.task
+        task, labelled = self.task, training and "answers" in rows.column_names
         with no_progress_bars():
-            found = windows(_as_questions(rows), tokenizer, task.max_length, task.doc_stride, training)
+            found = windows(_as_questions(rows), tokenizer, task.max_length, task.doc_stride, labelled)
             inputs = found.inputs
-            if training:
+            if not training:
+                inputs = inputs.add_column("example", found.example.tolist())
+                return inputs.add_column("offsets", [offsets.tolist() for offsets in found.offsets])
+            if labelled:
                 positions = zip(inputs["start_positions"], inputs["end_positions"], strict=True)
                 inputs = inputs.remove_columns(["start_positions", "end_positions"])
-                return inputs.add_column("labels", [list(pair) for pair in positions])
-            inputs = inputs.add_column("example", found.example.tolist())
-            return inputs.add_column("offsets", [offsets.tolist() for offsets in found.offsets])
+                inputs = inputs.add_column("labels", [list(pair) for pair in positions])
+            return inputs
 
     def collate(self, tokenizer: Any) -> Collate:
         pad = super().collate(tokenizer)
@@ -107,9 +114,6 @@ class QuestionAnsweringKind(Kind[QuestionAnswering]):
         if config.num_labels != 2:
             raise UserError(f"{name} has {config.num_labels} outputs a token; an answer has a start and an end")
 
-    def texts(self, rows: Dataset) -> list[Any]:
-        return list(zip(rows["question"], rows["context"], strict=True))
-
     def _questions(self, where: str, cache: Path) -> list[Question]:
         columns = {name: getattr(self.task, name) for name in ("id", "question", "context", "answers")}
         if self.task.source is None:
@@ -118,4 +122,13 @@ class QuestionAnsweringKind(Kind[QuestionAnswering]):
 
 
 def _as_questions(rows: Dataset) -> list[Question]:
-    return [Question(**{**row, "answers": tuple(row["answers"]), "starts": tuple(row["starts"])}) for row in rows]
+    return [
+        Question(
+            row.get("id", ""),
+            row["question"],
+            row["context"],
+            tuple(row.get("answers", ())),
+            tuple(row.get("starts", ())),
+        )
+        for row in rows
+    ]

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertConf
 
 from pruneonce import stages, storage
 from pruneonce.errors import UserError
-from pruneonce.recipe import Prune, Training, Transfer, validate
+from pruneonce.recipe import Prune, QuestionAnswering, Training, Transfer, validate
 from pruneonce.stages.finetune import distilled_objective
 from pruneonce.tasks import kind_of
 
@@ -57,6 +57,18 @@ def test_hidden_states_are_distilled_unless_their_weight_is_0(sparse, teacher, t
         settings = Transfer(**SETTINGS, hidden_weight=weight)
         made = stages.transfer(sparse, task, settings, tmp_path / f"with-{weight}", teacher=teacher)
         assert ("loss_hidden" in json.loads((made / "metrics.json").read_text())["history"][-1]) == named
+
+
+def test_a_weight_that_is_left_out_is_that_of_the_kind_of_task(sparse, teacher, task, tmp_path):
+    """And a stage whose settings name the same weight is the same stage."""
+    assert Transfer(**SETTINGS).on(task).hidden_weight == 1.0
+    questions = QuestionAnswering(train="train.json", dev="dev.json")
+    assert Transfer(**SETTINGS).on(questions).hidden_weight == 10.0
+    assert Transfer(**SETTINGS, hidden_weight=0.0).on(questions).hidden_weight == 0.0
+    made = stages.transfer(sparse, task, Transfer(**SETTINGS), tmp_path / "made", teacher=teacher)
+    written = (made / "pruneonce.json").stat().st_mtime_ns
+    stages.transfer(sparse, task, Transfer(**SETTINGS, hidden_weight=1.0), made, teacher=teacher)
+    assert (made / "pruneonce.json").stat().st_mtime_ns == written
 
 
 def test_a_loss_of_nothing_is_refused():

@@ -17,6 +17,7 @@ class Task(Section):
     are splits)."""
 
     trains_teacher: ClassVar[bool] = True  # False: the dense model is the teacher as it is
+    hidden_weight: ClassVar[float] = 1.0  # of a transfer that names none
 
     kind: str
     source: str | None = Field(None, description="hub id; leave out for local files")
@@ -86,6 +87,9 @@ class Regression(TextTask):
 
 class QuestionAnswering(TextTask):
     """The answer to a question as a span of a context: SQuAD's .json files, or rows with its columns."""
+
+    # Beside the distance of distributions over hundreds of tokens, a weight of 1 leaves hidden states little say.
+    hidden_weight: ClassVar[float] = 10.0
 
     kind: Literal["question-answering"] = "question-answering"
     question: str = Field("question", description="column with the question")

@@ -77,24 +77,25 @@ def distilled_objective(
 
     Args:
         teacher: frozen, on the device of training.
+        settings: none left to the kind of task, see `Transfer.on`.
         teacher_kind: reads the teacher's outputs; None: as the student's.
     """
     teacher_kind = teacher_kind or kind
-    hidden = bool(settings.hidden_weight)
+    hidden_weight = settings.hidden_weight or 0.0
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         labels, mask = batch.pop("labels", None), batch["attention_mask"]
         with torch.no_grad():
-            theirs = teacher(**batch, output_hidden_states=hidden)
-        ours = model(**batch, output_hidden_states=hidden)
+            theirs = teacher(**batch, output_hidden_states=hidden_weight > 0)
+        ours = model(**batch, output_hidden_states=hidden_weight > 0)
         output = kind.output(ours, mask).float()
         kd = kind.distillation(output, teacher_kind.output(theirs, mask).float(), mask, settings.temperature)
         parts = {"kd": (settings.kd_weight, kd)}
         if settings.task_weight:
             assert labels is not None, "`check_settings` refuses a weight of what there is not"
             parts["task"] = settings.task_weight, kind.loss(output, labels)
-        if hidden:
-            parts["hidden"] = settings.hidden_weight, hidden_distillation(states(ours, mask), states(theirs, mask))
+        if hidden_weight:
+            parts["hidden"] = hidden_weight, hidden_distillation(states(ours, mask), states(theirs, mask))
         loss = torch.stack([weight * part for weight, part in parts.values() if weight]).sum()
         return {"loss": loss, **{name: part.detach() for name, (_, part) in parts.items()}}
 
@@ -117,6 +118,8 @@ def run(
     during: During = lambda model, folder: nullcontext(),
 ) -> Path:
     """One fine-tuning run: by distillation with a `teacher` (`settings` are a `Transfer` then), else by labels."""
+    if isinstance(settings, Transfer):
+        settings = settings.on(task)
     parents = [modelfolder.content_key(folder) for folder in (model, teacher) if folder is not None]
     key = modelfolder.key_of(stage, parents, task_key(task, taught=teacher is not None), settings.model_dump(), seed)
     device = begin(seed)

@@ -1,6 +1,7 @@
 """The study's table is that of the numbers that are kept beside it."""
 
 import json
+import lzma
 import time
 from functools import partial
 from itertools import product
@@ -95,6 +96,29 @@ def test_new_pairs_are_the_nearest_that_are_not_known(study, tmp_path):
     assert not set(made.items()) & set(known)
 
 
+def test_new_passages_of_a_question_are_the_nearest_of_others_and_of_the_corpus(study, tmp_path):
+    import inputs
+    import pairs
+
+    passages = {"Who wrote it?": "It was written by Ann.", "What do dogs eat?": "Dogs eat meat."}
+    paragraphs = [
+        {"context": passage, "qas": [{"id": asked, "question": asked, "answers": []}]}
+        for asked, passage in passages.items()
+    ]
+    (tmp_path / "train.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    long, other = " ".join(["The dog is fed with meat."] * 10), " ".join(["A book was written."] * 15)
+    lines = ["Dogs are fed.", long, other]  # the first is too short
+    (tmp_path / "enwiki.txt.xz").write_bytes(lzma.compress("\n".join(lines).encode()))
+    more = inputs.passages(tmp_path)
+    assert more == [long, other]
+    model = str(quickstart.packaged_model())
+    found = pairs.neighbours(tmp_path / "train.json", "question", "context", model, 1, more)
+    assert {row["question"]: row["context"] for row in map(json.loads, found)} == {
+        "Who wrote it?": other,
+        "What do dogs eat?": long,
+    }
+
+
 @pytest.fixture
 def asked(study, monkeypatch, tmp_path):
     """(A study that trains nothing, its settings, by output the stage and what it was given)."""
@@ -129,6 +153,8 @@ def asked(study, monkeypatch, tmp_path):
     for task, split in product(script.SETTINGS["tasks"], ("train", "dev", "test")):
         (data / task).mkdir(parents=True, exist_ok=True)
         (data / task / f"{split}.jsonl").write_text("")
+    (data / "corpus").mkdir()
+    (data / "corpus" / "enwiki.txt.xz").write_bytes(lzma.compress(b""))
     return script.Study(data, tmp_path), script.SETTINGS, of
 
 
@@ -147,7 +173,7 @@ def test_what_the_arms_are_made_of(asked):
         _, _, data, transfer = made["sparse"]
         assert made["one-shot"][2:] == (data, transfer)
         assert made["gradual"][2] == data
-        assert ("unlabelled" in data.data()) == (task == "sick")
+        assert ("unlabelled" in data.data()) == ("neighbours" in settings["tasks"][task])
         tokens = made["gradual"][3].epochs * TRANSFER / transfer.epochs
         assert tokens == pytest.approx(TRANSFER + PRETRAINING / len(settings["family"]), rel=1e-3)
         assert made["gradual"][3].sparsity == 0.95
@@ -163,7 +189,6 @@ def test_the_texts_of_tasks_come_to_the_corpus_without_labels(asked):
     rows = [{"premise": "a dog runs", "hypothesis": "it sleeps", "label": 2}]
     rows.append({"premise": "a dog runs", "hypothesis": "a cat", "label": 1})
     (study.data / "sick" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (study.data / "corpus").mkdir()
     (study.data / "corpus" / "one.txt.xz").write_bytes(b"xz")
     folder = Path(study.with_tasks(2).source)
     assert (folder / "tasks.txt").read_text().splitlines() == ["a dog runs", "it sleeps", "a cat"] * 2
@@ -182,7 +207,7 @@ def test_no_two_variants_are_the_same(asked):
             for name in ablation["variants"]:
                 folder = study.variant(title, name, task, 1)
                 _, source, data, own = of[folder.relative_to(study.output).as_posix()]
-                said.add((source, len(data.data()), own.model_dump_json()))
+                said.add((source, *data.data().values(), own.model_dump_json()))
             assert len(said) == len(ablation["variants"])
 
 

@@ -43,6 +43,12 @@ def sentences(corpus: Path) -> list[str]:
     return found
 
 
+def passages(corpus: Path) -> list[str]:
+    """The encyclopedia's paragraphs of 50 to 150 words."""
+    with lzma.open(corpus / "enwiki.txt.xz", "rt", encoding="utf-8") as text:
+        return [line.strip() for line in text if 50 <= len(line.split()) <= 150]
+
+
 def write_lines(file: Path, lines: list[str]) -> None:
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -57,8 +57,13 @@ class Study:
         file = self.output / "data" / task / f"pairs-{each}.jsonl"
         if not file.is_file():
             said = SETTINGS["tasks"][task]
-            train = self.data / task / "train.jsonl"
-            inputs.write_lines(file, pairs.neighbours(train, said["text"], said["text_pair"], self.model, each))
+            train = Path(self.task(task).train)
+            if said.get("kind") == "question-answering":
+                passages = inputs.passages(self.data / "corpus")
+                found = pairs.neighbours(train, "question", "context", self.model, each, passages)
+            else:
+                found = pairs.neighbours(train, said["text"], said["text_pair"], self.model, each)
+            inputs.write_lines(file, found)
         return file
 
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:

@@ -32,7 +32,7 @@ class Study:
         Args:
             neighbours: so many new pairs of each first text for the teacher to judge.
         """
-        own = ("teacher", "transfer", "neighbours")
+        own = ("teacher", "transfer", "neighbours", "start")
         from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
         if neighbours:
             from_file["unlabelled"] = str(self.new_pairs(name, neighbours))
@@ -108,6 +108,16 @@ class Study:
             if not (folder / file.name).exists():
                 (folder / file.name).symlink_to(file.resolve())
         return self.corpus.model_copy(update={"source": str(folder)})
+
+    def long_blocks(self, zeros: str) -> Path:
+        """The sparse model after going on with blocks of 256 tokens, for tasks with long texts."""
+        from pruneonce import stages
+
+        same = {"sparsity": float(zeros), "initial_sparsity": float(zeros)}
+        settings = self.settings("prune", changes={**SETTINGS["long_blocks"], **same})
+        folder = self.output / "pretrained" / f"long-blocks-{zeros}"
+        corpus = self.corpus.model_copy(update={"block_length": 256})
+        return stages.prune(self.sparse(zeros), corpus, settings, folder, teacher=self.model, **self.common)
 
     def full_blocks(self, zeros: str) -> Path:
         """Half the steps, and no short texts among them."""
@@ -200,9 +210,14 @@ class Study:
         if arm == "gradual":
             budget = self.budget(zeros, task, seed)
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
-        starts = {"sparse": self.sparse, "one-shot": self.one_shot, "masked-words": self.by_words, "both": self.by_both}
-        start = starts[arm](zeros)
+        starts = {"one-shot": self.one_shot, "masked-words": self.by_words, "both": self.by_both}
+        start = starts[arm](zeros) if arm in starts else self.start(zeros, task)
         return stages.transfer(start, whole, self.settings("transfer", task), folder, **how)
+
+    def start(self, zeros: str, task: str) -> Path:
+        """What prune-once's transfer to a task begins with."""
+        is_long = SETTINGS["tasks"][task].get("start") == "long-blocks"
+        return self.long_blocks(zeros) if is_long else self.sparse(zeros)
 
     def variant(self, ablation: str, name: str, task: str, seed: int) -> Path:
         """A transfer with the changes of the variant `name`."""

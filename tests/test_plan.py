@@ -89,7 +89,7 @@ def test_flops_by_hand(recipe_values, tokenizer, tmp_path, objective):
 
 
 def test_flops_of_a_task_count_its_padding(recipe_values, tmp_path):
-    dense = task_works(validate(Recipe, recipe_values), "mood", tmp_path)[0]
+    dense = task_works(validate(Recipe, recipe_values), "mood", tmp_path, [])[0]
     # 96 texts of 9 words and two special tokens, padded to 16; two passes
     assert (dense.steps, dense.tokens, dense.padded) == (12, 2 * 96 * 11, 2 * 96 * 16)
     assert dense.flops() == 3 * dense.padded * (2 * LAYERS + 2 * 4 * 16 * 32)
@@ -98,8 +98,17 @@ def test_flops_of_a_task_count_its_padding(recipe_values, tmp_path):
 def test_a_given_teacher_is_not_trained(recipe_values, encoder, tmp_path):
     recipe_values["tasks"]["mood"]["teacher_model"] = str(encoder)
     recipe_values["baselines"] = {}
-    works = task_works(validate(Recipe, recipe_values), "mood", tmp_path)
+    works = task_works(validate(Recipe, recipe_values), "mood", tmp_path, [])
     assert [work.kind for work in works] == ["transfer", "predict"]
+
+
+def test_texts_longer_than_what_the_model_is_pruned_on_are_said(recipe_values, tmp_path):
+    for length, told in ((8, 1), (16, 0)):  # the texts have 11 tokens
+        recipe_values["corpus"]["block_length"] = length
+        notes = []
+        task_works(validate(Recipe, recipe_values), "mood", tmp_path, notes)
+        assert len(notes) == told
+        assert all(note.startswith("100% of the examples of mood are longer than the blocks of 8 ") for note in notes)
 
 
 def test_lengths_are_those_of_a_sample(tokenizer, tmp_path):

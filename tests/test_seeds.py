@@ -145,7 +145,7 @@ def test_the_first_seed_chooses_for_the_others(extended):
 
 def test_all_that_was_trained_is_planned_and_counted(extended, values, tmp_path):
     _, after, _ = extended
-    planned = task_works(validate(Recipe, {**values, "seeds": [1, 2]}), "mood", tmp_path)
+    planned = task_works(validate(Recipe, {**values, "seeds": [1, 2]}), "mood", tmp_path, [])
     steps = {work.name: work.steps for work in planned if work.kind != "predict"}
     spent = {stage["name"]: stage["steps"] for stage in after["stages"]}
     for seed in (1, 2):

@@ -104,7 +104,7 @@ def test_a_plan_counts_them(recipe_values, task, write, tmp_path):
     for name in (None, unlabelled):
         recipe_values["tasks"] = {"mood": {**task.model_dump(exclude={"kind"}), "unlabelled": name}}
         values = recipe.validate(recipe.Recipe, {**recipe_values, "quantize": {"int8": SETTINGS}})
-        works = task_works(values, "mood", tmp_path)
+        works = task_works(values, "mood", tmp_path, [])
         tokens[name] = {work.name.rpartition("/")[2]: work.tokens for work in works if work.settings}
     assert tokens[None]["dense"] == tokens[unlabelled]["dense"]
     assert tokens[unlabelled]["sparse"] > 1.05 * tokens[None]["sparse"]

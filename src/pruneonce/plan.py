@@ -100,7 +100,7 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
         check_pieces(recipe.prune, recipe.corpus)
         works, blocks = corpus_works(recipe, notes)
         for name in recipe.tasks:
-            works += task_works(recipe, name, Path(scratch))
+            works += task_works(recipe, name, Path(scratch), notes)
     if len(recipe.task_seeds) > 1 and any(work.candidates > 1 for work in works):
         notes.append("With the seeds after the first, a sweep is planned as its longest candidate.")
     probes = _probes(works)

@@ -21,10 +21,11 @@ from pruneonce.workload import Work
 
 SAMPLE = 1000  # examples of a split that are tokenized
 TAUGHT = "train, taught"  # what stages with a teacher learn from
+MANY = 0.1  # of a task's examples longer than blocks, from which on it is said
 
 
-def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
-    """Every arm of a task with every seed, in the order of a run."""
+def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list[Work]:
+    """Every arm of a task with every seed, in the order of a run; `notes` gets whether its texts are too long."""
     kind = kind_of(recipe.tasks[name])
     tokenizer = modelfolder.load_tokenizer(recipe.model)
     data = kind.load(cache)
@@ -32,6 +33,13 @@ def task_works(recipe: Recipe, name: str, cache: Path) -> list[Work]:
     lengths[TAUGHT] = (
         Lengths.of(kind, data.taught, tokenizer, training=True) if data.unlabelled is not None else lengths["train"]
     )
+    block, sample = recipe.corpus.block_length, lengths["train"].sample
+    longer = sum(length > block for length in sample) / len(sample)
+    if longer > MANY:
+        notes.append(
+            f"{longer:.0%} of the examples of {name} are longer than the blocks of {block} tokens that the model is "
+            "pruned on, and it reads longer texts badly: raise `corpus.block_length`."
+        )
     return [work for seed in recipe.task_seeds for work in _works_of_seed(recipe, name, seed, lengths)]
 
 

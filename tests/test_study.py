@@ -167,17 +167,22 @@ def test_what_the_arms_are_made_of(asked):
         assert of_arm(study, of, "int8", task)[:2] == ("calibrate", sparse)
         assert of_arm(study, of, "int8-trained", task)[:2] == ("quantize", sparse)
         made = {arm: of_arm(study, of, arm, task) for arm in starts}
+        own = {"sparse": f"{settings['tasks'][task].get('start', 'sparse')}-0.95"}
         assert {arm: Path(source).name for arm, (_, source, *_) in made.items()} == {
-            arm: Path(start).name for arm, start in starts.items()
+            arm: Path(start).name for arm, start in (starts | own).items()
         }
         _, _, data, transfer = made["sparse"]
         assert made["one-shot"][2:] == (data, transfer)
         assert made["gradual"][2] == data
         assert ("unlabelled" in data.data()) == ("neighbours" in settings["tasks"][task])
         tokens = made["gradual"][3].epochs * TRANSFER / transfer.epochs
-        assert tokens == pytest.approx(TRANSFER + PRETRAINING / len(settings["family"]), rel=1e-3)
+        alone = PRETRAINING if "start" in settings["tasks"][task] else 0
+        assert tokens == pytest.approx(TRANSFER + PRETRAINING / len(settings["family"]) + alone, rel=1e-3)
         assert made["gradual"][3].sparsity == 0.95
     assert of["pretrained/sparse-0.95"][3].sparsity == 0.95
+    _, goes_on, corpus, longer = of["pretrained/long-blocks-0.95"]
+    assert (goes_on.name, corpus.block_length) == ("sparse-0.95", 256)
+    assert longer.sparsity == longer.initial_sparsity == 0.95
     objectives = {"sparse": "hidden", "masked-words": "mlm", "both": "both"}
     assert {arm: of[f"pretrained/{arm}-0.95"][3].objective for arm in objectives} == objectives
     assert of["pretrained/masked-words-0.95"][1].name == "words"
@@ -249,7 +254,8 @@ def test_every_piece_has_what_it_needs_before_it(asked):
     assert {"corpus", "sparse-0.9", "sick dense 2", "sick sparse-0.9 2", "sick gradual-0.9 2"} <= set(names)
     assert not [name for name in names if "mrpc" in name]
     done = set()
-    for name in ("words", "sparse-0.95", "mrpc dense 1", "mrpc sparse-0.95 1", "mrpc int8-0.95 1"):
+    long = ("long-blocks-0.95", "xquad-en dense 1", "xquad-en sparse-0.95 1")
+    for name in ("words", "sparse-0.95", "mrpc dense 1", "mrpc sparse-0.95 1", "mrpc int8-0.95 1", *long):
         assert {need for need in jobs[name].needs if need not in ("corpus", "pairs")} <= done
         before = set(of)
         with pytest.MonkeyPatch.context() as patch:

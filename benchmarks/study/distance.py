@@ -1,6 +1,5 @@
 """How far a sparse model's hidden states are from the dense one's, by what it reads. No training, a minute a model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,32 @@ TEXTS = 200  # of each kind
 BATCH = 20
 
 
-def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, tuple[Path, str, str | None]]) -> dict[str, list[Any]]:
+LONGEST = 256  # tokens
+
+
+def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[tuple[str, str | None]]]) -> dict[str, list[Any]]:
     """Token ids by what they are: blocks of running text, sentences of the same corpus, examples of tasks.
 
     Args:
         sentences: of the corpus, in their order.
-        tasks: a file of examples and the columns of the text and of the pair, by name.
+        tasks: texts, or pairs of texts, by name.
     """
-    running = tokenizer(" ".join(sentences[: 40 * TEXTS]), add_special_tokens=False, verbose=False)["input_ids"]
+    running = tokenizer(" ".join(sentences[: 60 * TEXTS]), add_special_tokens=False, verbose=False)["input_ids"]
     first, last = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
     found: dict[str, list[Any]] = {}
-    for length in (64, 32, 16):
-        body = length - 2
-        starts = range(0, TEXTS * 64, 64)
+    for length in (LONGEST, 128, 64, 32, 16):
+        body, apart = length - 2, max(length, 64)
+        starts = range(0, TEXTS * apart, apart)
         found[f"blocks of {length}"] = [{"input_ids": [*first, *running[at : at + body], *last]} for at in starts]
     encoded = [tokenizer(sentence) for sentence in sentences]
     found["sentences of up to 16"] = [one for one in encoded if len(one["input_ids"]) <= 16][:TEXTS]
-    for name, (file, text, pair) in tasks.items():
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:TEXTS]]
-        found[name] = [tokenizer(row[text], row[pair] if pair else None) for row in rows]
-        if pair:
-            found[f"{name}, joined to one text"] = [tokenizer(f"{row[text]} {row[pair]}") for row in rows]
+    cut = {"truncation": True, "max_length": LONGEST}
+    for name, pairs in tasks.items():
+        found[name] = [tokenizer(text, other, **cut) for text, other in pairs[:TEXTS]]
+        if all(other for _, other in pairs):
+            found[f"{name}, joined to one text"] = [
+                tokenizer(f"{text} {other}", **cut) for text, other in pairs[:TEXTS]
+            ]
     return found
 
 

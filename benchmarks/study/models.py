@@ -13,6 +13,7 @@ import pairs
 import yaml
 
 from pruneonce import quickstart, recipe
+from pruneonce.data import questions
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "study.yaml").read_text(encoding="utf-8"))
 
@@ -153,18 +154,22 @@ class Study:
 
         tokenizer = modelfolder.load_tokenizer(self.model)
         lines = (self.output / "data" / "embedding" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        tasks = {
-            task: (self.data / task / "dev.jsonl", said["text"], said.get("text_pair"))
-            for task, said in SETTINGS["tasks"].items()
-            if (self.data / task / "dev.jsonl").is_file()
-        }
+        tasks: dict[str, list[tuple[str, str | None]]] = {}
+        for task, said in SETTINGS["tasks"].items():
+            if (file := self.data / task / "dev.jsonl").is_file():
+                rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+                tasks[task] = [(row[said["text"]], row.get(said.get("text_pair"))) for row in rows]
+            elif (file := self.data / task / "dev.json").is_file():
+                tasks[task] = [(one.question, one.context) for one in questions.read(file)]
         kinds = distance.texts(tokenizer, [json.loads(line)["text"] for line in lines], tasks)
         for name in SETTINGS["distance"].values():
             model, file = self.output / "pretrained" / name, self.output / "distance" / f"{name}.json"
-            if (model / "pruneonce.json").is_file() and not file.is_file():
+            known = collected.read(file) if file.is_file() else {}
+            new = {kind: texts for kind, texts in kinds.items() if kind not in known}
+            if new and (model / "pruneonce.json").is_file():
                 file.parent.mkdir(exist_ok=True)
-                found = distance.distances(model, self.model, kinds, tokenizer)
-                file.write_text(json.dumps(found), encoding="utf-8")
+                found = known | distance.distances(model, self.model, new, tokenizer)
+                file.write_text(json.dumps({kind: found[kind] for kind in kinds}), encoding="utf-8")
 
     def sizes(self, zeros: str, seed: int) -> None:
         """Of packed models with so many zeros: the first task's, sparse and in int8, and the family's in one file."""
@@ -241,9 +246,12 @@ class Study:
         return recipe.validate(recipe.Gradual, values)  # type: ignore[no-any-return]
 
     def budget(self, zeros: str, task: str, seed: int) -> dict[str, float]:
-        """Epochs for as many tokens as prune-once takes for this task: its transfer, and a share of pre-training."""
+        """Epochs for as many tokens as prune-once takes for this task: its transfer, and a share of pre-training; the
+        whole of what is for this task alone."""
         own = spent(self.arm("sparse", zeros, task, seed))
         share = spent(self.sparse(zeros)) / len(SETTINGS["family"])
+        if (start := self.start(zeros, task)) != self.sparse(zeros):
+            share += spent(start)
         return {"epochs": round(self.settings("transfer", task).epochs * (1 + share / own), 2)}
 
     def result(self, arm: str, zeros: str, task: str, seed: int) -> None:

@@ -54,6 +54,7 @@ def starts(study: Study) -> dict[str, Job]:
     jobs = {"corpus": Job(study.pack), "pairs": Job(study.all_pairs), "words": Job(study.with_words, ["corpus"])}
     for zeros in ZEROS:
         jobs[f"sparse-{zeros}"] = Job(partial(study.sparse, zeros), ["corpus"])
+        jobs[f"long-blocks-{zeros}"] = Job(partial(study.long_blocks, zeros), [f"sparse-{zeros}"])
         jobs[f"one-shot-{zeros}"] = Job(partial(study.one_shot, zeros))
     jobs["masked-words-0.9"] = Job(partial(study.by_words, "0.9"), ["words"])
     jobs["both-0.9"] = Job(partial(study.by_both, "0.9"), ["words"])
@@ -68,7 +69,8 @@ def main_table(study: Study) -> dict[str, Job]:
         if arm == "dense" or not has_arm(arm, zeros):
             continue
         of_sparse = arm in ("int8", "int8-trained", "gradual")  # made of prune-once's model, or with its budget
-        needs = ["pairs", f"{task} dense {seed}", f"{task} sparse-{zeros} {seed}" if of_sparse else f"{arm}-{zeros}"]
+        start = SETTINGS["tasks"][task].get("start", arm) if arm == "sparse" else arm
+        needs = ["pairs", f"{task} dense {seed}", f"{task} sparse-{zeros} {seed}" if of_sparse else f"{start}-{zeros}"]
         jobs[f"{task} {arm}-{zeros} {seed}"] = Job(partial(study.result, arm, zeros, task, seed), needs)
     return jobs
 

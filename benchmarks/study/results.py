@@ -26,6 +26,7 @@ STARTS = {
     "sparse": "sparse pre-training",
     "masked-words": "sparse pre-training by masked words",
     "both": "sparse pre-training by masked words and hidden states",
+    "long-blocks": "going on with blocks of 256",
     "full-blocks": "3000 steps of full blocks",
     "gradual": "gradual pruning",
 }
@@ -237,8 +238,9 @@ def distances(measured: Found, settings: dict[str, Any]) -> list[str]:
         f"| what is read | {' | '.join(found)} |",
         "|---" * (len(found) + 1) + "|",
     ]
-    for kind in next(iter(found.values())):
-        lines.append(f"| {kind} | {' | '.join(f'{values[kind]:.3f}' for values in found.values())} |")
+    for kind in max(found.values(), key=len):
+        cells = [f"{values[kind]:.3f}" if kind in values else "-" for values in found.values()]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 

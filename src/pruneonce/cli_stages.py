@@ -29,7 +29,9 @@ Source = Annotated[str, typer.Option("--corpus", help="Text, JSONL or Parquet fi
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting, or task.KEY, as recipes name them; may be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, or corpus.KEY or task.KEY, as recipes name them; may be repeated.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0)]

@@ -90,6 +90,7 @@ class Study:
 
         own = {"sparsity": float(zeros), **(changes or {})}
         corpus = self.with_tasks(own.pop("tasks_texts", 0))
+        corpus = corpus.model_copy(update={"block_length": own.pop("block_length", corpus.block_length)})
         settings = self.settings("prune", changes=own)
         dense = self.model if settings.objective == "hidden" else self.with_words()
         return stages.prune(dense, corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)

@@ -38,7 +38,7 @@ def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list
     if longer > MANY:
         notes.append(
             f"{longer:.0%} of the examples of {name} are longer than the blocks of {block} tokens that the model is "
-            "pruned on, and it reads longer texts badly: raise `corpus.block_length`."
+            "pruned on. On longer texts it is farther from the dense one; `corpus.block_length` can be raised."
         )
     return [work for seed in recipe.task_seeds for work in _works_of_seed(recipe, name, seed, lengths)]
 

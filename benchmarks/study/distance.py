@@ -10,8 +10,6 @@ from pruneonce.distillation import hidden_distillation, states
 
 TEXTS = 200  # of each kind
 BATCH = 20
-
-
 LONGEST = 256  # tokens
 
 

@@ -85,7 +85,13 @@ class Study:
 
         corpus.blocks_of(self.corpus, modelfolder.load_tokenizer(self.model), self.cache, seed=0)
 
-    def sparse(self, zeros: str, changes: dict[str, Any] | None = None, name: str = "sparse") -> Path:
+    def sparse(
+        self, zeros: str, changes: dict[str, Any] | None = None, name: str = "sparse", parent: Path | None = None
+    ) -> Path:
+        """
+        Args:
+            parent: a sparse model that goes on; None: the dense one is pruned.
+        """
         from pruneonce import stages
 
         own = {"sparsity": float(zeros), **(changes or {})}
@@ -93,7 +99,9 @@ class Study:
         corpus = corpus.model_copy(update={"block_length": own.pop("block_length", corpus.block_length)})
         settings = self.settings("prune", changes=own)
         dense = self.model if settings.objective == "hidden" else self.with_words()
-        return stages.prune(dense, corpus, settings, self.output / "pretrained" / f"{name}-{zeros}", **self.common)
+        folder = self.output / "pretrained" / f"{name}-{zeros}"
+        teacher = dense if parent else None
+        return stages.prune(parent or dense, corpus, settings, folder, teacher=teacher, **self.common)
 
     def with_tasks(self, times: int) -> recipe.Corpus:
         """The corpus and, so often, all texts that tasks are trained on, without their labels."""
@@ -113,13 +121,8 @@ class Study:
 
     def long_blocks(self, zeros: str) -> Path:
         """The sparse model after going on with blocks of 256 tokens, for tasks with long texts."""
-        from pruneonce import stages
-
-        same = {"sparsity": float(zeros), "initial_sparsity": float(zeros)}
-        settings = self.settings("prune", changes={**SETTINGS["long_blocks"], **same})
-        folder = self.output / "pretrained" / f"long-blocks-{zeros}"
-        corpus = self.corpus.model_copy(update={"block_length": 256})
-        return stages.prune(self.sparse(zeros), corpus, settings, folder, teacher=self.model, **self.common)
+        changes = {**SETTINGS["long_blocks"], "initial_sparsity": float(zeros)}
+        return self.sparse(zeros, changes, "long-blocks", self.sparse(zeros))
 
     def full_blocks(self, zeros: str) -> Path:
         """Half the steps, and no short texts among them."""
@@ -216,14 +219,10 @@ class Study:
         if arm == "gradual":
             budget = self.budget(zeros, task, seed)
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
-        starts = {"one-shot": self.one_shot, "masked-words": self.by_words, "both": self.by_both}
-        start = starts[arm](zeros) if arm in starts else self.start(zeros, task)
+        starts = {"sparse": self.sparse, "long-blocks": self.long_blocks, "one-shot": self.one_shot}
+        starts |= {"masked-words": self.by_words, "both": self.by_both}
+        start = starts[start_of(arm, task)](zeros)
         return stages.transfer(start, whole, self.settings("transfer", task), folder, **how)
-
-    def start(self, zeros: str, task: str) -> Path:
-        """What prune-once's transfer to a task begins with."""
-        is_long = SETTINGS["tasks"][task].get("start") == "long-blocks"
-        return self.long_blocks(zeros) if is_long else self.sparse(zeros)
 
     def variant(self, ablation: str, name: str, task: str, seed: int) -> Path:
         """A transfer with the changes of the variant `name`."""
@@ -251,8 +250,8 @@ class Study:
         whole of what is for this task alone."""
         own = spent(self.arm("sparse", zeros, task, seed))
         share = spent(self.sparse(zeros)) / len(SETTINGS["family"])
-        if (start := self.start(zeros, task)) != self.sparse(zeros):
-            share += spent(start)
+        if start_of("sparse", task) == "long-blocks":
+            share += spent(self.long_blocks(zeros))
         return {"epochs": round(self.settings("transfer", task).epochs * (1 + share / own), 2)}
 
     def result(self, arm: str, zeros: str, task: str, seed: int) -> None:
@@ -275,6 +274,11 @@ class Study:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def start_of(arm: str, task: str) -> str:
+    """The name of what an arm's transfer to a task begins with."""
+    return SETTINGS["tasks"][task].get("start", arm) if arm == "sparse" else arm  # type: ignore[no-any-return]
 
 
 def spent(model: Path | str) -> int:

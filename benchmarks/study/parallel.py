@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import inputs
 import torch
 import typer
-from models import SETTINGS, Study
+from models import SETTINGS, Study, start_of
 from study import ARMS, ZEROS, has_arm, how, write_table
 
 from pruneonce import stages  # noqa: F401  # loaded once, before there are processes
@@ -69,8 +69,8 @@ def main_table(study: Study) -> dict[str, Job]:
         if arm == "dense" or not has_arm(arm, zeros):
             continue
         of_sparse = arm in ("int8", "int8-trained", "gradual")  # made of prune-once's model, or with its budget
-        start = SETTINGS["tasks"][task].get("start", arm) if arm == "sparse" else arm
-        needs = ["pairs", f"{task} dense {seed}", f"{task} sparse-{zeros} {seed}" if of_sparse else f"{start}-{zeros}"]
+        start = f"{task} sparse-{zeros} {seed}" if of_sparse else f"{start_of(arm, task)}-{zeros}"
+        needs = ["pairs", f"{task} dense {seed}", start]
         jobs[f"{task} {arm}-{zeros} {seed}"] = Job(partial(study.result, arm, zeros, task, seed), needs)
     return jobs
 

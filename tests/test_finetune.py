@@ -61,10 +61,10 @@ def test_hidden_states_are_distilled_unless_their_weight_is_0(sparse, teacher, t
 
 def test_a_weight_that_is_left_out_is_that_of_the_kind_of_task(sparse, teacher, task, tmp_path):
     """And a stage whose settings name the same weight is the same stage."""
-    assert Transfer(**SETTINGS).on(task).hidden_weight == 1.0
+    assert task.completed(Transfer(**SETTINGS)).hidden_weight == 1.0
     questions = QuestionAnswering(train="train.json", dev="dev.json")
-    assert Transfer(**SETTINGS).on(questions).hidden_weight == 10.0
-    assert Transfer(**SETTINGS, hidden_weight=0.0).on(questions).hidden_weight == 0.0
+    assert questions.completed(Transfer(**SETTINGS)).hidden_weight == 10.0
+    assert questions.completed(Transfer(**SETTINGS, hidden_weight=0.0)).hidden_weight == 0.0
     made = stages.transfer(sparse, task, Transfer(**SETTINGS), tmp_path / "made", teacher=teacher)
     written = (made / "pruneonce.json").stat().st_mtime_ns
     stages.transfer(sparse, task, Transfer(**SETTINGS, hidden_weight=1.0), made, teacher=teacher)

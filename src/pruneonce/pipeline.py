@@ -145,7 +145,7 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
-                check_teacher(kind, task.teacher_model, data, student, settings.on(task))
+                check_teacher(kind, task.teacher_model, data, student, task.completed(settings))
                 kind.for_model(task.teacher_model)
 
 

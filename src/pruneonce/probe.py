@@ -214,7 +214,8 @@ def _task_model(probe: Probe, settings: Training, device: torch.device) -> tuple
     student = KIND.load_model(probe.model, **overrides).to(device)
     if not isinstance(settings, Transfer):
         return student, task_objective(KIND)
-    return student, distilled_objective(KIND, freeze(KIND.load_model(probe.model), device), settings.on(KIND.task))
+    teacher = freeze(KIND.load_model(probe.model), device)
+    return student, distilled_objective(KIND, teacher, KIND.task.completed(settings))
 
 
 def _predict(probe: Probe, clock: Clock, device: torch.device) -> None:

@@ -6,16 +6,13 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pruneonce.recipe.method import AnyMethod, must_work_in
 from pruneonce.recipe.pattern import Pattern
 from pruneonce.section import Section
-
-if TYPE_CHECKING:
-    from pruneonce.recipe.tasks import Task
 
 Objective = Literal["mlm", "hidden", "both"]
 EngineName = Literal["torch", "onnxruntime", "openvino"]
@@ -177,11 +174,7 @@ class Transfer(Training, Distillation):
     stage: ClassVar[str | None] = "transfer"
     task_weight: float = Field(0.0, ge=0)
     kd_weight: float = Field(1.0, ge=0)
-    hidden_weight: float | None = Field(
-        None,
-        ge=0,
-        description="distil the hidden states of the task teacher, layer by layer; left out: as suits the kind of task",
-    )
+    hidden_weight: float | None = Field(None, ge=0, description="of hidden states' loss; left out: by the kind of task")
     freeze_embeddings: bool = Field(False, description="keep the embeddings as they are in the model it starts from")
 
     @model_validator(mode="after")
@@ -189,10 +182,6 @@ class Transfer(Training, Distillation):
         if not self.task_weight and not self.kd_weight and self.hidden_weight == 0:
             raise ValueError("of `task_weight`, `kd_weight` and `hidden_weight` one at least has to be above 0")
         return self
-
-    def on(self, task: Task) -> Self:
-        """These settings with the weight that they leave to the kind of task."""
-        return self if self.hidden_weight is not None else self.model_copy(update={"hidden_weight": task.hidden_weight})
 
 
 class Quantization(Section):

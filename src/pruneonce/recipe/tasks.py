@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from pruneonce.errors import UserError
 from pruneonce.recipe.presets import with_preset
-from pruneonce.recipe.sections import Section
+from pruneonce.recipe.sections import Section, Transfer
 from pruneonce.validation import KIND, validate
 
 
@@ -45,6 +45,12 @@ class Task(Section):
         """Files or hub splits by the name of the split: train, dev, test where there is one, and further ones."""
         named = {"train": self.train, "dev": self.dev, "test": self.test, **self.held_out}
         return {name: where for name, where in named.items() if where is not None}
+
+    def completed(self, settings: Transfer) -> Transfer:
+        """`settings` with the weight that they leave to the kind of task."""
+        if settings.hidden_weight is not None:
+            return settings
+        return settings.model_copy(update={"hidden_weight": self.hidden_weight})
 
     def data(self) -> dict[str, str]:
         """`splits`, and what else a stage with a teacher reads."""

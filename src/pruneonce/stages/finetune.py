@@ -77,7 +77,7 @@ def distilled_objective(
 
     Args:
         teacher: frozen, on the device of training.
-        settings: none left to the kind of task, see `Transfer.on`.
+        settings: none left to the kind of task, see `Task.completed`.
         teacher_kind: reads the teacher's outputs; None: as the student's.
     """
     teacher_kind = teacher_kind or kind
@@ -119,7 +119,7 @@ def run(
 ) -> Path:
     """One fine-tuning run: by distillation with a `teacher` (`settings` are a `Transfer` then), else by labels."""
     if isinstance(settings, Transfer):
-        settings = settings.on(task)
+        settings = task.completed(settings)
     parents = [modelfolder.content_key(folder) for folder in (model, teacher) if folder is not None]
     key = modelfolder.key_of(stage, parents, task_key(task, taught=teacher is not None), settings.model_dump(), seed)
     device = begin(seed)

@@ -236,7 +236,7 @@ class Study:
         zeros = ablation.rpartition("-")[2]
         if said["arm"] == "gradual":
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, changes), folder, **how)
-        starts = {"sparse": self.sparse, "full-blocks": self.full_blocks}
+        starts = {"sparse": self.sparse, "long-blocks": self.long_blocks, "full-blocks": self.full_blocks}
         source = self.short(start) if start else starts[said["arm"]](zeros)
         return stages.transfer(source, whole, self.settings("transfer", task, changes), folder, **how)
 

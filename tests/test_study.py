@@ -82,18 +82,15 @@ def test_the_recipe_has_the_settings_that_were_measured(study):
     assert shipped.corpus.max_tokens == settings["corpus"]["max_tokens"]
 
 
-def test_new_pairs_are_the_nearest_that_are_not_known(study, tmp_path):
+def test_new_pairs_are_the_nearest_that_are_not_known(study):
     import pairs
 
     known = [("a man plays a guitar", "a person makes music"), ("a dog runs", "the cat sleeps")]
     known += [("a man plays a guitar", "the guitar is played"), ("a puppy", "the dog is running")]
-    train = tmp_path / "train.jsonl"
-    train.write_text("".join(json.dumps({"one": one, "two": two}) + "\n" for one, two in known))
-    found = pairs.neighbours(train, "one", "two", str(quickstart.packaged_model()), 1)
-    made = {row["one"]: row["two"] for row in map(json.loads, found)}
+    found = pairs.neighbours(known, str(quickstart.packaged_model()), 1)
     assert len(found) == 3
-    assert made["a dog runs"] == "the dog is running"
-    assert not set(made.items()) & set(known)
+    assert dict(found)["a dog runs"] == "the dog is running"
+    assert not set(found) & set(known)
 
 
 def test_new_passages_of_a_question_are_the_nearest_of_others_and_of_the_corpus(study, tmp_path):
@@ -101,22 +98,13 @@ def test_new_passages_of_a_question_are_the_nearest_of_others_and_of_the_corpus(
     import pairs
 
     passages = {"Who wrote it?": "It was written by Ann.", "What do dogs eat?": "Dogs eat meat."}
-    paragraphs = [
-        {"context": passage, "qas": [{"id": asked, "question": asked, "answers": []}]}
-        for asked, passage in passages.items()
-    ]
-    (tmp_path / "train.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
     long, other = " ".join(["The dog is fed with meat."] * 10), " ".join(["A book was written."] * 15)
     lines = ["Dogs are fed.", long, other]  # the first is too short
     (tmp_path / "enwiki.txt.xz").write_bytes(lzma.compress("\n".join(lines).encode()))
     more = inputs.passages(tmp_path)
     assert more == [long, other]
-    model = str(quickstart.packaged_model())
-    found = pairs.neighbours(tmp_path / "train.json", "question", "context", model, 1, more)
-    assert {row["question"]: row["context"] for row in map(json.loads, found)} == {
-        "Who wrote it?": other,
-        "What do dogs eat?": long,
-    }
+    found = pairs.neighbours(list(passages.items()), str(quickstart.packaged_model()), 1, more)
+    assert found == [("Who wrote it?", other), ("What do dogs eat?", long)]
 
 
 @pytest.fixture
@@ -149,6 +137,7 @@ def asked(study, monkeypatch, tmp_path):
     ):
         monkeypatch.setattr(stages, stage, noting(stage))
     monkeypatch.setattr(script.pairs, "neighbours", lambda *said: [])
+    monkeypatch.setattr(script.Study, "examples", lambda *said: [])
     data = tmp_path / "data"
     for task, split in product(script.SETTINGS["tasks"], ("train", "dev", "test")):
         (data / task).mkdir(parents=True, exist_ok=True)
@@ -188,16 +177,39 @@ def test_what_the_arms_are_made_of(asked):
     assert of["pretrained/masked-words-0.95"][1].name == "words"
 
 
-def test_the_texts_of_tasks_come_to_the_corpus_without_labels(asked):
+def test_the_texts_of_tasks_come_to_the_corpus_without_labels(asked, monkeypatch):
     study, *_ = asked
     assert study.with_tasks(0) == study.corpus
-    rows = [{"premise": "a dog runs", "hypothesis": "it sleeps", "label": 2}]
-    rows.append({"premise": "a dog runs", "hypothesis": "a cat", "label": 1})
-    (study.data / "sick" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of_tasks = {"sick": [("a dog runs", "it sleeps"), ("a dog runs", "a cat")], "sst2": ["fine", "fine"]}
+    monkeypatch.setattr(study, "examples", lambda task, split: of_tasks.get(task, []))
     (study.data / "corpus" / "one.txt.xz").write_bytes(b"xz")
     folder = Path(study.with_tasks(2).source)
-    assert (folder / "tasks.txt").read_text().splitlines() == ["a dog runs", "it sleeps", "a cat"] * 2
+    assert (folder / "tasks.txt").read_text().splitlines() == ["fine", "a dog runs", "it sleeps", "a cat"] * 2
     assert (folder / "one.txt.xz").read_bytes() == b"xz"
+
+
+def test_examples_and_new_pairs_are_read_as_the_task_reads_them(study, monkeypatch, tmp_path):
+    import models as script
+
+    rows = [{"premise": "a dog runs", "hypothesis": "it sleeps", "label": 0}]
+    rows.append({"premise": "a dog runs", "hypothesis": "a cat", "label": 1})
+    paragraph = {
+        "context": "Ann wrote.",
+        "qas": [{"id": "1", "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]}],
+    }
+    for split in ("train", "dev", "test"):
+        for task in ("sick", "xquad-en"):
+            (tmp_path / task).mkdir(exist_ok=True)
+        (tmp_path / "sick" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "xquad-en" / f"{split}.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "enwiki.txt.xz").write_bytes(lzma.compress(" ".join(["word"] * 60).encode()))
+    ours = script.Study(tmp_path, tmp_path / "run")
+    assert ours.examples("sick", "dev") == [("a dog runs", "it sleeps"), ("a dog runs", "a cat")]
+    assert ours.examples("xquad-en", "train") == [("Who?", "Ann wrote.")]
+    monkeypatch.setattr(script.pairs, "neighbours", lambda known, model, each, more: [(known[0][0], *more)])
+    passage = {"question": "Who?", "context": " ".join(["word"] * 60)}
+    assert [json.loads(line) for line in ours.new_pairs("xquad-en", 1).read_text().splitlines()] == [passage]
 
 
 def of_arm(study, of, arm, task):

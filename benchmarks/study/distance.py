@@ -13,7 +13,7 @@ BATCH = 20
 LONGEST = 256  # tokens
 
 
-def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[tuple[str, str | None]]]) -> dict[str, list[Any]]:
+def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Token ids by what they are: blocks of running text, sentences of the same corpus, examples of tasks.
 
     Args:
@@ -30,12 +30,11 @@ def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[tuple[str,
     encoded = [tokenizer(sentence) for sentence in sentences]
     found["sentences of up to 16"] = [one for one in encoded if len(one["input_ids"]) <= 16][:TEXTS]
     cut = {"truncation": True, "max_length": LONGEST}
-    for name, pairs in tasks.items():
-        found[name] = [tokenizer(text, other, **cut) for text, other in pairs[:TEXTS]]
-        if all(other for _, other in pairs):
-            found[f"{name}, joined to one text"] = [
-                tokenizer(f"{text} {other}", **cut) for text, other in pairs[:TEXTS]
-            ]
+    for name, examples in tasks.items():
+        chosen = [one if isinstance(one, tuple) else (one,) for one in examples[:TEXTS]]
+        found[name] = [tokenizer(*one, **cut) for one in chosen]
+        if len(chosen[0]) > 1:
+            found[f"{name}, joined to one text"] = [tokenizer(" ".join(one), **cut) for one in chosen]
     return found
 
 

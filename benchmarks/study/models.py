@@ -13,7 +13,7 @@ import pairs
 import yaml
 
 from pruneonce import quickstart, recipe
-from pruneonce.data import questions
+from pruneonce.tasks import kind_of
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "study.yaml").read_text(encoding="utf-8"))
 
@@ -57,15 +57,18 @@ class Study:
     def new_pairs(self, task: str, each: int) -> Path:
         file = self.output / "data" / task / f"pairs-{each}.jsonl"
         if not file.is_file():
-            said = SETTINGS["tasks"][task]
-            train = Path(self.task(task).train)
-            if said.get("kind") == "question-answering":
-                passages = inputs.passages(self.data / "corpus")
-                found = pairs.neighbours(train, "question", "context", self.model, each, passages)
-            else:
-                found = pairs.neighbours(train, said["text"], said["text_pair"], self.model, each)
-            inputs.write_lines(file, found)
+            asked = SETTINGS["tasks"][task].get("kind") == "question-answering"
+            more = inputs.passages(self.data / "corpus") if asked else []
+            made = self.task(task)
+            columns = (made.question, made.context) if asked else (made.text, made.text_pair)
+            found = pairs.neighbours(self.examples(task, "train"), self.model, each, more)
+            inputs.write_lines(file, [json.dumps(dict(zip(columns, pair, strict=True))) + "\n" for pair in found])
         return file
+
+    def examples(self, task: str, split: str) -> list[Any]:
+        """The texts or pairs of texts of a split."""
+        kind = kind_of(self.task(task))
+        return kind.texts(kind.load(self.cache).splits[split])
 
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
         kinds = {
@@ -111,8 +114,8 @@ class Study:
         found = []
         for task, said in SETTINGS["tasks"].items():
             if "text" in said and self.task(task).trains_teacher:  # the others' texts are the corpus's
-                rows = map(json.loads, Path(self.task(task).train).read_text(encoding="utf-8").splitlines())
-                found += [row[said[column]] for row in rows for column in ("text", "text_pair") if column in said]
+                for one in self.examples(task, "train"):
+                    found += one if isinstance(one, tuple) else [one]
         inputs.write_lines(folder / "tasks.txt", [f"{text}\n" for text in dict.fromkeys(found)] * times)
         for file in (self.data / "corpus").glob("*.txt.xz"):
             if not (folder / file.name).exists():
@@ -158,13 +161,8 @@ class Study:
 
         tokenizer = modelfolder.load_tokenizer(self.model)
         lines = (self.output / "data" / "embedding" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        tasks: dict[str, list[tuple[str, str | None]]] = {}
-        for task, said in SETTINGS["tasks"].items():
-            if (file := self.data / task / "dev.jsonl").is_file():
-                rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-                tasks[task] = [(row[said["text"]], row.get(said.get("text_pair"))) for row in rows]
-            elif (file := self.data / task / "dev.json").is_file():
-                tasks[task] = [(one.question, one.context) for one in questions.read(file)]
+        labelled = [task for task in SETTINGS["tasks"] if self.task(task).trains_teacher]
+        tasks = {task: self.examples(task, "dev") for task in labelled}
         kinds = distance.texts(tokenizer, [json.loads(line)["text"] for line in lines], tasks)
         for name in SETTINGS["distance"].values():
             model, file = self.output / "pretrained" / name, self.output / "distance" / f"{name}.json"

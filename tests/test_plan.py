@@ -11,7 +11,7 @@ import yaml
 from conftest import make_model
 from datasets import Dataset
 
-from pruneonce import pipeline, probe
+from pruneonce import clock, pipeline, probe
 from pruneonce.cli import main
 from pruneonce.data.corpus import token_blocks
 from pruneonce.data.size import count_blocks
@@ -166,13 +166,13 @@ def test_a_busy_machine_is_said(recipe_values, monkeypatch, others, said):
     ],
 )
 def test_a_clock_stops_in_time(monkeypatch, step, share, expected):
-    clock, now = probe.Clock(share), iter(range(1, 1000))
-    monkeypatch.setattr(probe, "_now", lambda: next(now) * step / 2)
-    clock.begin()
-    while clock.stop_batches(1) or not clock.stop_update():
+    one, now = clock.Clock(share), iter(range(1, 1000))
+    monkeypatch.setattr(clock, "_now", lambda: next(now) * step / 2)
+    one.begin()
+    while one.stop_batches(1) or not one.stop_update():
         pass
-    assert len(clock.updates) == expected
-    assert clock.batches == clock.updates == [step / 2] * expected
+    assert len(one.updates) == expected
+    assert one.batches == one.updates == [step / 2] * expected
 
 
 def test_a_probe_that_dies_is_said(monkeypatch):

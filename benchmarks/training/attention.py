@@ -21,7 +21,7 @@ from measure import SHAPES, WORDS
 from transformers import BertConfig, BertForSequenceClassification
 
 from pruneonce import attention, machine
-from pruneonce.probe import peak_memory
+from pruneonce.clock import peak_memory
 
 TOKENS = 4096  # in a step
 LENGTHS = (128, 256, 384, 512)

@@ -6,9 +6,6 @@ In a process of its own and in the order of the run: the memory of that process 
 from __future__ import annotations
 
 import os
-import re
-import resource
-import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -21,14 +18,13 @@ from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import torch
 from datasets import Dataset
 from joblib.externals.loky import ProcessPoolExecutor
 from torch.utils.data import Dataset as TorchDataset
-from transformers import TrainerCallback
 
 from pruneonce import modelfolder, quantization
+from pruneonce.clock import Clock, others, peak_memory
 from pruneonce.data.blocks import masked_collator, plain_collator
 from pruneonce.errors import UserError
 from pruneonce.methods import make
@@ -50,7 +46,6 @@ KIND = kind_of(Classification(train="", dev=""))
 
 PREDICT_ROWS = 32  # of `prediction.predict`
 MOST = 1000  # steps; time is up before
-LEAST = 2  # timed steps
 SPARE = 0.2  # processors that others may use: the system itself always does a little
 
 # What says how a step is done stays, what says how many there are and when something happens does not.
@@ -149,15 +144,15 @@ def _measure_all(probes: list[Probe], seconds: float) -> list[Measured]:
 def _measure(probe: Probe, share: float) -> Measured:
     device = begin(0)
     clock = Clock(share)
-    began, before = perf_counter(), _others()
+    began, before = perf_counter(), others()
     if probe.settings is None:
         _predict(probe, clock, device)
     else:
         with TemporaryDirectory() as folder:
             _train(probe, probe.settings, clock, device, Path(folder))
     batches, updates = clock.batches[1:] or clock.batches, clock.updates[1:] or clock.updates
-    others = (_others() - before) / (perf_counter() - began)
-    return Measured(median(batches), median(updates), len(clock.batches) - 1, peak_memory(), others)
+    busy = (others() - before) / (perf_counter() - began)
+    return Measured(median(batches), median(updates), len(clock.batches) - 1, peak_memory(), busy)
 
 
 def _train(probe: Probe, settings: Training, clock: Clock, device: torch.device, folder: Path) -> None:
@@ -261,63 +256,3 @@ class Rows(TorchDataset[dict[str, Any]]):
             "attention_mask": [1] * length,
             "labels": position % self.classes,
         }
-
-
-class Clock(TrainerCallback):
-    """Seconds of each step, from the end of the one before, so that fetching its batches counts; ends training."""
-
-    def __init__(self, share: float):
-        self.share = share
-        self.began = self.last = 0.0
-        self.batches: list[float] = []
-        self.updates: list[float] = []
-
-    def begin(self) -> None:
-        """Called before each step whose batches are at hand, and once before the others."""
-        self.last = _now()
-        self.began = self.began or self.last
-
-    def stop_batches(self, number: int) -> None:
-        now = _now()
-        self.batches.append((now - self.last) / number)
-        self.last = now
-
-    def stop_update(self) -> bool:
-        """Whether that is enough."""
-        now = _now()
-        self.updates.append(now - self.last)
-        self.last = now
-        return now - self.began >= self.share and (len(self.updates) == 1 or len(self.updates) > LEAST)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.began:
-            self.begin()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stop_batches(args.gradient_accumulation_steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = self.stop_update() or control.should_training_stop
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return perf_counter()
-
-
-def _others() -> float:
-    """Seconds of processors that programs other than this one have used since the machine was started."""
-    everyone, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return float(everyone.user + everyone.system - own.user - own.system)
-
-
-def peak_memory() -> int:
-    """Bytes of this process at its peak, of the GPU where there is one."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    # ru_maxrss would count what the parent had when it started this process.
-    if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))):
-        return 1024 * int(found[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

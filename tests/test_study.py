@@ -103,8 +103,8 @@ def test_new_passages_of_a_question_are_the_nearest_of_others_and_of_the_corpus(
     (tmp_path / "enwiki.txt.xz").write_bytes(lzma.compress("\n".join(lines).encode()))
     more = inputs.passages(tmp_path)
     assert more == [long, other]
-    found = pairs.neighbours(list(passages.items()), str(quickstart.packaged_model()), 1, more)
-    assert found == [("Who wrote it?", other), ("What do dogs eat?", long)]
+    found = pairs.neighbours(list(passages.items()), str(quickstart.packaged_model()), 1, ["Who ate it?"], more)
+    assert found == [("Who wrote it?", other), ("What do dogs eat?", long), ("Who ate it?", long)]
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_examples_and_new_pairs_are_read_as_the_task_reads_them(study, monkeypat
     ours = script.Study(tmp_path, tmp_path / "run")
     assert ours.examples("sick", "dev") == [("a dog runs", "it sleeps"), ("a dog runs", "a cat")]
     assert ours.examples("xquad-en", "train") == [("Who?", "Ann wrote.")]
-    monkeypatch.setattr(script.pairs, "neighbours", lambda known, model, each, more: [(known[0][0], *more)])
+    monkeypatch.setattr(script.pairs, "neighbours", lambda known, model, each, asked, more: [(known[0][0], *more)])
     passage = {"question": "Who?", "context": " ".join(["word"] * 60)}
     assert [json.loads(line) for line in ours.new_pairs("xquad-en", 1).read_text().splitlines()] == [passage]
 

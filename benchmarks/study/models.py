@@ -28,15 +28,16 @@ class Study:
         self.cache = output / "cache"
         self.common: dict[str, Any] = {"cache": self.cache, "report_to": []}
 
-    def task(self, name: str, neighbours: int = 0) -> recipe.Task:
+    def task(self, name: str, neighbours: int = 0, questions_of: str | None = None) -> recipe.Task:
         """
         Args:
             neighbours: so many new pairs of each first text for the teacher to judge.
+            questions_of: a task whose texts are first texts too.
         """
-        own = ("teacher", "transfer", "neighbours", "start")
+        own = ("teacher", "transfer", "neighbours", "questions_of", "start")
         from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
         if neighbours:
-            from_file["unlabelled"] = str(self.new_pairs(name, neighbours))
+            from_file["unlabelled"] = str(self.new_pairs(name, neighbours, questions_of))
         places = {}
         for split in ("train", "dev", "test"):
             files = [
@@ -49,19 +50,21 @@ class Study:
 
     def all_pairs(self) -> None:
         for name, said in SETTINGS["tasks"].items():
-            self.task(name, said.get("neighbours", 0))
+            self.task(name, **new_pairs_of(said))
         for said in SETTINGS["transfer_ablation"].values():
-            for task, changes in product(said["tasks"], [said["base"], *said["variants"].values()]):
-                self.task(task, changes.get("neighbours", 0))
+            for task, changes in product(said["tasks"], said["variants"].values()):
+                self.task(task, **new_pairs_of({**said["base"], **changes}))
 
-    def new_pairs(self, task: str, each: int) -> Path:
-        file = self.output / "data" / task / f"pairs-{each}.jsonl"
+    def new_pairs(self, task: str, each: int, questions_of: str | None = None) -> Path:
+        others = f"-{questions_of}" if questions_of else ""
+        file = self.output / "data" / task / f"pairs-{each}{others}.jsonl"
         if not file.is_file():
             asked = SETTINGS["tasks"][task].get("kind") == "question-answering"
             more = inputs.passages(self.data / "corpus") if asked else []
             made = self.task(task)
             columns = (made.question, made.context) if asked else (made.text, made.text_pair)
-            found = pairs.neighbours(self.examples(task, "train"), self.model, each, more)
+            further = self.examples(questions_of, "train") if questions_of else []
+            found = pairs.neighbours(self.examples(task, "train"), self.model, each, further, more)
             inputs.write_lines(file, [json.dumps(dict(zip(columns, pair, strict=True))) + "\n" for pair in found])
         return file
 
@@ -210,7 +213,7 @@ class Study:
         if arm == "int8":  # calibrated
             sparse = self.arm("sparse", zeros, task, seed)
             return stages.calibrate(sparse, self.task(task), recipe.Calibrate(), folder, seed=seed, cache=self.cache)
-        whole = self.task(task, SETTINGS["tasks"][task].get("neighbours", 0))
+        whole = self.task(task, **new_pairs_of(SETTINGS["tasks"][task]))
         if arm == "int8-trained":
             sparse = self.arm("sparse", zeros, task, seed)
             return stages.quantize(sparse, whole, self.settings("quantize", task), folder, **how)
@@ -228,7 +231,9 @@ class Study:
 
         said = SETTINGS["transfer_ablation"][ablation]
         changes = {**said["base"], **said["variants"][name]}
-        start, whole = changes.pop("start", None), self.task(task, changes.pop("neighbours"))
+        start, new = changes.pop("start", None), new_pairs_of(changes)
+        whole = self.task(task, **new)
+        changes = {name: value for name, value in changes.items() if name not in new}
         folder = self.output / "transfer" / ablation / task / f"seed-{seed}" / collected.slug(name)
         how: dict[str, Any] = {"teacher": self.dense(task, seed), "seed": seed, **self.common}
         zeros = ablation.rpartition("-")[2]
@@ -272,6 +277,11 @@ class Study:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def new_pairs_of(said: dict[str, Any]) -> dict[str, Any]:
+    """What settings say of a task's new pairs."""
+    return {name: said[name] for name in ("neighbours", "questions_of") if name in said}
 
 
 def start_of(arm: str, task: str) -> str:

@@ -8,16 +8,19 @@ from sentence_transformers import SentenceTransformer, util
 Pair = tuple[str, str]
 
 
-def neighbours(known: Sequence[Pair], model: str, each: int, more: Sequence[str] = ()) -> list[Pair]:
+def neighbours(
+    known: Sequence[Pair], model: str, each: int, asked: Sequence[str] = (), more: Sequence[str] = ()
+) -> list[Pair]:
     """Each first text with the `each` second texts nearest to it that it is not paired with.
 
     Args:
         known: the pairs of the task.
         model: gives the vectors, whose cosine says what is near.
+        asked: first texts beside those of `known`.
         more: second texts beside those of `known`.
     """
     distinct = dict.fromkeys(known)
-    firsts = list(dict.fromkeys(first for first, _ in distinct))
+    firsts = list(dict.fromkeys([*(first for first, _ in distinct), *asked]))
     seconds = list(dict.fromkeys([*(second for _, second in distinct), *more]))
     encoder = SentenceTransformer(model, device="cpu")
     queries, passages = (encoder.encode(texts, convert_to_tensor=True) for texts in (firsts, seconds))

@@ -170,7 +170,10 @@ def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     """Variants of the transfer, on dev."""
     if not measured.get("transfer"):
         return []
-    said = "From the same model, the task's metric on dev in percent, one seed. One change of the base at a time."
+    said = (
+        "From the same model, the task's metric on dev in percent, of each seed that has run; means are of the first. "
+        "One change of the base at a time."
+    )
     lines = ["## What helps the transfer", "", said]
     for title, ablation in settings["transfer_ablation"].items():
         tasks, zeros = ablation["tasks"], title.rpartition("-")[2]
@@ -178,20 +181,23 @@ def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
         lines += ["", f"| {shown} | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
         for name in ["dense", *ablation["variants"]]:
             values = [_on_dev(measured, title, task, name, metric_of(settings["tasks"][task])) for task in tasks]
-            there = [value for value in values if value is not None]
+            there = [found[0] for found in values if found]
             if there:
-                cells = [f"{value:.1f}" if value is not None else "-" for value in values]
+                cells = [" / ".join(f"{value:.1f}" for value in found) or "-" for found in values]
                 average = f"{mean(there):.1f}" if len(there) == len(values) else "-"
                 lines.append(f"| {name} | {' | '.join(cells)} | {average} |")
     return [*lines, ""]
 
 
-def _on_dev(measured: Found, ablation: str, task: str, name: str, metric: str) -> float | None:
-    """In percent, of the dense model or a variant, of the first seed there is."""
+def _on_dev(measured: Found, ablation: str, task: str, name: str, metric: str) -> list[float]:
+    """In percent, of a variant with each of its seeds, or of the dense model with those that any variant has."""
     tried = measured["transfer"].get(ablation, {}).get(task, {})
-    seeds = measured["tasks"].get(task, {}).get("dense", {}) if name == "dense" else tried.get(name, {})
-    splits = seeds[min(seeds)] if seeds else {}
-    return percent(splits["dev"][metric]) if "dev" in splits else None
+    seeds = tried.get(name, {})
+    if name == "dense":
+        ran = {"1", *(seed for of_variant in tried.values() for seed in of_variant)}
+        dense = measured["tasks"].get(task, {}).get("dense", {})
+        seeds = {seed: dense[seed] for seed in dense if seed in ran}
+    return [percent(splits["dev"][metric]) for _, splits in sorted(seeds.items()) if "dev" in splits]
 
 
 def sizes(measured: Found, settings: dict[str, Any]) -> list[str]:

@@ -180,7 +180,7 @@ def test_what_the_arms_are_made_of(asked):
 def test_the_texts_of_tasks_come_to_the_corpus_without_labels(asked, monkeypatch):
     study, *_ = asked
     assert study.with_tasks(0) == study.corpus
-    of_tasks = {"sick": [("a dog runs", "it sleeps"), ("a dog runs", "a cat")], "sst2": ["fine", "fine"]}
+    of_tasks = {"sick": [("a dog runs", "it sleeps"), ("a dog runs", "a cat")], "sst2": [("fine",), ("fine",)]}
     monkeypatch.setattr(study, "examples", lambda task, split: of_tasks.get(task, []))
     (study.data / "corpus" / "one.txt.xz").write_bytes(b"xz")
     folder = Path(study.with_tasks(2).source)
@@ -210,6 +210,11 @@ def test_examples_and_new_pairs_are_read_as_the_task_reads_them(study, monkeypat
     monkeypatch.setattr(script.pairs, "neighbours", lambda known, model, each, asked, more: [(known[0][0], *more)])
     passage = {"question": "Who?", "context": " ".join(["word"] * 60)}
     assert [json.loads(line) for line in ours.new_pairs("xquad-en", 1).read_text().splitlines()] == [passage]
+    monkeypatch.setattr(
+        script.pairs, "neighbours", lambda known, model, each, asked, more: [(one, "") for one in asked]
+    )
+    others = ours.new_pairs("xquad-en", 1, "sick").read_text().splitlines()
+    assert [json.loads(line)["question"] for line in others] == ["a dog runs", "a dog runs"]
 
 
 def of_arm(study, of, arm, task):

@@ -13,7 +13,7 @@ BATCH = 20
 LONGEST = 256  # tokens
 
 
-def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[Any]]:
     """Token ids by what they are: blocks of running text, sentences of the same corpus, examples of tasks.
 
     Args:
@@ -31,7 +31,7 @@ def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[Any]]) -> 
     found["sentences of up to 16"] = [one for one in encoded if len(one["input_ids"]) <= 16][:TEXTS]
     cut = {"truncation": True, "max_length": LONGEST}
     for name, examples in tasks.items():
-        chosen = [one if isinstance(one, tuple) else (one,) for one in examples[:TEXTS]]
+        chosen = examples[:TEXTS]
         found[name] = [tokenizer(*one, **cut) for one in chosen]
         if len(chosen[0]) > 1:
             found[f"{name}, joined to one text"] = [tokenizer(" ".join(one), **cut) for one in chosen]

@@ -59,19 +59,20 @@ class Study:
         others = f"-{questions_of}" if questions_of else ""
         file = self.output / "data" / task / f"pairs-{each}{others}.jsonl"
         if not file.is_file():
-            asked = SETTINGS["tasks"][task].get("kind") == "question-answering"
-            more = inputs.passages(self.data / "corpus") if asked else []
             made = self.task(task)
-            columns = (made.question, made.context) if asked else (made.text, made.text_pair)
-            further = self.examples(questions_of, "train") if questions_of else []
-            found = pairs.neighbours(self.examples(task, "train"), self.model, each, further, more)
+            asks = made.kind == "question-answering"
+            columns = (made.question, made.context) if asks else (made.text, made.text_pair)
+            passages = inputs.passages(self.data / "corpus") if asks else []
+            questions = [first for first, *_ in self.examples(questions_of, "train")] if questions_of else []
+            found = pairs.neighbours(self.examples(task, "train"), self.model, each, questions, passages)
             inputs.write_lines(file, [json.dumps(dict(zip(columns, pair, strict=True))) + "\n" for pair in found])
         return file
 
-    def examples(self, task: str, split: str) -> list[Any]:
-        """The texts or pairs of texts of a split."""
+    def examples(self, task: str, split: str) -> list[tuple[Any, ...]]:
+        """The one or two texts of each example of a split."""
         kind = kind_of(self.task(task))
-        return kind.texts(kind.load(self.cache).splits[split])
+        found = kind.texts(kind.load(self.cache).splits[split])
+        return [one if isinstance(one, tuple) else (one,) for one in found]
 
     def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
         kinds = {
@@ -117,8 +118,7 @@ class Study:
         found = []
         for task, said in SETTINGS["tasks"].items():
             if "text" in said and self.task(task).trains_teacher:  # the others' texts are the corpus's
-                for one in self.examples(task, "train"):
-                    found += one if isinstance(one, tuple) else [one]
+                found += [text for example in self.examples(task, "train") for text in example]
         inputs.write_lines(folder / "tasks.txt", [f"{text}\n" for text in dict.fromkeys(found)] * times)
         for file in (self.data / "corpus").glob("*.txt.xz"):
             if not (folder / file.name).exists():

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pruneonce import probe, stages
+from pruneonce import distributed, probe, stages
 from pruneonce.errors import UserError
 from pruneonce.methods import cram, make
 from pruneonce.methods.cram import Cram
@@ -447,7 +447,7 @@ def two_processes(rank, folder):
         add(slice(2 * rank, 2 * rank + 2))  # alone
     add(slice(4 + 2 * rank, 6 + 2 * rank))  # together
     save_file({"weight": net.weight.grad, "bias": net.bias.grad}, folder / f"{rank}.safetensors")
-    torch.distributed.destroy_process_group()
+    distributed.leave()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)  # for the first process to prepare a corpus; one that dies is seen at once
+_left: list[Any] = []  # groups of processes that this one was in
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
@@ -42,6 +43,9 @@ def leave() -> None:
     """Part from the other processes, when all have come so far; one that just ends may take the others with it."""
     if world() > 1:
         dist.barrier()
+        # DistributedDataParallel must not be the last to hold the group: it would wait for a thread of gloo with the
+        # interpreter locked, and the thread may wait for that lock: https://github.com/pytorch/pytorch/issues/56297
+        _left.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 

@@ -15,7 +15,7 @@ from conftest import benchmark_scripts
 from pruneonce import quickstart, recipe, stages, storage
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-TABLES = ("study", "study-gpu")
+TABLES = ("study", "study-gpu", "study-tokens")
 PRETRAINING, TRANSFER = 6_144_000, 700_000  # tokens
 
 
@@ -267,13 +267,15 @@ def test_every_piece_has_what_it_needs_before_it(asked):
 
     jobs = parallel.jobs_of(study)
     assert {need for job in jobs.values() for need in job.needs} <= set(jobs)
-    names = parallel.chosen(jobs, "sick gradual-0.9 2")
+    names = parallel.chosen(jobs, ["sick gradual-0.9 2"])
     assert {"corpus", "sparse-0.9", "sick dense 2", "sick sparse-0.9 2", "sick gradual-0.9 2"} <= set(names)
     assert not [name for name in names if "mrpc" in name]
     done = set()
     long = ("long-blocks-0.95", "xquad-en dense 1", "xquad-en sparse-0.95 1")
-    for name in ("words", "sparse-0.95", "mrpc dense 1", "mrpc sparse-0.95 1", "mrpc int8-0.95 1", *long):
-        assert {need for need in jobs[name].needs if need not in ("corpus", "pairs")} <= done
+    more = ("more-0.95", "mrpc more-0.95 1", "more-long-blocks-0.95", "xquad-en more-0.95 1")
+    for name in ("words", "sparse-0.95", "mrpc dense 1", "mrpc sparse-0.95 1", "mrpc int8-0.95 1", *long, *more):
+        read = ("corpus", "long texts", "pairs of xquad-en 2 trec")  # are there
+        assert set(jobs[name].needs) - set(read) <= done
         before = set(of)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(study), "measured", lambda *said: None)

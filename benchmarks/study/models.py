@@ -1,7 +1,7 @@
 """The models of the study: what each is made of, and how it is measured."""
 
 import json
-from itertools import product
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +34,7 @@ class Study:
             neighbours: so many new pairs of each first text for the teacher to judge.
             questions_of: a task whose texts are first texts too.
         """
-        own = ("teacher", "transfer", "neighbours", "questions_of", "start")
+        own = ("teacher", "transfer", "transfer-0.95", "neighbours", "questions_of", "start")
         from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
         if neighbours:
             from_file["unlabelled"] = str(self.new_pairs(name, neighbours, questions_of))
@@ -47,13 +47,6 @@ class Study:
             ]
             places |= {split: str(next((file for file in files if file.is_file()), "")) or None}
         return recipe.make_task({**places, **from_file})
-
-    def all_pairs(self) -> None:
-        for name, said in SETTINGS["tasks"].items():
-            self.task(name, **new_pairs_of(said))
-        for said in SETTINGS["transfer_ablation"].values():
-            for task, changes in product(said["tasks"], said["variants"].values()):
-                self.task(task, **new_pairs_of({**said["base"], **changes}))
 
     def new_pairs(self, task: str, each: int, questions_of: str | None = None) -> Path:
         others = f"-{questions_of}" if questions_of else ""
@@ -74,7 +67,9 @@ class Study:
         found = kind.texts(kind.load(self.cache).splits[split])
         return [one if isinstance(one, tuple) else (one,) for one in found]
 
-    def settings(self, section: str, task: str | None = None, changes: dict[str, Any] | None = None) -> Any:
+    def settings(
+        self, section: str, task: str | None = None, changes: dict[str, Any] | None = None, zeros: str = ""
+    ) -> Any:
         kinds = {
             "prune": recipe.Prune,
             "teacher": recipe.Training,
@@ -82,15 +77,18 @@ class Study:
             "quantize": recipe.Quantize,
         }
         made = recipe.validate(kinds[section], SETTINGS[section])
-        own = SETTINGS["tasks"][task].get(section, {}) if task else {}
+        said = SETTINGS["tasks"][task] if task else {}
+        own = said.get(section, {}) | said.get(f"{section}-{zeros}", {})
         return recipe.changed(recipe.changed(made, own), changes or {})
 
-    def pack(self) -> None:
-        """The corpus into tokens, which trainings that begin together would each do."""
+    def pack(self, section: str) -> None:
+        """The corpus into blocks of a section's length, which trainings that begin together would each do."""
         from pruneonce import modelfolder
         from pruneonce.data import corpus
 
-        corpus.blocks_of(self.corpus, modelfolder.load_tokenizer(self.model), self.cache, seed=0)
+        tokenizer = modelfolder.load_tokenizer(self.model)
+        length = SETTINGS[section]["block_length"]
+        corpus.blocks_of(self.corpus.model_copy(update={"block_length": length}), tokenizer, self.cache, seed=0)
 
     def sparse(
         self, zeros: str, changes: dict[str, Any] | None = None, name: str = "sparse", parent: Path | None = None
@@ -129,6 +127,14 @@ class Study:
         """The sparse model after going on with blocks of 256 tokens, for tasks with long texts."""
         changes = {**SETTINGS["long_blocks"], "initial_sparsity": float(zeros)}
         return self.sparse(zeros, changes, "long-blocks", self.sparse(zeros))
+
+    def other_batches(self, arm: str, zeros: str) -> Path:
+        return self.sparse(zeros, SETTINGS["other_batches"][arm]["prune"], arm)
+
+    def other_batches_long(self, arm: str, zeros: str) -> Path:
+        own = SETTINGS["other_batches"][arm]["long_blocks"]
+        changes = {**SETTINGS["long_blocks"], **own, "initial_sparsity": float(zeros)}
+        return self.sparse(zeros, changes, f"{arm}-long-blocks", self.other_batches(arm, zeros))
 
     def full_blocks(self, zeros: str) -> Path:
         """Half the steps, and no short texts among them."""
@@ -222,8 +228,11 @@ class Study:
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
         starts = {"sparse": self.sparse, "long-blocks": self.long_blocks, "one-shot": self.one_shot}
         starts |= {"masked-words": self.by_words, "both": self.by_both}
+        for other in SETTINGS["other_batches"]:
+            starts |= {other: partial(self.other_batches, other)}
+            starts |= {f"{other}-long-blocks": partial(self.other_batches_long, other)}
         start = starts[start_of(arm, task)](zeros)
-        return stages.transfer(start, whole, self.settings("transfer", task), folder, **how)
+        return stages.transfer(start, whole, self.settings("transfer", task, zeros=zeros), folder, **how)
 
     def variant(self, ablation: str, name: str, task: str, seed: int) -> Path:
         """A transfer with the changes of the variant `name`."""
@@ -244,7 +253,7 @@ class Study:
         return stages.transfer(source, whole, self.settings("transfer", task, changes), folder, **how)
 
     def gradual(self, zeros: str, task: str, changes: dict[str, Any]) -> recipe.Gradual:
-        transfer = self.settings("transfer", task).model_dump(exclude_none=True)
+        transfer = self.settings("transfer", task, zeros=zeros).model_dump(exclude_none=True)
         values = {**transfer, **SETTINGS["gradual"], **changes, "sparsity": float(zeros)}
         return recipe.validate(recipe.Gradual, values)  # type: ignore[no-any-return]
 
@@ -255,7 +264,7 @@ class Study:
         share = spent(self.sparse(zeros)) / len(SETTINGS["family"])
         if start_of("sparse", task) == "long-blocks":
             share += spent(self.long_blocks(zeros))
-        return {"epochs": round(self.settings("transfer", task).epochs * (1 + share / own), 2)}
+        return {"epochs": round(self.settings("transfer", task, zeros=zeros).epochs * (1 + share / own), 2)}
 
     def result(self, arm: str, zeros: str, task: str, seed: int) -> None:
         """Make a model of the main table and measure it."""
@@ -286,7 +295,10 @@ def new_pairs_of(said: dict[str, Any]) -> dict[str, Any]:
 
 def start_of(arm: str, task: str) -> str:
     """The name of what an arm's transfer to a task begins with."""
-    return SETTINGS["tasks"][task].get("start", arm) if arm == "sparse" else arm  # type: ignore[no-any-return]
+    own = SETTINGS["tasks"][task].get("start")
+    if not own or arm not in ("sparse", *SETTINGS["other_batches"]):
+        return arm
+    return own if arm == "sparse" else f"{arm}-{own}"
 
 
 def spent(model: Path | str) -> int:

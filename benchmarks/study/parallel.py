@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import inputs
 import torch
 import typer
-from models import SETTINGS, Study, start_of
+from models import SETTINGS, Study, new_pairs_of, start_of
 from study import ARMS, ZEROS, has_arm, how, write_table
 
 from pruneonce import stages  # noqa: F401  # loaded once, before there are processes
@@ -51,14 +51,28 @@ def jobs_of(study: Study) -> dict[str, Job]:
 
 def starts(study: Study) -> dict[str, Job]:
     """What transfers begin with."""
-    jobs = {"corpus": Job(study.pack), "pairs": Job(study.all_pairs), "words": Job(study.with_words, ["corpus"])}
+    jobs = {"corpus": Job(partial(study.pack, "corpus")), "long texts": Job(partial(study.pack, "long_blocks"))}
+    jobs["words"] = Job(study.with_words, ["corpus"])
     for zeros in ZEROS:
         jobs[f"sparse-{zeros}"] = Job(partial(study.sparse, zeros), ["corpus"])
-        jobs[f"long-blocks-{zeros}"] = Job(partial(study.long_blocks, zeros), [f"sparse-{zeros}"])
+        jobs[f"long-blocks-{zeros}"] = Job(partial(study.long_blocks, zeros), [f"sparse-{zeros}", "long texts"])
         jobs[f"one-shot-{zeros}"] = Job(partial(study.one_shot, zeros))
+        for arm in SETTINGS["other_batches"]:
+            if has_arm(arm, zeros):
+                jobs[f"{arm}-{zeros}"] = Job(partial(study.other_batches, arm, zeros), ["corpus"])
+                long = partial(study.other_batches_long, arm, zeros)
+                jobs[f"{arm}-long-blocks-{zeros}"] = Job(long, [f"{arm}-{zeros}", "long texts"])
     jobs["masked-words-0.9"] = Job(partial(study.by_words, "0.9"), ["words"])
     jobs["both-0.9"] = Job(partial(study.by_both, "0.9"), ["words"])
     return jobs
+
+
+def pairs(study: Study, task: str, said: dict[str, Any]) -> dict[str, Job]:
+    """What makes a task's new pairs, if it has any."""
+    new = new_pairs_of(said)
+    if not new.get("neighbours"):
+        return {}
+    return {" ".join(["pairs of", task, *map(str, new.values())]): Job(partial(study.task, task, **new))}
 
 
 def main_table(study: Study) -> dict[str, Job]:
@@ -70,7 +84,9 @@ def main_table(study: Study) -> dict[str, Job]:
             continue
         of_sparse = arm in ("int8", "int8-trained", "gradual")  # made of prune-once's model, or with its budget
         start = f"{task} sparse-{zeros} {seed}" if of_sparse else f"{start_of(arm, task)}-{zeros}"
-        needs = ["pairs", f"{task} dense {seed}", start]
+        new = pairs(study, task, SETTINGS["tasks"][task])
+        needs = [*new, f"{task} dense {seed}", start]
+        jobs |= new
         jobs[f"{task} {arm}-{zeros} {seed}"] = Job(partial(study.result, arm, zeros, task, seed), needs)
     return jobs
 
@@ -84,7 +100,9 @@ def ablations(study: Study) -> dict[str, Job]:
         for name, task in product(said["variants"], said["tasks"]):
             start = said["variants"][name].get("start")
             of = f"short {start}" if start else f"{said['arm']}-{ablation.rpartition('-')[2]}"
-            needs = ["pairs", f"{task} dense 1", *([] if said["arm"] == "gradual" else [of])]
+            new = pairs(study, task, {**said["base"], **said["variants"][name]})
+            needs = [*new, f"{task} dense 1", *([] if said["arm"] == "gradual" else [of])]
+            jobs |= new
             run = partial(study.variant_result, ablation, name, task, 1)
             jobs[f"{ablation}: {name}, {task}"] = Job(run, needs)
     return jobs
@@ -98,12 +116,20 @@ def sizes(study: Study) -> dict[str, Job]:
     return jobs
 
 
-def chosen(jobs: dict[str, Job], only: str) -> list[str]:
-    """The names of the jobs with `only` in them, and of all that they need, in the order of `jobs`."""
-    wanted = [name for name in jobs if only in name]
-    for name in wanted:
-        wanted += [need for need in jobs[name].needs if need not in wanted]
-    return [name for name in jobs if name in wanted]
+def chosen(jobs: dict[str, Job], only: list[str]) -> list[str]:
+    """The names of the jobs with the first of `only` in them, then of the next; what they need comes before."""
+    names: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        for need in jobs[name].needs:
+            add(need)
+        names[name] = None
+
+    for part in only:
+        for name in jobs:
+            if part in name:
+                add(name)
+    return list(names)
 
 
 def run(jobs: dict[str, Job], names: list[str], processes: int, seconds: float, logs: Path) -> list[str]:
@@ -161,14 +187,15 @@ def main(
     output: Path = Path("runs/study"),
     processes: int = 16,
     minutes: Annotated[float, typer.Option(help="0: write the table alone")] = 60.0,
-    only: Annotated[str, typer.Option(help="jobs whose names have this in them, and what they need")] = "",
+    only: Annotated[list[str], typer.Option(help="jobs with this in their names, and what they need")] = [""],  # noqa: B006
     table: Annotated[str, typer.Option(help="name of the table in benchmarks/results")] = "study",
 ) -> None:
     study = Study(data, output)
     inputs.prepare(data, output)
     jobs = jobs_of(study)
     done = run(jobs, chosen(jobs, only), processes, 60 * minutes, output / "logs") if minutes else []
-    command = f"parallel.py ../shared/data --processes {processes} --minutes {minutes:g}"
+    command = f"parallel.py ../shared/data --processes {processes} --minutes {minutes:g} --table {table}"
+    command += "".join(f' --only "{part}"' for part in only if part)
     write_table(table, output, how(command, f"shared by {processes} processes") if done else "")
 
 

@@ -25,9 +25,8 @@ from pruneonce.cli import silence_libraries
 
 HERE = Path(__file__).parent
 PARTS = ("pretraining", "transfer", "main", "distance", "sizes", "table")
-ARMS = ("dense", "sparse", "int8", "int8-trained", "one-shot", "gradual", "masked-words", "both")
+ARMS = ("dense", "sparse", "int8", "int8-trained", "one-shot", "gradual", "masked-words", "both", "more", "small")
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
-OBJECTIVES = ("masked-words", "both")  # other ones of sparse pre-training
 
 
 def main(
@@ -71,8 +70,9 @@ def write_table(name: str, output: Path, ran: str) -> None:
 
 
 def has_arm(arm: str, zeros: str) -> bool:
-    """Whether the study has an arm at a share of zeros: other objectives run at 90 % alone."""
-    return arm not in OBJECTIVES or zeros == "0.9"
+    """Whether the study has an arm at a share of zeros."""
+    at = {"masked-words": ("0.9",), "both": ("0.9",), "more": ("0.9", "0.95"), "small": ("0.95",)}
+    return zeros in at.get(arm, ZEROS)
 
 
 def how(command: str, share: str) -> str:

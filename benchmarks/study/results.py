@@ -1,4 +1,4 @@
-"""The tables and the plot of the study, of whatever was measured."""
+"""The tables of the study, of whatever was measured."""
 
 from itertools import product
 from pathlib import Path
@@ -6,24 +6,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from collected import Found, slug
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from plot import plot
+from recovery import SHOWN, Values, metric_of, percent
 
-from pruneonce import recipe
-
-SHOWN = {
-    "sparse": "prune once",
-    "int8": "and calibrated to int8",
-    "int8-trained": "or trained on in int8",
-    "more": "prune once, in batches of 64",
-    "small": "prune once, in batches of 4",
-    "masked-words": "prune once, by masked words",
-    "both": "prune once, by both",
-    "one-shot": "one-shot",
-    "gradual": "gradual",
-    "dense": "dense",
-}
 STARTS = {
     "sparse": "sparse pre-training",
     "masked-words": "sparse pre-training by masked words",
@@ -54,43 +39,6 @@ def write(measured: Found, file: Path, settings: dict[str, Any]) -> None:
     lines += [*sizes(measured, settings), *distances(measured, settings), *budgets(measured, tasks)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(found, tasks, file.with_suffix(".svg"))
-
-
-class Values:
-    """What was measured: `values[task, arm, zeros]` is `{seed: value}` on test, or on dev where there is no test."""
-
-    def __init__(self, measured: Found, settings: dict[str, Any]):
-        self.values: dict[tuple[str, str, str], dict[int, float]] = {}
-        self.metric: dict[str, str] = {}
-        for task, said in settings["tasks"].items():
-            metric = metric_of(said)
-            for name, seeds in measured.get("tasks", {}).get(task, {}).items():
-                arm, _, zeros = name.rpartition("-") if name != "dense" else ("dense", "", "0")
-                for seed, splits in seeds.items():
-                    split = "test" if "test" in splits else "dev"
-                    self.metric[task] = f"{metric}, {split}"
-                    self.values.setdefault((task, arm, zeros), {})[int(seed)] = percent(splits[split][metric])
-
-    def recoveries(self, task: str, arm: str, zeros: str) -> dict[int, float]:
-        """Percent of the dense model of the same seed, by seed."""
-        dense = self.values.get((task, "dense", "0"), {})
-        ours = self.values.get((task, arm, zeros), {})
-        return {seed: 100 * value / dense[seed] for seed, value in ours.items() if seed in dense}
-
-    def arms(self) -> list[tuple[str, str]]:
-        """`(zeros, arm)` in the order of the tables."""
-        found = {(zeros, arm) for _, arm, zeros in self.values if arm != "dense"}
-        return sorted(found, key=lambda one: (one[0], list(SHOWN).index(one[1])))
-
-
-def metric_of(task: dict[str, Any]) -> str:
-    kind = recipe.KINDS[task.get("kind", "classification")]
-    return task.get("metric", kind.model_fields["metric"].default)  # type: ignore[no-any-return]
-
-
-def percent(value: float) -> float:
-    """SQuAD's metrics are in percent as they come."""
-    return value if value > 1 else 100 * value
 
 
 def main_tables(found: Values, tasks: list[str], family: list[str], image: str) -> list[str]:
@@ -269,37 +217,3 @@ def budgets(measured: Found, tasks: list[str]) -> list[str]:
         for model, spent in sorted(measured["spent"].get(task, {}).items()):
             lines.append(f"| {task}, {model} | {spent['tokens']:,} | {spent['minutes']:.1f} |")
     return [*lines, ""]
-
-
-def plot(found: Values, tasks: list[str], file: Path) -> None:
-    """Recovery of each task, an arm a colour, a panel for each share of zeros."""
-    zeros = sorted({each for each, _ in found.arms()})
-    if not zeros:
-        return
-    everywhere = [arm for arm in SHOWN if any(arm == each for _, each in found.arms())]
-    figure = Figure(figsize=(2 + 1.1 * len(tasks), 0.5 + 2.4 * len(zeros)), layout="constrained")
-    for number, share in enumerate(zeros, start=1):
-        axes = figure.add_subplot(len(zeros), 1, number)
-        arms = [arm for each, arm in found.arms() if each == share]
-        width = 0.8 / max(2, len(arms))
-        lowest = 60.0
-        for place, arm in enumerate(arms):
-            kept = {index: found.recoveries(task, arm, share) for index, task in enumerate(tasks)}
-            kept = {index: values for index, values in kept.items() if values}
-            lowest = min(lowest, *(min(values.values()) for values in kept.values()))
-            axes.bar(
-                [index + (place - (len(arms) - 1) / 2) * width for index in kept],
-                [mean(values.values()) for values in kept.values()],
-                width=0.95 * width,
-                yerr=[stdev(values.values()) if len(values) > 1 else 0.0 for values in kept.values()],
-                color=f"C{everywhere.index(arm)}",
-            )
-        axes.axhline(100, color="0.5", linewidth=0.8)
-        axes.set_xticks(range(len(tasks)), tasks)
-        axes.set_xlim(-0.5, len(tasks) - 0.5)
-        axes.set_ylim(60 if lowest == 60 else 0, 103)  # a short bar tells its length only from 0
-        axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
-    handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
-    figure.legend(handles=handles, ncols=min(4, len(handles)), fontsize="small", loc="outside upper center")
-    with rc_context({"svg.hashsalt": "study"}):  # the same numbers, the same file
-        figure.savefig(file, metadata={"Date": None})

@@ -34,8 +34,11 @@ class Study:
             neighbours: so many new pairs of each first text for the teacher to judge.
             questions_of: a task whose texts are first texts too.
         """
-        own = ("teacher", "transfer", "transfer-0.95", "neighbours", "questions_of", "start")
-        from_file = {key: value for key, value in SETTINGS["tasks"][name].items() if key not in own}
+        own = ("teacher", "transfer", "neighbours", "questions_of", "start")
+        said = SETTINGS["tasks"][name].items()
+        from_file = {
+            key: value for key, value in said if key.partition("-")[0] not in own
+        }  # transfer-0.95 is a transfer
         if neighbours:
             from_file["unlabelled"] = str(self.new_pairs(name, neighbours, questions_of))
         places = {}
@@ -70,6 +73,10 @@ class Study:
     def settings(
         self, section: str, task: str | None = None, changes: dict[str, Any] | None = None, zeros: str = ""
     ) -> Any:
+        """
+        Args:
+            zeros: the share for which a task may say something of its own.
+        """
         kinds = {
             "prune": recipe.Prune,
             "teacher": recipe.Training,
@@ -125,16 +132,20 @@ class Study:
 
     def long_blocks(self, zeros: str) -> Path:
         """The sparse model after going on with blocks of 256 tokens, for tasks with long texts."""
-        changes = {**SETTINGS["long_blocks"], "initial_sparsity": float(zeros)}
-        return self.sparse(zeros, changes, "long-blocks", self.sparse(zeros))
+        return self.gone_on("long-blocks", zeros, self.sparse(zeros), {})
+
+    def gone_on(self, name: str, zeros: str, parent: Path, own: dict[str, Any]) -> Path:
+        changes = {**SETTINGS["long_blocks"], **own, "initial_sparsity": float(zeros)}
+        return self.sparse(zeros, changes, name, parent)
 
     def other_batches(self, arm: str, zeros: str) -> Path:
+        """The sparse model of larger or smaller batches."""
         return self.sparse(zeros, SETTINGS["other_batches"][arm]["prune"], arm)
 
     def other_batches_long(self, arm: str, zeros: str) -> Path:
+        """The same after going on with long blocks."""
         own = SETTINGS["other_batches"][arm]["long_blocks"]
-        changes = {**SETTINGS["long_blocks"], **own, "initial_sparsity": float(zeros)}
-        return self.sparse(zeros, changes, f"{arm}-long-blocks", self.other_batches(arm, zeros))
+        return self.gone_on(f"{arm}-long-blocks", zeros, self.other_batches(arm, zeros), own)
 
     def full_blocks(self, zeros: str) -> Path:
         """Half the steps, and no short texts among them."""

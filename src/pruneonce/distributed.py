@@ -20,8 +20,8 @@ from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)  # for the first process to prepare a corpus; one that dies is seen at once
-_left: list[Any] = []  # groups of processes that this one was in
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+_left: list[Any] = []  # groups of processes that this one was in
 
 
 def start() -> torch.device:

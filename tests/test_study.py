@@ -136,7 +136,7 @@ def asked(study, monkeypatch, tmp_path):
         "prepare",
     ):
         monkeypatch.setattr(stages, stage, noting(stage))
-    monkeypatch.setattr(script.pairs, "neighbours", lambda *said: [])
+    monkeypatch.setattr("pairs.neighbours", lambda *said: [])
     monkeypatch.setattr(script.Study, "examples", lambda *said: [])
     data = tmp_path / "data"
     for task, split in product(script.SETTINGS["tasks"], ("train", "dev", "test")):
@@ -207,12 +207,10 @@ def test_examples_and_new_pairs_are_read_as_the_task_reads_them(study, monkeypat
     ours = script.Study(tmp_path, tmp_path / "run")
     assert ours.examples("sick", "dev") == [("a dog runs", "it sleeps"), ("a dog runs", "a cat")]
     assert ours.examples("xquad-en", "train") == [("Who?", "Ann wrote.")]
-    monkeypatch.setattr(script.pairs, "neighbours", lambda known, model, each, asked, more: [(known[0][0], *more)])
+    monkeypatch.setattr("pairs.neighbours", lambda known, model, each, asked, more: [(known[0][0], *more)])
     passage = {"question": "Who?", "context": " ".join(["word"] * 60)}
     assert [json.loads(line) for line in ours.new_pairs("xquad-en", 1).read_text().splitlines()] == [passage]
-    monkeypatch.setattr(
-        script.pairs, "neighbours", lambda known, model, each, asked, more: [(one, "") for one in asked]
-    )
+    monkeypatch.setattr("pairs.neighbours", lambda known, model, each, asked, more: [(one, "") for one in asked])
     others = ours.new_pairs("xquad-en", 1, "sick").read_text().splitlines()
     assert [json.loads(line)["question"] for line in others] == ["a dog runs", "a dog runs"]
 

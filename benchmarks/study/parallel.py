@@ -23,7 +23,8 @@ from typing import Annotated, Any
 import inputs
 import torch
 import typer
-from models import SETTINGS, Study, new_pairs_of, start_of
+from models import Study, start_of
+from reading import SETTINGS, new_pairs_of
 from study import ARMS, ZEROS, has_arm, how, write_table
 
 from pruneonce import stages  # noqa: F401  # loaded once, before there are processes

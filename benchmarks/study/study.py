@@ -18,7 +18,8 @@ import collected
 import inputs
 import results
 import typer
-from models import SETTINGS, Study
+from models import Study
+from reading import SETTINGS
 
 from pruneonce import machine
 from pruneonce.cli import silence_libraries

@@ -15,8 +15,9 @@ setup: .venv/.done
 quickstart: setup
 	$(BIN)/pruneonce quickstart --output quickstart
 
+# A process a core: the tests train tiny models, on one thread each. Those of a file share what they were made from.
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -12,10 +12,14 @@ from typing import Any
 import torch
 
 from pruneonce.engines.engine import Array, Engine, Outputs, told_as
+from pruneonce.machine import overflows_int8
 
 # A thread that is pinned to a core waits for whoever else runs there; the other engines do not pin theirs.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+# Integers are multiplied as the fp32 numbers that they stand for: right, and no slower where products of int8 would
+# overflow (benchmarks/results/without_vnni.md). No public key does it; this one is `ov::internal` in OpenVINO's source.
+WITHOUT_VNNI = {"LP_TRANSFORMS_MODE": False}
 PRECISIONS = {"f32": "fp32", "f16": "fp16"}
 
 
@@ -35,8 +39,9 @@ def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
     """As `open_engine`, of an .xml file with its .bin beside it."""
     threads = threads or torch.get_num_threads()
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, **SETTINGS}
+    settings |= (EXACT if exact else {}) | (WITHOUT_VNNI if overflows_int8() else {})
     with told_as(f"OpenVINO cannot open {file}"):
-        model = core().compile_model(file, "CPU", settings | EXACT if exact else settings)
+        model = core().compile_model(file, "CPU", settings)
         precision = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         inputs = [value.get_any_name() for value in model.inputs]
 

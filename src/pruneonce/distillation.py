@@ -3,6 +3,7 @@
 Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3 (logit distillation, Hinton et al.,
 https://arxiv.org/abs/1503.02531); hidden-state distillation after TinyBERT, https://arxiv.org/abs/1909.10351, with
 each state's error relative to the teacher's norm, as SquareHead (https://arxiv.org/abs/2310.06927, equation 1) does.
+Relations of attention: MiniLM v2, https://arxiv.org/abs/2012.15828, section 3.1.
 Embeddings: the error of the vectors as https://arxiv.org/abs/2004.09813 has it, again relative to the teacher's norm;
 that of the similarities within a batch as https://arxiv.org/abs/1907.09682, of vectors of length 1.
 """
@@ -44,6 +45,33 @@ def hidden_distillation(student: Sequence[Tensor], teacher: Sequence[Tensor]) ->
         error = (ours.float() - target).square().sum(-1)
         losses.append((error / target.square().sum(-1).clamp_min(1e-6)).mean())
     return torch.stack(losses).mean()
+
+
+def relation_distillation(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """`KL(softmax(A_t A_t^T / sqrt(d)) || softmax(A_s A_s^T / sqrt(d)))` of vectors `A` of width d: how tokens are
+    related to each other, mean over heads, tokens and all `A`.
+
+    Args:
+        student: queries, keys and values [batch, heads, tokens, width], of each layer.
+        teacher: the same of the teacher; no gradient flows into them.
+        mask: [batch, tokens], 0 where there is padding, which is related to nothing.
+    """
+    real = mask.bool()
+    hidden = ~real[:, None, None, :]
+    losses = []
+    with torch.autocast(mask.device.type, enabled=False):
+        for ours, theirs in zip(student, teacher, strict=True):
+            log_p, log_q = _log_relations(ours, hidden), _log_relations(theirs.detach(), hidden)
+            divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1).mean(1)
+            losses.append(divergence[real].mean())
+    return torch.stack(losses).mean()
+
+
+def _log_relations(vectors: Tensor, hidden: Tensor) -> Tensor:
+    """[batch, heads, tokens, tokens]"""
+    vectors = vectors.float()
+    scores = vectors @ vectors.transpose(-1, -2) / vectors.shape[-1] ** 0.5
+    return F.log_softmax(scores.masked_fill(hidden, torch.finfo(scores.dtype).min), dim=-1)
 
 
 def states(outputs: Any, mask: Tensor) -> list[Tensor]:

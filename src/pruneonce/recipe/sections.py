@@ -159,6 +159,12 @@ class Prune(Training, Distillation, Sparsification):
         "all", description="distil the logits of all tokens that are not padding, or of the masked ones, far cheaper"
     )
     hidden_weight: float = Field(1.0, ge=0)
+    relation_weight: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=lambda weight: weight == 0,
+        description="of a loss of how queries, keys and values of tokens are related to each other, with any objective",
+    )
     mlm_probability: float = Field(0.15, gt=0, lt=1)
     pieces: list[Annotated[int, Field(ge=1)]] = Field(
         [1],
@@ -166,6 +172,14 @@ class Prune(Training, Distillation, Sparsification):
         exclude_if=lambda pieces: pieces == [1],
         description="cut a step's blocks into so many texts each, drawn for every step: texts of tasks are short",
     )
+
+    @model_validator(mode="after")
+    def _relations_can_be_seen(self) -> Prune:
+        if self.relation_weight and self.compile:
+            raise ValueError(
+                "`relation_weight` looks into the model, which `compile: true` closes; leave one of them out"
+            )
+        return self
 
 
 class Transfer(Training, Distillation):

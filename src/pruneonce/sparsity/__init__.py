@@ -9,7 +9,14 @@ from pruneonce.sparsity.masks import (
     sparsity_of,
 )
 from pruneonce.sparsity.patterns import Masks, exact_k_mask, holds, masks_of
-from pruneonce.sparsity.prunable import ARCHITECTURES, base_of, describe, embedding_tables, prunable_weights
+from pruneonce.sparsity.prunable import (
+    ARCHITECTURES,
+    attention_inputs,
+    base_of,
+    describe,
+    embedding_tables,
+    prunable_weights,
+)
 from pruneonce.sparsity.schedule import PruningSchedule, cubic_sparsity, linear_multiplier, rewound_multiplier
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "PruningSchedule",
     "Verification",
     "apply_masks",
+    "attention_inputs",
     "base_of",
     "cubic_sparsity",
     "describe",

@@ -16,18 +16,20 @@ from pruneonce.errors import UserError
 
 @dataclass(frozen=True)
 class Roles:
-    """Paths inside the base model."""
+    """Paths inside the base model, and inside a layer those of what makes queries, keys and values, side by side where
+    it is one Linear."""
 
     layers: str
     pooler: str | None = None
+    attention: tuple[str, ...] = ("attention.self.query", "attention.self.key", "attention.self.value")
 
 
 ARCHITECTURES = {
     "bert": Roles("encoder.layer", "pooler.dense"),
-    "distilbert": Roles("transformer.layer"),
+    "distilbert": Roles("transformer.layer", attention=("attention.q_lin", "attention.k_lin", "attention.v_lin")),
     "electra": Roles("encoder.layer"),
-    "modernbert": Roles("layers"),
-    "mpnet": Roles("encoder.layer", "pooler.dense"),
+    "modernbert": Roles("layers", attention=("attn.Wqkv",)),
+    "mpnet": Roles("encoder.layer", "pooler.dense", ("attention.attn.q", "attention.attn.k", "attention.attn.v")),
     "roberta": Roles("encoder.layer", "pooler.dense"),
 }
 
@@ -41,6 +43,18 @@ def roles_of(model_type: str) -> Roles:
 def base_of(model: nn.Module) -> nn.Module:
     """The encoder under any head (`model` itself if it has none)."""
     return getattr(model, str(model.base_model_prefix), model)
+
+
+def attention_inputs(model: nn.Module) -> list[nn.Module]:
+    """The Linear modules that make queries, keys and values, layer by layer.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    base = base_of(model)
+    roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    layers = base.get_submodule(roles.layers).children()
+    return [layer.get_submodule(name) for layer in layers for name in roles.attention]
 
 
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:

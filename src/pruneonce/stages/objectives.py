@@ -10,9 +10,10 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from pruneonce import modelfolder
 from pruneonce.data.blocks import Collate
-from pruneonce.distillation import hidden_distillation, logit_distillation, states
+from pruneonce.distillation import hidden_distillation, logit_distillation, relation_distillation, states
 from pruneonce.machine import autocast
 from pruneonce.recipe import Prune
+from pruneonce.relations import captured
 from pruneonce.training import Batch, Objective, unwrapped
 from pruneonce.vocabulary import IGNORED, Head, vocabulary_loss, without_decoder
 
@@ -59,14 +60,15 @@ def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
     Args:
         teacher: frozen, on the device of training; with an MLM head unless the objective is "hidden".
     """
-    mlm, hidden = settings.objective != "hidden", settings.objective != "mlm"
+    mlm, hidden, related = settings.objective != "hidden", settings.objective != "mlm", settings.relation_weight > 0
 
     def objective(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         labels, targets = batch.pop("labels", None), batch.pop("targets", None)
         forward = _forward if mlm else _forward_encoder
-        with torch.no_grad():
+        with captured(teacher, related) as their_vectors, torch.no_grad():
             theirs, their_head = forward(teacher, batch, output_hidden_states=hidden)
-        ours, our_head = forward(student, batch, output_hidden_states=hidden)
+        with captured(unwrapped(student), related) as our_vectors:
+            ours, our_head = forward(student, batch, output_hidden_states=hidden)
         parts: dict[str, Tensor] = {}
         if mlm:
             assert labels is not None
@@ -82,6 +84,9 @@ def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
             mask = batch["attention_mask"]
             loss = settings.hidden_weight * hidden_distillation(states(ours, mask), states(theirs, mask))
             parts = {**parts, "loss": parts["loss"] + loss if mlm else loss, "hidden": loss.detach()}
+        if related:
+            loss = settings.relation_weight * relation_distillation(our_vectors, their_vectors, batch["attention_mask"])
+            parts = {**parts, "loss": parts["loss"] + loss, "relations": loss.detach()}
         return parts
 
     return objective

@@ -3,24 +3,26 @@
 from pruneonce.recipe.loading import find, load, shipped
 from pruneonce.recipe.merging import changed, set_value
 from pruneonce.recipe.presets import PRESETS, with_preset
+from pruneonce.recipe.quantization import (
+    Calibrate,
+    Granularity,
+    Int4,
+    ProductQuantize,
+    Quantization,
+    Quantizations,
+    Quantize,
+)
 from pruneonce.recipe.sections import (
     Benchmark,
-    Calibrate,
     Corpus,
     Distillation,
     EngineName,
     Format,
     Gradual,
-    Granularity,
-    Int4,
     Objective,
     OneShot,
     Prepare,
-    ProductQuantize,
     Prune,
-    Quantization,
-    Quantizations,
-    Quantize,
     Section,
     Sparsification,
     Training,

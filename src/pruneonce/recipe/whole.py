@@ -8,15 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pruneonce.recipe.merging import changed
 from pruneonce.recipe.presets import with_presets
-from pruneonce.recipe.sections import (
-    Benchmark,
-    Corpus,
-    Format,
-    Prepare,
-    Prune,
-    Quantizations,
-    Section,
-)
+from pruneonce.recipe.quantization import Quantizations
+from pruneonce.recipe.sections import Benchmark, Corpus, Format, Prepare, Prune, Section
 from pruneonce.recipe.swept import Baselines, SweptTeacher, SweptTransfer
 from pruneonce.recipe.tasks import AnyTask
 

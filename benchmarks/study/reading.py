@@ -32,9 +32,8 @@ class Reading:
         """
         own = ("teacher", "transfer", "neighbours", "questions_of", "start")
         said = SETTINGS["tasks"][name].items()
-        from_file = {
-            key: value for key, value in said if key.partition("-")[0] not in own
-        }  # transfer-0.95 is a transfer
+        # `transfer-0.95` is a transfer.
+        from_file = {key: value for key, value in said if key.partition("-")[0] not in own}
         if neighbours:
             from_file["unlabelled"] = str(self.new_pairs(name, neighbours, questions_of))
         places = {}

@@ -10,7 +10,6 @@ models. Interrupted, it goes on where it stopped.
 import json
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,43 +70,17 @@ def in_engines(run: Path, data: Path, output: Path) -> dict[str, dict[str, Any]]
 
 def in_engines_of(task: recipe.Task, model: Path, cache: Path) -> dict[str, Any]:
     """The same inputs through fake quantization and the engines, exact (activations not quantized in fp32) and not."""
-    from pruneonce import modelfolder, stages
-    from pruneonce.engines import open_engine
-    from pruneonce.metrics import glue
-    from pruneonce.prediction import in_batches
-    from pruneonce.tasks import kind_of
+    from agreement import compared
 
-    tokenizer = modelfolder.load_tokenizer(model)
-    kind = kind_of(task)
-    examples = kind.encode(kind.load(cache).splits["test"], tokenizer)
-    labels = examples.with_format("numpy")["labels"][:]
-    collate = kind.collate(tokenizer)
+    from pruneonce import modelfolder, stages
+    from pruneonce.engines import EXTRAS, open_engine
+
     ways = {"torch": (model, "torch", True)}
-    for format, engine in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+    for engine, format in EXTRAS.items():
         folder = stages.export(model, model.with_name(f"int8-{format}"), format=format)
         ways |= {f"{engine}, fp32": (folder, engine, True), engine: (folder, engine, False)}
-    logits = {}
-    for name, (folder, engine, exact) in ways.items():
-        opened = open_engine(folder, engine, exact=exact)
-        logits[name] = np.stack(in_batches(partial(run_logits, opened), examples, collate))
-    reference = logits["torch"]
-    return {
-        name: {
-            "accuracy": glue.classification(values, labels)["accuracy"],
-            "largest": float(np.abs(values - reference).max()),
-            "typical": float(np.median(np.abs(values - reference))),
-            "changed": int((values.argmax(1) != reference.argmax(1)).sum()),
-            "examples": len(labels),
-            "range": float(np.abs(reference).max()),
-        }
-        for name, values in logits.items()
-    }
-
-
-def run_logits(engine: Any, batch: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(engine(batch)["logits"])
+    opened = {name: open_engine(folder, engine, exact=exact) for name, (folder, engine, exact) in ways.items()}
+    return compared(task, modelfolder.load_tokenizer(model), opened, "torch", cache)
 
 
 def packed_family(run: Path, output: Path) -> dict[str, Any]:

@@ -19,13 +19,12 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import typer
+from agreement import compared
 
-from pruneonce import engines, machine, modelfolder, prediction, recipe, stages, timing
+from pruneonce import engines, machine, modelfolder, recipe, stages, timing
 from pruneonce.cli import silence_libraries
-from pruneonce.tasks import kind_of
 
 RESULT = Path(__file__).parent / "results" / "without_vnni.md"
-FORMATS = {"onnxruntime": "onnx", "openvino": "openvino"}
 SHAPES = ((1, 32), (1, 128), (32, 32), (32, 128))
 
 
@@ -38,55 +37,44 @@ def main(quickstart: Annotated[Path, typer.Argument(exists=True, file_okay=False
     with TemporaryDirectory() as scratch:
         dense_int8 = stages.calibrate(arms / "dense", task, recipe.Calibrate(), Path(scratch) / "dense-int8")
         models = {"dense": arms / "dense", "dense, int8": dense_int8, "sparse, int8": arms / "int8"}
-        logits = partial(logits_on_test, task=task, tokenizer=modelfolder.load_tokenizer(arms / "dense"))
-        expected = {name: logits(engines.open_engine(model, "torch")) for name, model in models.items()}
-        for engine, format in FORMATS.items():
-            folders = {
-                name: stages.export(model, Path(scratch) / engine / name, format=format)
-                for name, model in models.items()
-            }
-            opened = {(name, "set"): engines.open_engine(folder, engine) for name, folder in folders.items()}
-            with patch(f"pruneonce.engines.{engine}.overflows_int8", return_value=False):
-                for name in list(models)[1:]:
-                    opened[name, "by itself"] = engines.open_engine(folders[name], engine)
-            times = timed(opened)
-            for (name, how), one in opened.items():
-                found = compared(*logits(one), expected[name][0])
-                fast = [f"{times['dense', 'set'][shape] / times[name, how][shape]:.2f}" for shape in SHAPES]
-                rows.append([engine, name, "" if name == "dense" else how, *found, *fast])
+        tokenizer = modelfolder.load_tokenizer(arms / "dense")
+        for engine in engines.EXTRAS:
+            ways = {name: opened(model, engine, Path(scratch) / engine / name) for name, model in models.items()}
+            del ways["dense"]["by itself"]  # it has no integers
+            times = timed({(name, how): one for name, way in ways.items() for how, one in way.items()})
+            for name, way in ways.items():
+                torch_too = {**way, "torch": engines.open_engine(models[name], "torch")}
+                found = compared(task, tokenizer, torch_too, "torch", Path(scratch) / "cache")
+                rows += [row(engine, name, how, found[how], times[name, how], times["dense", "set"]) for how in way]
     RESULT.write_text("\n".join(page(rows)) + "\n", encoding="utf-8")
 
 
-def timed(opened: dict[Any, engines.Engine]) -> dict[Any, dict[Any, float]]:
-    """Median milliseconds of a batch of random tokens, by shape; models take turns."""
+def opened(model: Path, engine: str, folder: Path) -> dict[str, engines.Engine]:
+    """A model as pruneonce sets the engine where there is no VNNI, and as the engine is by itself."""
+    made = stages.export(model, folder, format=engines.EXTRAS[engine])
+    found = {"set": engines.open_engine(made, engine)}
+    with patch(f"pruneonce.engines.{engine}.overflows_int8", return_value=False):
+        return {**found, "by itself": engines.open_engine(made, engine)}
+
+
+def timed(ways: dict[Any, engines.Engine]) -> dict[Any, list[float]]:
+    """Median milliseconds of a batch of random tokens, for each of SHAPES; models take turns."""
     random = np.random.default_rng(0)
-    found: dict[Any, dict[Any, float]] = {key: {} for key in opened}
+    found: dict[Any, list[float]] = {key: [] for key in ways}
     for shape in SHAPES:
-        batch = {name: np.ones(shape, np.int64) for name in ("attention_mask", "token_type_ids")}
-        batch |= {"input_ids": random.integers(1000, 30000, shape), "token_type_ids": np.zeros(shape, np.int64)}
-        works = {key: [partial(engine, batch)] for key, engine in opened.items()}
+        ids = random.integers(1000, 30000, shape)
+        batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        works = {key: [partial(engine, batch)] for key, engine in ways.items()}
         for key, passes in timing.in_turns(works, seconds=3.0, rounds=10).items():
-            found[key][shape] = timing.figures(passes, shape[0])["milliseconds"]
+            found[key].append(timing.figures(passes, shape[0])["milliseconds"])
     return found
 
 
-def logits_on_test(engine: engines.Engine, task: recipe.Task, tokenizer: Any) -> tuple[np.ndarray, float]:
-    """Logits [texts, classes], and the accuracy that they come to."""
-    kind = kind_of(task)
-    with TemporaryDirectory() as cache:
-        rows = kind.load(Path(cache)).splits["test"]
-        examples = kind.encode(rows, tokenizer)
-        found = prediction.in_batches(
-            lambda batch: torch.from_numpy(engine(batch)["logits"]), examples, kind.collate(tokenizer)
-        )
-        return np.stack(found), kind.measure(found, rows, examples)["accuracy"]
-
-
-def compared(ours: np.ndarray, accuracy: float, theirs: np.ndarray) -> list[str]:
-    """The accuracy, how many classes are not those that PyTorch gives, and the differences of the logits."""
-    off = 100 * np.abs(ours - theirs) / np.abs(theirs).max()
-    changed = (ours.argmax(1) != theirs.argmax(1)).sum()
-    return [f"{100 * accuracy:.1f}", str(changed), f"{np.median(off):.2g}", f"{off.max():.2g}"]
+def row(engine: str, name: str, how: str, found: dict[str, Any], took: list[float], dense: list[float]) -> list[str]:
+    off = [f"{100 * found[which] / found['range']:.2g}" for which in ("typical", "largest")]
+    fast = [f"{theirs / ours:.2f}" for ours, theirs in zip(took, dense, strict=True)]
+    said = "" if name == "dense" else how
+    return [engine, name, said, f"{100 * found['accuracy']:.1f}", str(found["changed"]), *off, *fast]
 
 
 def page(rows: list[list[str]]) -> list[str]:

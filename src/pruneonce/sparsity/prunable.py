@@ -2,7 +2,7 @@
 
 By module role: an architecture says where its stack of layers and its pooler are. Everything else stays dense:
 embeddings (and whatever shares their storage), LayerNorm, biases, vocabulary and task heads. The embedding tables are
-told apart here too, for what rounds them.
+told apart here too, for what rounds them, and what makes queries, keys and values, for what distils their relations.
 """
 
 from __future__ import annotations

@@ -42,14 +42,14 @@ class Study(Reading):
         changes = {**SETTINGS["long_blocks"], **own, "initial_sparsity": float(zeros)}
         return self.sparse(zeros, changes, name, parent)
 
-    def other_batches(self, arm: str, zeros: str) -> Path:
-        """The sparse model of larger or smaller batches."""
-        return self.sparse(zeros, SETTINGS["other_batches"][arm]["prune"], arm)
+    def otherwise(self, arm: str, zeros: str) -> Path:
+        """The sparse model of an arm with a pre-training of its own."""
+        return self.sparse(zeros, SETTINGS["other_pretraining"][arm]["prune"], arm)
 
-    def other_batches_long(self, arm: str, zeros: str) -> Path:
+    def otherwise_long(self, arm: str, zeros: str) -> Path:
         """The same after going on with long blocks."""
-        own = SETTINGS["other_batches"][arm]["long_blocks"]
-        return self.gone_on(f"{arm}-long-blocks", zeros, self.other_batches(arm, zeros), own)
+        own = SETTINGS["other_pretraining"][arm]["long_blocks"]
+        return self.gone_on(f"{arm}-long-blocks", zeros, self.otherwise(arm, zeros), own)
 
     def full_blocks(self, zeros: str) -> Path:
         """Half the steps, and no short texts among them."""
@@ -143,9 +143,9 @@ class Study(Reading):
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
         starts = {"sparse": self.sparse, "long-blocks": self.long_blocks, "one-shot": self.one_shot}
         starts |= {"masked-words": self.by_words, "both": self.by_both}
-        for other in SETTINGS["other_batches"]:
-            starts |= {other: partial(self.other_batches, other)}
-            starts |= {f"{other}-long-blocks": partial(self.other_batches_long, other)}
+        for other in SETTINGS["other_pretraining"]:
+            starts |= {other: partial(self.otherwise, other)}
+            starts |= {f"{other}-long-blocks": partial(self.otherwise_long, other)}
         start = starts[start_of(arm, task)](zeros)
         return stages.transfer(start, whole, self.settings("transfer", task, zeros=zeros), folder, **how)
 
@@ -206,7 +206,7 @@ class Study(Reading):
 def start_of(arm: str, task: str) -> str:
     """The name of what an arm's transfer to a task begins with."""
     own = SETTINGS["tasks"][task].get("start")
-    if not own or arm not in ("sparse", *SETTINGS["other_batches"]):
+    if not own or arm not in ("sparse", *SETTINGS["other_pretraining"]):
         return arm
     return own if arm == "sparse" else f"{arm}-{own}"
 

@@ -58,10 +58,10 @@ def starts(study: Study) -> dict[str, Job]:
         jobs[f"sparse-{zeros}"] = Job(partial(study.sparse, zeros), ["corpus"])
         jobs[f"long-blocks-{zeros}"] = Job(partial(study.long_blocks, zeros), [f"sparse-{zeros}", "long texts"])
         jobs[f"one-shot-{zeros}"] = Job(partial(study.one_shot, zeros))
-        for arm in SETTINGS["other_batches"]:
+        for arm in SETTINGS["other_pretraining"]:
             if has_arm(arm, zeros):
-                jobs[f"{arm}-{zeros}"] = Job(partial(study.other_batches, arm, zeros), ["corpus"])
-                long = partial(study.other_batches_long, arm, zeros)
+                jobs[f"{arm}-{zeros}"] = Job(partial(study.otherwise, arm, zeros), ["corpus"])
+                long = partial(study.otherwise_long, arm, zeros)
                 jobs[f"{arm}-long-blocks-{zeros}"] = Job(long, [f"{arm}-{zeros}", "long texts"])
     jobs["masked-words-0.9"] = Job(partial(study.by_words, "0.9"), ["words"])
     jobs["both-0.9"] = Job(partial(study.by_both, "0.9"), ["words"])

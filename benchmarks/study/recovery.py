@@ -12,6 +12,8 @@ SHOWN = {
     "int8-trained": "or trained on in int8",
     "more": "prune once, in batches of 64",
     "small": "prune once, in batches of 4",
+    "short": "prune once, a fifth of the tokens",
+    "related": "the same, by relations too",
     "masked-words": "prune once, by masked words",
     "both": "prune once, by both",
     "one-shot": "one-shot",

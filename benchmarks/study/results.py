@@ -18,6 +18,10 @@ STARTS = {
     "more-long-blocks": "going on with blocks of 256 in batches of 64",
     "small": "sparse pre-training in batches of 4, four times the steps",
     "small-long-blocks": "going on with blocks of 256 in batches of 4, four times the steps",
+    "short": "sparse pre-training, a fifth of the steps",
+    "short-long-blocks": "going on with blocks of 256, a fifth of the steps",
+    "related": "sparse pre-training by hidden states and relations, a fifth of the steps",
+    "related-long-blocks": "going on with blocks of 256 by hidden states and relations, a fifth of the steps",
     "full-blocks": "3000 steps of full blocks",
     "gradual": "gradual pruning",
 }

@@ -9,8 +9,10 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from pruneonce import stages, storage
+from pruneonce.distillation import relation_distillation
 from pruneonce.errors import UserError
 from pruneonce.recipe import Prune, QuestionAnswering, Training, Transfer, validate
+from pruneonce.relations import captured
 from pruneonce.stages.finetune import distilled_objective
 from pruneonce.tasks import kind_of
 
@@ -34,11 +36,16 @@ def test_the_loss_is_its_parts_by_the_plain_formulas(encoder, teacher, task):
     )
     ids = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
     batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([0, 1])}
-    weights = {"kd_weight": 0.7, "task_weight": 0.2, "hidden_weight": 0.4, "temperature": 3.0}
+    weights = {"kd_weight": 0.7, "task_weight": 0.2, "hidden_weight": 0.4, "relation_weight": 0.3, "temperature": 3.0}
     objective = distilled_objective(kind_of(task), other, Transfer(**SETTINGS, **weights))
     with torch.no_grad():
         found = objective(student, dict(batch))
         labels = batch.pop("labels")
+        vectors = []
+        for model in (student, other):
+            with captured(model) as kept:
+                model(**batch)
+            vectors.append(kept)
         ours, theirs = (model(**batch, output_hidden_states=True) for model in (student, other))
     t = 3.0
     kd = t * t * kl_div(log_softmax(ours.logits / t, -1), softmax(theirs.logits / t, -1), reduction="batchmean")
@@ -49,7 +56,9 @@ def test_the_loss_is_its_parts_by_the_plain_formulas(encoder, teacher, task):
     torch.testing.assert_close(found["kd"], kd)
     torch.testing.assert_close(found["task"], cross_entropy(ours.logits, labels))
     torch.testing.assert_close(found["hidden"], torch.stack(hidden).mean())
-    torch.testing.assert_close(found["loss"], 0.7 * found["kd"] + 0.2 * found["task"] + 0.4 * found["hidden"])
+    torch.testing.assert_close(found["relations"], relation_distillation(*vectors, batch["attention_mask"]))
+    parts = {"kd": 0.7, "task": 0.2, "hidden": 0.4, "relations": 0.3}
+    torch.testing.assert_close(found["loss"], sum(weight * found[part] for part, weight in parts.items()))
 
 
 def test_hidden_states_are_distilled_unless_their_weight_is_0(sparse, teacher, task, tmp_path):

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 from conftest import CONFIGS, make_model
-from transformers import AutoModel
+from transformers import AutoModel, BertConfig
 
-from pruneonce import modelfolder, stages
+from pruneonce import distillation, modelfolder, stages
 from pruneonce.distillation import relation_distillation
 from pruneonce.errors import UserError
-from pruneonce.recipe import Corpus, Prune, validate
+from pruneonce.recipe import Corpus, Prune, Quantize, Training, Transfer, validate
 from pruneonce.relations import captured
 from pruneonce.sparsity import attention_inputs
 
@@ -23,6 +23,7 @@ SETTINGS = {
     "sparsity": 0.8,
     "rewind": False,
 }
+TASK = {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
 BATCH = {
     "input_ids": torch.tensor([[2, 7, 8, 9, 3], [2, 10, 11, 3, 0]]),
     "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]),
@@ -41,6 +42,15 @@ def reference(student, teacher, mask):
     return total / (int(mask.sum()) * ours.shape[1] * len(student))
 
 
+def distance(student, teacher):
+    vectors = []
+    for model in (student, teacher):
+        with captured(model) as kept, torch.no_grad():
+            model(**BATCH)
+        vectors.append(kept)
+    return relation_distillation(*vectors, BATCH["attention_mask"])
+
+
 def test_the_loss_is_that_of_the_paper():
     torch.manual_seed(0)
     student, teacher = ([torch.randn(2, 3, 5, 4) for _ in range(6)] for _ in range(2))
@@ -55,6 +65,26 @@ def test_a_known_value():
     q = math.e / (math.e + 1 / math.e)
     expected = q * math.log(2 * q) + (1 - q) * math.log(2 * (1 - q))
     assert relation_distillation([student], [teacher], torch.ones(1, 2)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 60, 2**18], ids=["a head", "two heads", "all"])
+def test_the_gradient_is_that_of_the_formula(at_once, monkeypatch):
+    monkeypatch.setitem(distillation.AT_ONCE, "cpu", at_once)
+    torch.manual_seed(0)
+    student, teacher = ([torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(2)] for _ in range(2))
+    found, expected = (
+        torch.autograd.grad(3 * loss(student, teacher, BATCH["attention_mask"]), student)
+        for loss in (relation_distillation, reference)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_kept_for_the_gradient_grows_with_the_tokens_alone():
+    student, teacher = (torch.randn(1, 2, 64, 4, requires_grad=True) for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.numel()), lambda _: None):
+        relation_distillation([student], [teacher], torch.ones(1, 64))
+    assert sum(kept) == student.numel(), "and not with their square"
 
 
 def test_no_gradient_flows_into_the_teacher():
@@ -93,12 +123,7 @@ def test_pruning_with_relations_comes_nearer_to_the_teachers(objective, tokenize
         made = stages.prune(model, corpus, settings, tmp_path / f"{weight}", report_to=[])
         measured = json.loads((made / "metrics.json").read_text())
         assert ("relations" in measured["final"]) == (weight > 0)
-        vectors = []
-        for one in (modelfolder.load_encoder(made).eval(), dense):
-            with captured(one) as kept, torch.no_grad():
-                one(**BATCH)
-            vectors.append(kept)
-        found[weight] = relation_distillation(*vectors, BATCH["attention_mask"])
+        found[weight] = distance(modelfolder.load_encoder(made).eval(), dense)
     assert found[10.0] < 0.8 * found[0.0]
 
 
@@ -113,11 +138,42 @@ def test_recomputed_activations_change_nothing(encoder, corpus_file, tmp_path):
         torch.testing.assert_close(found[1][name], weight, msg=name)
 
 
+def test_the_transfer_comes_nearer_to_the_task_teachers(models, task, tmp_path):
+    teacher, sparse = models
+    dense, found = modelfolder.load_encoder(teacher).eval(), {}
+    for weight in (0.0, 10.0):
+        settings = validate(Transfer, {**TASK, "relation_weight": weight})
+        made = stages.transfer(sparse, task, settings, tmp_path / f"{weight}", teacher=teacher)
+        assert ("loss_relations" in json.loads((made / "metrics.json").read_text())["history"][-1]) == (weight > 0)
+        found[weight] = distance(modelfolder.load_encoder(made).eval(), dense)
+    assert found[10.0] < 0.8 * found[0.0]
+
+
+def test_in_int8_too(models, task, tmp_path):
+    teacher, sparse = models
+    settings = validate(Quantize, {**TASK, "relation_weight": 10.0})
+    made = stages.quantize(sparse, task, settings, tmp_path / "int8", teacher=teacher)
+    history = json.loads((made / "metrics.json").read_text())["history"]
+    assert history[-1]["loss_relations"] < history[0]["loss_relations"]
+
+
+def test_a_teacher_with_other_heads_has_other_relations(models, task, tokenizer, tmp_path):
+    _, sparse = models
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    other = stages.finetune(tmp_path / "other", task, validate(Training, TASK), tmp_path / "other-dense")
+    settings = validate(Transfer, {**TASK, "relation_weight": 0.1})
+    with pytest.raises(UserError, match=r"2 layers of 4 heads, the model 2 of 2.*leave `relation_weight` out"):
+        stages.transfer(sparse, task, settings, tmp_path / "made", teacher=other)
+
+
 def test_what_is_not_asked_for_leaves_older_results_valid():
     assert "relation_weight" not in validate(Prune, SETTINGS).model_dump()
     assert validate(Prune, {**SETTINGS, "relation_weight": 0.1}).model_dump()["relation_weight"] == 0.1
 
 
-def test_a_compiled_model_cannot_be_looked_into():
+@pytest.mark.parametrize("stage", [Prune, Transfer])
+def test_a_compiled_model_cannot_be_looked_into(stage):
     with pytest.raises(UserError, match=r"`relation_weight` looks into the model.*leave one of them out"):
-        validate(Prune, {**SETTINGS, "relation_weight": 0.1, "compile": True})
+        validate(stage, {**TASK, "relation_weight": 0.1, "compile": True})

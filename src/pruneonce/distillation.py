@@ -16,6 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Numbers of the relations that are calculated together: as many as a processor core's cache holds; elsewhere, as keep a
+# GPU busy.
+AT_ONCE, ELSEWHERE = {"cpu": 2**18}, 2**26
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
@@ -57,21 +62,49 @@ def relation_distillation(student: Sequence[Tensor], teacher: Sequence[Tensor], 
         mask: [batch, tokens], 0 where there is padding, which is related to nothing.
     """
     real = mask.bool()
-    hidden = ~real[:, None, None, :]
-    losses = []
     with torch.autocast(mask.device.type, enabled=False):
-        for ours, theirs in zip(student, teacher, strict=True):
-            log_p, log_q = _log_relations(ours, hidden), _log_relations(theirs.detach(), hidden)
-            divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1).mean(1)
-            losses.append(divergence[real].mean())
+        losses = [_Divergence.apply(ours, theirs.detach(), real) for ours, theirs in zip(student, teacher, strict=True)]
     return torch.stack(losses).mean()
 
 
-def _log_relations(vectors: Tensor, hidden: Tensor) -> Tensor:
-    """[batch, heads, tokens, tokens]"""
-    vectors = vectors.float()
-    scores = vectors @ vectors.transpose(-1, -2) / vectors.shape[-1] ** 0.5
-    return F.log_softmax(scores.masked_fill(hidden, torch.finfo(scores.dtype).min), dim=-1)
+class _Divergence(torch.autograd.Function):
+    """Of one `A`. Its gradient is made along with the loss, as autograd would keep several matrices [tokens, tokens]
+    for every head of every layer: gigabytes, where texts are long."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
+        batch, heads, tokens, width = student.shape
+        # Each factor by the fourth root, so that their products are by the square root.
+        ours, theirs = (width**-0.25 * vectors.float().flatten(0, 1) for vectors in (student, teacher))
+        lowest = torch.finfo(ours.dtype).min
+        bias = torch.zeros_like(real, dtype=ours.dtype).masked_fill_(~real, lowest)
+        share = real / (heads * real.sum())
+        bias, share = (each.repeat_interleave(heads, 0) for each in (bias.unsqueeze(-2), share.unsqueeze(-1)))
+        gradient = torch.empty_like(ours) if ctx.needs_input_grad[0] else None
+        loss = ours.new_zeros(())
+        at_once = max(1, AT_ONCE.get(ours.device.type, ELSEWHERE) // tokens**2)
+        for start in range(0, batch * heads, at_once):
+            some = slice(start, start + at_once)
+            log_p, log_q = (_log_relations(vectors[some], bias[some]) for vectors in (ours, theirs))
+            q = log_q.exp()
+            loss += (share[some] * q * (log_q - log_p)).sum()
+            if gradient is not None:  # of the products it is p - q, and each vector is in a row and in a column
+                of_products = log_p.exp_().sub_(q).mul_(share[some])
+                torch.bmm(of_products + of_products.mT, ours[some], out=gradient[some])
+        if gradient is not None:
+            ctx.save_for_backward((width**-0.25 * gradient).view(student.shape).to(student.dtype))
+        return loss
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return of_loss * gradient, None, None
+
+
+def _log_relations(vectors: Tensor, bias: Tensor) -> Tensor:
+    """[matrices, tokens, tokens], of vectors [matrices, tokens, width]"""
+    return F.log_softmax(torch.baddbmm(bias, vectors, vectors.mT), dim=-1)
 
 
 def states(outputs: Any, mask: Tensor) -> list[Tensor]:

@@ -84,12 +84,26 @@ class Training(Section):
         return self
 
 
-class Distillation(Section):
-    """Loss = task_weight * task loss + kd_weight * T^2 KL(teacher || student)."""
+class Distillation(Training):
+    """Loss = task_weight * task loss + kd_weight * T^2 KL(teacher || student) + relation_weight * KL of relations."""
 
     temperature: float = Field(2.0, gt=0)
     task_weight: float = Field(0.5, ge=0)
     kd_weight: float = Field(0.5, ge=0)
+    relation_weight: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=lambda weight: weight == 0,
+        description="of a loss of how queries, keys and values of tokens are related to each other",
+    )
+
+    @model_validator(mode="after")
+    def _relations_can_be_seen(self) -> Distillation:
+        if self.relation_weight and self.compile:
+            raise ValueError(
+                "`relation_weight` looks into the model, which `compile: true` closes; leave one of them out"
+            )
+        return self
 
 
 class Zeros(Section):
@@ -145,7 +159,7 @@ class Prepare(Training):
     head_steps: float = Field(0.1, ge=0, description="train a new MLM head alone first, for this long")
 
 
-class Prune(Training, Distillation, Sparsification):
+class Prune(Distillation, Sparsification):
     """Sparse pre-training, the step that is done once."""
 
     stage: ClassVar[str | None] = "prune"
@@ -158,12 +172,6 @@ class Prune(Training, Distillation, Sparsification):
         "all", description="distil the logits of all tokens that are not padding, or of the masked ones, far cheaper"
     )
     hidden_weight: float = Field(1.0, ge=0)
-    relation_weight: float = Field(
-        0.0,
-        ge=0,
-        exclude_if=lambda weight: weight == 0,
-        description="of a loss of how queries, keys and values of tokens are related to each other, with any objective",
-    )
     mlm_probability: float = Field(0.15, gt=0, lt=1)
     pieces: list[Annotated[int, Field(ge=1)]] = Field(
         [1],
@@ -172,16 +180,8 @@ class Prune(Training, Distillation, Sparsification):
         description="cut a step's blocks into so many texts each, drawn for every step: texts of tasks are short",
     )
 
-    @model_validator(mode="after")
-    def _relations_can_be_seen(self) -> Prune:
-        if self.relation_weight and self.compile:
-            raise ValueError(
-                "`relation_weight` looks into the model, which `compile: true` closes; leave one of them out"
-            )
-        return self
 
-
-class Transfer(Training, Distillation):
+class Transfer(Distillation):
     """Fine-tuning of the sparse model on a task with its zeros locked."""
 
     stage: ClassVar[str | None] = "transfer"

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from pruneonce import distributed, modelfolder
 from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
-from pruneonce.distillation import hidden_distillation, states
+from pruneonce.distillation import hidden_distillation, relation_distillation, states
 from pruneonce.errors import UserError
 from pruneonce.methods import Method, make
 from pruneonce.recipe import Task, Training, Transfer
+from pruneonce.relations import captured
 from pruneonce.sparsity import base_of, prunable_weights
 from pruneonce.sparsity.sparsifier import Locked
 from pruneonce.stages.common import begin, check_length, finish, freeze, is_made, tidy
 from pruneonce.tasks import Kind, TaskData, kind_of
-from pruneonce.training import Batch, Objective, examples_of, total_steps, train
+from pruneonce.training import Batch, Objective, examples_of, total_steps, train, unwrapped
 
 # Makes the sparsifier from the prunable weights, the number of steps and the method.
 MakeSparsifier = Callable[[Mapping[str, Tensor], int, Method], Locked]
@@ -69,11 +70,12 @@ def task_objective(kind: Kind[Any]) -> Objective:
 def distilled_objective(
     kind: Kind[Any], teacher: nn.Module, settings: Transfer, teacher_kind: Kind[Any] | None = None
 ) -> Objective:
-    """`a_task L_task + a_kd L_kd + a_hidden L_hidden`.
+    """`a_task L_task + a_kd L_kd + a_hidden L_hidden + a_relation L_relation`.
 
     `L_kd` is the kind's distance of the outputs, for classes `T^2 KL(teacher || student)`
     (https://arxiv.org/abs/2111.05754, section 3); `L_hidden` that of the hidden states of every layer
-    (https://arxiv.org/abs/2310.06927, equation 1).
+    (https://arxiv.org/abs/2310.06927, equation 1); `L_relation` that of how tokens are related to each other in them
+    (https://arxiv.org/abs/2012.15828, section 3.1).
 
     Args:
         teacher: frozen, on the device of training.
@@ -81,13 +83,14 @@ def distilled_objective(
         teacher_kind: reads the teacher's outputs; None: as the student's.
     """
     teacher_kind = teacher_kind or kind
-    hidden_weight = settings.hidden_weight or 0.0
+    hidden_weight, related = settings.hidden_weight or 0.0, settings.relation_weight > 0
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         labels, mask = batch.pop("labels", None), batch["attention_mask"]
-        with torch.no_grad():
+        with captured(teacher, related) as their_vectors, torch.no_grad():
             theirs = teacher(**batch, output_hidden_states=hidden_weight > 0)
-        ours = model(**batch, output_hidden_states=hidden_weight > 0)
+        with captured(unwrapped(model), related) as our_vectors:
+            ours = model(**batch, output_hidden_states=hidden_weight > 0)
         output = kind.output(ours, mask).float()
         kd = kind.distillation(output, teacher_kind.output(theirs, mask).float(), mask, settings.temperature)
         parts = {"kd": (settings.kd_weight, kd)}
@@ -96,6 +99,8 @@ def distilled_objective(
             parts["task"] = settings.task_weight, kind.loss(output, labels)
         if hidden_weight:
             parts["hidden"] = hidden_weight, hidden_distillation(states(ours, mask), states(theirs, mask))
+        if related:
+            parts["relations"] = settings.relation_weight, relation_distillation(our_vectors, their_vectors, mask)
         loss = torch.stack([weight * part for weight, part in parts.values() if weight]).sum()
         return {"loss": loss, **{name: part.detach() for name, (_, part) in parts.items()}}
 
@@ -203,4 +208,10 @@ def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student:
         raise UserError(
             f"the teacher {teacher} has {sizes[1][0]} layers of width {sizes[1][1]}, the model {sizes[0][0]} of "
             f"{sizes[0][1]}, so there are no hidden states to distil; set `hidden_weight: 0`"
+        )
+    heads = [(each.num_hidden_layers, each.num_attention_heads) for each in (student, config)]
+    if settings.relation_weight and heads[0] != heads[1]:
+        raise UserError(
+            f"the teacher {teacher} has {heads[1][0]} layers of {heads[1][1]} heads, the model {heads[0][0]} of "
+            f"{heads[0][1]}, so there are no relations to distil; leave `relation_weight` out"
         )

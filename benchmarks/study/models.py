@@ -12,6 +12,8 @@ from reading import SETTINGS, Reading, new_pairs_of
 
 from pruneonce import recipe
 
+OTHER_TRANSFERS = SETTINGS["other_transfers"]
+
 
 class Study(Reading):
     """The models of a study by what they are; each is made when it is first asked for, and kept."""
@@ -141,13 +143,17 @@ class Study(Reading):
         if arm == "gradual":
             budget = self.budget(zeros, task, seed)
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, budget), folder, **how)
-        starts = {"sparse": self.sparse, "long-blocks": self.long_blocks, "one-shot": self.one_shot}
-        starts |= {"masked-words": self.by_words, "both": self.by_both}
+        settings = self.settings("transfer", task, OTHER_TRANSFERS.get(arm, {}).get("transfer"), zeros)
+        return stages.transfer(self.start(start_of(arm, task), zeros), whole, settings, folder, **how)
+
+    def start(self, name: str, zeros: str) -> Path:
+        """What a transfer begins with."""
+        starts = {"sparse": self.sparse, "long-blocks": self.long_blocks, "full-blocks": self.full_blocks}
+        starts |= {"one-shot": self.one_shot, "masked-words": self.by_words, "both": self.by_both}
         for other in SETTINGS["other_pretraining"]:
             starts |= {other: partial(self.otherwise, other)}
             starts |= {f"{other}-long-blocks": partial(self.otherwise_long, other)}
-        start = starts[start_of(arm, task)](zeros)
-        return stages.transfer(start, whole, self.settings("transfer", task, zeros=zeros), folder, **how)
+        return starts[name](zeros)
 
     def variant(self, ablation: str, name: str, task: str, seed: int) -> Path:
         """A transfer with the changes of the variant `name`."""
@@ -163,8 +169,7 @@ class Study(Reading):
         zeros = ablation.rpartition("-")[2]
         if said["arm"] == "gradual":
             return stages.transfer_gradual(self.model, whole, self.gradual(zeros, task, changes), folder, **how)
-        starts = {"sparse": self.sparse, "long-blocks": self.long_blocks, "full-blocks": self.full_blocks}
-        source = self.short(start) if start else starts[said["arm"]](zeros)
+        source = self.short(start) if start else self.start(said["arm"], zeros)
         return stages.transfer(source, whole, self.settings("transfer", task, changes), folder, **how)
 
     def gradual(self, zeros: str, task: str, changes: dict[str, Any]) -> recipe.Gradual:
@@ -205,7 +210,7 @@ class Study(Reading):
 
 def start_of(arm: str, task: str) -> str:
     """The name of what an arm's transfer to a task begins with."""
-    own = SETTINGS["tasks"][task].get("start")
+    arm, own = OTHER_TRANSFERS.get(arm, {}).get("arm", arm), SETTINGS["tasks"][task].get("start")
     if not own or arm not in ("sparse", *SETTINGS["other_pretraining"]):
         return arm
     return own if arm == "sparse" else f"{arm}-{own}"

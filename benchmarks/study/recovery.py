@@ -14,6 +14,7 @@ SHOWN = {
     "small": "prune once, in batches of 4",
     "short": "prune once, a fifth of the tokens",
     "related": "the same, by relations too",
+    "related-twice": "the same, and in the transfer",
     "masked-words": "prune once, by masked words",
     "both": "prune once, by both",
     "one-shot": "one-shot",

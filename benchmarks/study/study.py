@@ -27,7 +27,7 @@ from pruneonce.cli import silence_libraries
 HERE = Path(__file__).parent
 PARTS = ("pretraining", "transfer", "main", "distance", "sizes", "table")
 ARMS = ("dense", "sparse", "int8", "int8-trained", "one-shot", "gradual", "masked-words", "both")
-ARMS += (*SETTINGS["other_pretraining"],)
+ARMS += (*SETTINGS["other_pretraining"], *SETTINGS["other_transfers"])
 ZEROS = ("0.9", "0.95", "0.85", "0.8")
 
 
@@ -74,7 +74,7 @@ def write_table(name: str, output: Path, ran: str) -> None:
 def has_arm(arm: str, zeros: str) -> bool:
     """Whether the study has an arm at a share of zeros."""
     at = {"masked-words": ("0.9",), "both": ("0.9",), "more": ("0.9", "0.95"), "small": ("0.95",)}
-    at |= dict.fromkeys(("short", "related"), ("0.95",))
+    at |= dict.fromkeys(("short", "related", "related-twice"), ("0.95",))
     return zeros in at.get(arm, ZEROS)
 
 

@@ -136,14 +136,16 @@ def transfer(measured: Found, settings: dict[str, Any]) -> list[str]:
     for title, ablation in settings["transfer_ablation"].items():
         tasks, zeros = ablation["tasks"], title.rpartition("-")[2]
         shown = f"{STARTS[ablation['arm']]}, {100 * float(zeros):g} %"
-        lines += ["", f"| {shown} | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
+        rows = []
         for name in ["dense", *ablation["variants"]]:
             values = [_on_dev(measured, title, task, name, metric_of(settings["tasks"][task])) for task in tasks]
             there = [found[0] for found in values if found]
             if there:
                 cells = [" / ".join(f"{value:.1f}" for value in found) or "-" for found in values]
                 average = f"{mean(there):.1f}" if len(there) == len(values) else "-"
-                lines.append(f"| {name} | {' | '.join(cells)} | {average} |")
+                rows.append(f"| {name} | {' | '.join(cells)} | {average} |")
+        if rows[1:]:  # more than dense
+            lines += ["", f"| {shown} | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|", *rows]
     return [*lines, ""]
 
 
@@ -215,7 +217,8 @@ def budgets(measured: Found, tasks: list[str]) -> list[str]:
     for arm, (model, spent) in product(STARTS, sorted(measured["pretrained"].items())):
         name, _, zeros = model.rpartition("-")
         if name == arm:
-            what = f"{STARTS[arm]}, {100 * float(zeros):g} % (held-out loss {spent['loss']:.4f})"
+            loss = spent.get("hidden", spent["loss"])  # of hidden states, where there are others beside
+            what = f"{STARTS[arm]}, {100 * float(zeros):g} % (held-out loss {loss:.4f})"
             lines.append(f"| {what} | {spent['tokens']:,} | {spent['minutes']:.1f} |")
     for task in tasks:
         for model, spent in sorted(measured["spent"].get(task, {}).items()):

@@ -79,6 +79,14 @@ def test_the_gradient_is_that_of_the_formula(at_once, monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
+def test_another_device_does_as_much_at_once_as_keeps_it_busy(monkeypatch):
+    torch.manual_seed(0)
+    student, teacher = ([torch.randn(2, 3, 5, 4)] for _ in range(2))
+    expected = relation_distillation(student, teacher, BATCH["attention_mask"])
+    monkeypatch.delitem(distillation.AT_ONCE, "cpu")
+    torch.testing.assert_close(relation_distillation(student, teacher, BATCH["attention_mask"]), expected)
+
+
 def test_what_is_kept_for_the_gradient_grows_with_the_tokens_alone():
     student, teacher = (torch.randn(1, 2, 64, 4, requires_grad=True) for _ in range(2))
     kept = []

@@ -61,9 +61,14 @@ def relation_distillation(student: Sequence[Tensor], teacher: Sequence[Tensor], 
         teacher: the same of the teacher; no gradient flows into them.
         mask: [batch, tokens], 0 where there is padding, which is related to nothing.
     """
-    real = mask.bool()
+    heads, real = student[0].shape[1], mask.bool()
+    bias = torch.zeros_like(real, dtype=torch.float32).masked_fill_(~real, torch.finfo(torch.float32).min)
+    share = real / (heads * real.sum())
+    bias, share = (each.repeat_interleave(heads, 0) for each in (bias.unsqueeze(-2), share.unsqueeze(-1)))
     with torch.autocast(mask.device.type, enabled=False):
-        losses = [_Divergence.apply(ours, theirs.detach(), real) for ours, theirs in zip(student, teacher, strict=True)]
+        losses = [
+            _Divergence.apply(ours, theirs.detach(), bias, share) for ours, theirs in zip(student, teacher, strict=True)
+        ]
     return torch.stack(losses).mean()
 
 
@@ -72,18 +77,19 @@ class _Divergence(torch.autograd.Function):
     for every head of every layer: gigabytes, where texts are long."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
-        batch, heads, tokens, width = student.shape
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, bias: Tensor, share: Tensor) -> Tensor:
+        """
+        Args:
+            bias: [batch * heads, 1, tokens], added to the products: the lowest number where there is padding, else 0.
+            share: [batch * heads, tokens, 1], of each row in the mean: 0 where there is padding.
+        """
+        tokens, width = student.shape[2:]
         # Each factor by the fourth root, so that their products are by the square root.
         ours, theirs = (width**-0.25 * vectors.float().flatten(0, 1) for vectors in (student, teacher))
-        lowest = torch.finfo(ours.dtype).min
-        bias = torch.zeros_like(real, dtype=ours.dtype).masked_fill_(~real, lowest)
-        share = real / (heads * real.sum())
-        bias, share = (each.repeat_interleave(heads, 0) for each in (bias.unsqueeze(-2), share.unsqueeze(-1)))
         gradient = torch.empty_like(ours) if ctx.needs_input_grad[0] else None
         loss = ours.new_zeros(())
         at_once = max(1, AT_ONCE.get(ours.device.type, ELSEWHERE) // tokens**2)
-        for start in range(0, batch * heads, at_once):
+        for start in range(0, len(ours), at_once):
             some = slice(start, start + at_once)
             log_p, log_q = (_log_relations(vectors[some], bias[some]) for vectors in (ours, theirs))
             q = log_q.exp()
@@ -97,9 +103,9 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return of_loss * gradient, None, None
+        return of_loss * gradient, None, None, None
 
 
 def _log_relations(vectors: Tensor, bias: Tensor) -> Tensor:

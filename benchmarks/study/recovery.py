@@ -15,6 +15,7 @@ SHOWN = {
     "short": "prune once, a fifth of the tokens",
     "related": "the same, by relations too",
     "related-twice": "the same, and in the transfer",
+    "rewound": "prune once, half of the tokens, by relations too, rewound",
     "masked-words": "prune once, by masked words",
     "both": "prune once, by both",
     "one-shot": "one-shot",

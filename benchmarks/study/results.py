@@ -22,6 +22,8 @@ STARTS = {
     "short-long-blocks": "going on with blocks of 256, a fifth of the steps",
     "related": "sparse pre-training by hidden states and relations, a fifth of the steps",
     "related-long-blocks": "going on with blocks of 256 by hidden states and relations, a fifth of the steps",
+    "rewound": "sparse pre-training by hidden states and relations, rewound, half of the steps",
+    "rewound-long-blocks": "going on with blocks of 256 by hidden states and relations, half of the steps",
     "full-blocks": "3000 steps of full blocks",
     "gradual": "gradual pruning",
 }

@@ -73,7 +73,8 @@ def write_table(name: str, output: Path, ran: str) -> None:
 
 def has_arm(arm: str, zeros: str) -> bool:
     """Whether the study has an arm at a share of zeros."""
-    at = {"masked-words": ("0.9",), "both": ("0.9",), "more": ("0.9", "0.95"), "small": ("0.95",)}
+    at = {"masked-words": ("0.9",), "both": ("0.9",), "small": ("0.95",)}
+    at |= dict.fromkeys(("more", "rewound"), ("0.9", "0.95"))
     at |= dict.fromkeys(("short", "related", "related-twice"), ("0.95",))
     return zeros in at.get(arm, ZEROS)
 

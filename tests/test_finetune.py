@@ -53,12 +53,15 @@ def test_the_loss_is_its_parts_by_the_plain_formulas(encoder, teacher, task):
     for own, target in zip(ours.hidden_states[1:], theirs.hidden_states[1:], strict=True):
         real = [(own[row, at], target[row, at]) for row, length in enumerate((4, 3)) for at in range(length)]
         hidden.append(torch.stack([((a - b) ** 2).sum() / (b**2).sum() for a, b in real]).mean())
-    torch.testing.assert_close(found["kd"], kd)
-    torch.testing.assert_close(found["task"], cross_entropy(ours.logits, labels))
-    torch.testing.assert_close(found["hidden"], torch.stack(hidden).mean())
-    torch.testing.assert_close(found["relations"], relation_distillation(*vectors, batch["attention_mask"]))
-    parts = {"kd": 0.7, "task": 0.2, "hidden": 0.4, "relations": 0.3}
-    torch.testing.assert_close(found["loss"], sum(weight * found[part] for part, weight in parts.items()))
+    parts = {
+        "kd": 0.7 * kd,
+        "task": 0.2 * cross_entropy(ours.logits, labels),
+        "hidden": 0.4 * torch.stack(hidden).mean(),
+        "relations": 0.3 * relation_distillation(*vectors, batch["attention_mask"]),
+    }
+    assert set(found) == {"loss", *parts}
+    for name, part in {**parts, "loss": sum(parts.values())}.items():
+        torch.testing.assert_close(found[name], part)
 
 
 def test_hidden_states_are_distilled_unless_their_weight_is_0(sparse, teacher, task, tmp_path):

@@ -70,7 +70,7 @@ def train(
     """Train `model` in place.
 
     Args:
-        objective: maps (model, batch) to the loss and its parts.
+        objective: maps (model, batch) to the loss and its parts, which add up to it.
         data: the examples of the whole run in their order, see data/blocks.py; `collate` turns some into a batch.
         steps: optimizer steps, see `total_steps`.
         length: tokens of the longest example.

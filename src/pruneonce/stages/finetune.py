@@ -92,17 +92,21 @@ def distilled_objective(
         with captured(unwrapped(model), related) as our_vectors:
             ours = model(**batch, output_hidden_states=hidden_weight > 0)
         output = kind.output(ours, mask).float()
-        kd = kind.distillation(output, teacher_kind.output(theirs, mask).float(), mask, settings.temperature)
-        parts = {"kd": (settings.kd_weight, kd)}
+        parts: dict[str, Tensor] = {}
+        if settings.kd_weight:
+            wanted = teacher_kind.output(theirs, mask).float()
+            parts["kd"] = settings.kd_weight * kind.distillation(output, wanted, mask, settings.temperature)
         if settings.task_weight:
             assert labels is not None, "`check_settings` refuses a weight of what there is not"
-            parts["task"] = settings.task_weight, kind.loss(output, labels)
+            parts["task"] = settings.task_weight * kind.loss(output, labels)
         if hidden_weight:
-            parts["hidden"] = hidden_weight, hidden_distillation(states(ours, mask), states(theirs, mask))
+            parts["hidden"] = hidden_weight * hidden_distillation(states(ours, mask), states(theirs, mask))
         if related:
-            parts["relations"] = settings.relation_weight, relation_distillation(our_vectors, their_vectors, mask)
-        loss = torch.stack([weight * part for weight, part in parts.values() if weight]).sum()
-        return {"loss": loss, **{name: part.detach() for name, (_, part) in parts.items()}}
+            parts["relations"] = settings.relation_weight * relation_distillation(our_vectors, their_vectors, mask)
+        return {
+            "loss": torch.stack(list(parts.values())).sum(),
+            **{name: part.detach() for name, part in parts.items()},
+        }
 
     return objective
 

@@ -64,6 +64,21 @@ def test_the_loss_is_its_parts_by_the_plain_formulas(encoder, teacher, task):
         torch.testing.assert_close(found[name], part)
 
 
+def test_what_has_no_weight_is_no_part_of_the_loss(encoder, teacher, task):
+    student, other = (
+        AutoModelForSequenceClassification.from_pretrained(source).eval() for source in (encoder, teacher)
+    )
+    batch = {"input_ids": torch.tensor([[2, 7, 9, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    labels = torch.tensor([1])
+    weights = {"kd_weight": 0.0, "task_weight": 0.5, "hidden_weight": 0.0}
+    objective = distilled_objective(kind_of(task), other, Transfer(**SETTINGS, **weights))
+    with torch.no_grad():
+        found = objective(student, {**batch, "labels": labels})
+        wanted = 0.5 * cross_entropy(student(**batch).logits, labels)
+    assert set(found) == {"loss", "task"}
+    torch.testing.assert_close(found["loss"], wanted)
+
+
 def test_hidden_states_are_distilled_unless_their_weight_is_0(sparse, teacher, task, tmp_path):
     for weight, named in ((1.0, True), (0.0, False)):
         settings = Transfer(**SETTINGS, hidden_weight=weight)

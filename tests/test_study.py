@@ -231,6 +231,21 @@ def test_no_two_variants_are_the_same(asked):
             assert len(said) == len(ablation["variants"])
 
 
+def test_no_two_short_pretrainings_are_the_same(asked, monkeypatch):
+    study, settings, _ = asked
+    said = []
+
+    def note(model, corpus, own, folder, *, seed, **how):
+        said.append((str(model), corpus.model_dump_json(), own.model_dump_json(), seed))
+        return folder
+
+    monkeypatch.setattr(stages, "prune", note)
+    for name in settings["pretraining"]:
+        study.short(name)
+    assert len(set(said)) == len(said) == len(settings["pretraining"])
+    assert {seed for *_, seed in said} == {42, 1}
+
+
 def test_the_family_is_packed_into_one_file_once_all_of_it_is_there(asked, monkeypatch):
     study, settings, _ = asked
     packed = []

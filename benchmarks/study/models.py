@@ -30,12 +30,12 @@ class Study(Reading):
         own = {"sparsity": float(zeros), **(changes or {})}
         corpus = self.with_tasks(own.pop("tasks_texts", 0))
         corpus = corpus.model_copy(update={"block_length": own.pop("block_length", corpus.block_length)})
-        order = own.pop("order", 42)
+        seed = own.pop("seed", 42)
         settings = self.settings("prune", changes=own)
         dense = self.model if settings.objective == "hidden" else self.with_words()
         folder = self.output / "pretrained" / f"{name}-{zeros}"
         teacher = dense if parent else None
-        return stages.prune(parent or dense, corpus, settings, folder, teacher=teacher, seed=order, **self.common)
+        return stages.prune(parent or dense, corpus, settings, folder, teacher=teacher, seed=seed, **self.common)
 
     def long_blocks(self, zeros: str) -> Path:
         """The sparse model after going on with blocks of 256 tokens, for tasks with long texts."""

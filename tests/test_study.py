@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from conftest import benchmark_scripts
 
@@ -307,18 +308,23 @@ def test_pieces_run_side_by_side_until_the_time_is_over(study, tmp_path, capsys)
         while not other.exists():
             time.sleep(0.01)
 
+    def count_threads():
+        (tmp_path / "threads").write_text(str(torch.get_num_threads()))
+
     jobs = {
         "first": parallel.Job(partial(meet, *both)),
         "second": parallel.Job(partial(meet, *reversed(both))),
         "third": parallel.Job((tmp_path / "third").touch, ["first", "second"]),
+        "threads": parallel.Job(count_threads),
         "fails": parallel.Job((tmp_path / "no" / "folder").touch),
         "after that": parallel.Job((tmp_path / "never").touch, ["fails"]),
         "hangs": parallel.Job(partial(time.sleep, 600)),
     }
-    done = parallel.run(jobs, list(jobs), 2, 3, tmp_path / "logs")
-    assert sorted(done) == ["first", "second", "third"]
+    done = parallel.run(jobs, list(jobs), 2, 3, 3, tmp_path / "logs")
+    assert sorted(done) == ["first", "second", "third", "threads"]
+    assert (tmp_path / "threads").read_text() == "3"
     assert (tmp_path / "third").exists()
     assert not (tmp_path / "never").exists()
     said = capsys.readouterr().out
     assert "fails: Traceback" in said
-    assert "3 done, 1 broken off, 1 not begun" in said
+    assert "4 done, 1 broken off, 1 not begun" in said

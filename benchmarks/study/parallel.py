@@ -2,10 +2,9 @@
 
     python benchmarks/study/parallel.py ../shared/data --output runs/study --processes 16 --minutes 9 --table study-gpu
 
-These are all but the distances, which take no training. Each process has one thread. What is wanted first is begun
-first; when the minutes are over, what is unfinished is broken off, and the table is written of what there is. The same
-command goes on, and so does `study.py`. Processes share a GPU well where NVIDIA's MPS runs (`nvidia-cuda-mps-control
--d`): see ../results/gpu.md.
+These are all but the distances, which take no training. What is wanted first is begun first; when the minutes are over,
+what is unfinished is broken off, and the table is written of what there is. The same command goes on, and so does
+`study.py`. Processes share a GPU well where NVIDIA's MPS runs (`nvidia-cuda-mps-control -d`): see ../results/gpu.md.
 """
 
 import multiprocessing
@@ -133,7 +132,7 @@ def chosen(jobs: dict[str, Job], only: list[str]) -> list[str]:
     return list(names)
 
 
-def run(jobs: dict[str, Job], names: list[str], processes: int, seconds: float, logs: Path) -> list[str]:
+def run(jobs: dict[str, Job], names: list[str], processes: int, threads: int, seconds: float, logs: Path) -> list[str]:
     """Run jobs, each when those that it needs are done, and give the names of what was done in time."""
     end = time.monotonic() + seconds
     context = multiprocessing.get_context("fork")
@@ -141,7 +140,7 @@ def run(jobs: dict[str, Job], names: list[str], processes: int, seconds: float, 
     idle, workers = [], []
     for number in range(processes):
         link, other = context.Pipe()
-        workers.append(context.Process(target=work, args=(other, jobs, logs / f"{number}.txt"), daemon=True))
+        workers.append(context.Process(target=work, args=(other, jobs, threads, logs / f"{number}.txt"), daemon=True))
         workers[-1].start()
         idle.append(link)
     left, done = list(names), []
@@ -168,12 +167,12 @@ def run(jobs: dict[str, Job], names: list[str], processes: int, seconds: float, 
     return done
 
 
-def work(link: Connection, jobs: dict[str, Job], log: Path) -> None:
+def work(link: Connection, jobs: dict[str, Job], threads: int, log: Path) -> None:
     """Run the jobs whose names come, and answer each with what went wrong."""
     with log.open("a", buffering=1, encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         while True:
             job, error = jobs[link.recv()], ""
             try:
@@ -187,6 +186,7 @@ def main(
     data: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
     output: Path = Path("runs/study"),
     processes: int = 16,
+    threads: Annotated[int, typer.Option(help="of each process")] = 1,
     minutes: Annotated[float, typer.Option(help="0: write the table alone")] = 60.0,
     only: Annotated[list[str], typer.Option(help="jobs with this in their names, and what they need")] = [""],  # noqa: B006
     table: Annotated[str, typer.Option(help="name of the table in benchmarks/results")] = "study",
@@ -194,10 +194,12 @@ def main(
     study = Study(data, output)
     inputs.prepare(data, output)
     jobs = jobs_of(study)
-    done = run(jobs, chosen(jobs, only), processes, 60 * minutes, output / "logs") if minutes else []
+    done = run(jobs, chosen(jobs, only), processes, threads, 60 * minutes, output / "logs") if minutes else []
     command = f"parallel.py ../shared/data --processes {processes} --minutes {minutes:g} --table {table}"
+    command += "" if threads == 1 else f" --threads {threads}"
     command += "".join(f' --only "{part}"' for part in only if part)
-    write_table(table, output, how(command, f"shared by {processes} processes") if done else "")
+    share = f"shared by {processes} processes" if processes > 1 else f"{threads} cores"
+    write_table(table, output, how(command, share) if done else "")
 
 
 if __name__ == "__main__":

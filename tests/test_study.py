@@ -13,7 +13,8 @@ import torch
 import yaml
 from conftest import benchmark_scripts
 
-from pruneonce import quickstart, recipe, stages, storage
+from pruneonce import interruption, quickstart, recipe, stages, storage
+from pruneonce.errors import Interrupted
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TABLES = ("study", "study-gpu", "study-tokens")
@@ -311,6 +312,13 @@ def test_pieces_run_side_by_side_until_the_time_is_over(study, tmp_path, capsys)
     def count_threads():
         (tmp_path / "threads").write_text(str(torch.get_num_threads()))
 
+    def train():
+        with interruption.deferred() as asked:
+            while not asked.number:
+                time.sleep(0.01)
+        (tmp_path / "checkpoint").touch()
+        raise Interrupted(asked.number)
+
     jobs = {
         "first": parallel.Job(partial(meet, *both)),
         "second": parallel.Job(partial(meet, *reversed(both))),
@@ -319,12 +327,14 @@ def test_pieces_run_side_by_side_until_the_time_is_over(study, tmp_path, capsys)
         "fails": parallel.Job((tmp_path / "no" / "folder").touch),
         "after that": parallel.Job((tmp_path / "never").touch, ["fails"]),
         "hangs": parallel.Job(partial(time.sleep, 600)),
+        "trains": parallel.Job(train),
     }
     done = parallel.run(jobs, list(jobs), 2, 3, 3, tmp_path / "logs")
     assert sorted(done) == ["first", "second", "third", "threads"]
     assert (tmp_path / "threads").read_text() == "3"
     assert (tmp_path / "third").exists()
+    assert (tmp_path / "checkpoint").exists()
     assert not (tmp_path / "never").exists()
     said = capsys.readouterr().out
     assert "fails: Traceback" in said
-    assert "4 done, 1 broken off, 1 not begun" in said
+    assert "4 done, 2 broken off, 1 not begun" in said

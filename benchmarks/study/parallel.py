@@ -3,8 +3,9 @@
     python benchmarks/study/parallel.py ../shared/data --output runs/study --processes 16 --minutes 9 --table study-gpu
 
 These are all but the distances, which take no training. What is wanted first is begun first; when the minutes are over,
-what is unfinished is broken off, and the table is written of what there is. The same command goes on, and so does
-`study.py`. Processes share a GPU well where NVIDIA's MPS runs (`nvidia-cuda-mps-control -d`): see ../results/gpu.md.
+what is unfinished is broken off, a training with a checkpoint, and the table is written of what there is. The same
+command goes on, and so does `study.py`. Processes share a GPU well where NVIDIA's MPS runs (`nvidia-cuda-mps-control
+-d`): see ../results/gpu.md.
 """
 
 import multiprocessing
@@ -34,6 +35,7 @@ ROUNDS = (
     *(("0.9", 1), ("0.9", 2), ("0.95", 1), ("0.95", 2), ("0.9", 3), ("0.95", 3)),
     *(("0.85", 1), ("0.8", 1), ("0.85", 2), ("0.8", 2), ("0.85", 3), ("0.8", 3)),
 )
+GRACE = 60  # seconds that a training has for its step and its checkpoint
 
 
 @dataclass
@@ -163,6 +165,9 @@ def run(jobs: dict[str, Job], names: list[str], processes: int, threads: int, se
                 done.append(name)
     print(f"{len(done)} done, {len(busy)} broken off, {len(left)} not begun")
     for worker in workers:
+        worker.terminate()  # a training writes a checkpoint after its step
+    for worker in workers:
+        worker.join(GRACE)
         worker.kill()
     return done
 

@@ -56,16 +56,11 @@ def starts(study: Study) -> dict[str, Job]:
     jobs = {"corpus": Job(partial(study.pack, "corpus")), "long texts": Job(partial(study.pack, "long_blocks"))}
     jobs["words"] = Job(study.with_words, ["corpus"])
     for zeros in ZEROS:
-        jobs[f"sparse-{zeros}"] = Job(partial(study.sparse, zeros), ["corpus"])
-        jobs[f"long-blocks-{zeros}"] = Job(partial(study.long_blocks, zeros), [f"sparse-{zeros}", "long texts"])
-        jobs[f"one-shot-{zeros}"] = Job(partial(study.one_shot, zeros))
-        for arm in SETTINGS["other_pretraining"]:
-            if has_arm(arm, zeros):
-                jobs[f"{arm}-{zeros}"] = Job(partial(study.otherwise, arm, zeros), ["corpus"])
-                long = partial(study.otherwise_long, arm, zeros)
-                jobs[f"{arm}-long-blocks-{zeros}"] = Job(long, [f"{arm}-{zeros}", "long texts"])
-    jobs["masked-words-0.9"] = Job(partial(study.by_words, "0.9"), ["words"])
-    jobs["both-0.9"] = Job(partial(study.by_both, "0.9"), ["words"])
+        of_corpus = ["sparse", *(arm for arm in SETTINGS["other_pretraining"] if has_arm(arm, zeros))]
+        needs: dict[str, list[str]] = {arm: ["corpus"] for arm in of_corpus}
+        needs |= {f"{arm}-long-blocks".removeprefix("sparse-"): [f"{arm}-{zeros}", "long texts"] for arm in of_corpus}
+        needs |= {arm: ["words"] for arm in ("masked-words", "both") if has_arm(arm, zeros)} | {"one-shot": []}
+        jobs |= {f"{name}-{zeros}": Job(partial(study.start, name, zeros), of) for name, of in needs.items()}
     return jobs
 
 

@@ -17,7 +17,7 @@ from pruneonce import interruption, quickstart, recipe, stages, storage
 from pruneonce.errors import Interrupted
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-TABLES = ("study", "study-gpu", "study-tokens")
+TABLES = ("study", "study-gpu", "study-tokens", "study-relations")
 PRETRAINING, TRANSFER = 6_144_000, 700_000  # tokens
 
 

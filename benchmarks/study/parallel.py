@@ -198,8 +198,7 @@ def main(
     command = f"parallel.py ../shared/data --processes {processes} --minutes {minutes:g} --table {table}"
     command += "" if threads == 1 else f" --threads {threads}"
     command += "".join(f' --only "{part}"' for part in only if part)
-    share = f"shared by {processes} processes" if processes > 1 else f"{threads} cores"
-    write_table(table, output, how(command, share) if done else "")
+    write_table(table, output, how(command, f"shared by {processes} processes") if done else "")
 
 
 if __name__ == "__main__":

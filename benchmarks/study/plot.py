@@ -21,23 +21,24 @@ def plot(found: Values, tasks: list[str], file: Path) -> None:
         arms = [arm for each, arm in found.arms() if each == share]
         width = 0.8 / max(2, len(arms))
         lowest = 60.0
-        for place, arm in enumerate(arms):
-            kept = {index: found.recoveries(task, arm, share) for index, task in enumerate(tasks)}
-            kept = {index: values for index, values in kept.items() if values}
-            lowest = min(lowest, *(min(values.values()) for values in kept.values()))
-            axes.bar(
-                [index + (place - (len(arms) - 1) / 2) * width for index in kept],
-                [mean(values.values()) for values in kept.values()],
-                width=0.95 * width,
-                yerr=[stdev(values.values()) if len(values) > 1 else 0.0 for values in kept.values()],
-                color=f"C{everywhere.index(arm)}",
-            )
+        for index, task in enumerate(tasks):
+            kept = {arm: values for arm in arms if (values := found.recoveries(task, arm, share).values())}
+            for place, (arm, values) in enumerate(kept.items()):
+                lowest = min(lowest, *values)
+                axes.bar(
+                    index + (place - (len(kept) - 1) / 2) * width,
+                    mean(values),
+                    width=0.95 * width,
+                    yerr=stdev(values) if len(values) > 1 else 0.0,
+                    color=f"C{everywhere.index(arm)}",
+                )
         axes.axhline(100, color="0.5", linewidth=0.8)
         axes.set_xticks(range(len(tasks)), tasks)
         axes.set_xlim(-0.5, len(tasks) - 0.5)
         axes.set_ylim(60 if lowest == 60 else 0, 103)  # a short bar tells its length only from 0
         axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
     handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
-    figure.legend(handles=handles, ncols=min(4, len(handles)), fontsize="small", loc="outside upper center")
+    columns = 4 if max(len(SHOWN[arm]) for arm in everywhere) < 30 else 2
+    figure.legend(handles=handles, ncols=columns, fontsize="small", loc="outside upper center")
     with rc_context({"svg.hashsalt": "study"}):  # the same numbers, the same file
         figure.savefig(file, metadata={"Date": None})

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 import time
 from functools import partial
 from itertools import product
@@ -37,7 +38,13 @@ def test_the_table_is_that_of_the_numbers(study, tmp_path, name):
     kept = BENCHMARKS / "results" / f"{name}.json"
     results.write(collected.read(kept), tmp_path / f"{name}.md", settings)
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == kept.with_suffix(".md").read_text(encoding="utf-8")
-    assert (tmp_path / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
+    plot = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+    assert plot.startswith("<?xml")
+    _, _, width, _ = map(float, re.search(r'viewBox="(.*?)"', plot)[1].split())
+    legend = [
+        float(each) for each in re.findall(r"-?[\d.]+", re.search(r'id="legend_1">.*? d="(.*?)"', plot, re.DOTALL)[1])
+    ]
+    assert 0 <= min(legend[::2]) <= max(legend[::2]) <= width  # no name of an arm is cut off
 
 
 def test_what_is_finished_is_laid_over_what_was_known(study, tmp_path):

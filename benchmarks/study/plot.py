@@ -38,7 +38,7 @@ def plot(found: Values, tasks: list[str], file: Path) -> None:
         axes.set_ylim(60 if lowest == 60 else 0, 103)  # a short bar tells its length only from 0
         axes.set_ylabel(f"% of dense, {100 * float(share):g} % zeros")
     handles = [Patch(color=f"C{number}", label=SHOWN[arm]) for number, arm in enumerate(everywhere)]
-    columns = 4 if max(len(SHOWN[arm]) for arm in everywhere) < 30 else 2
-    figure.legend(handles=handles, ncols=columns, fontsize="small", loc="outside upper center")
+    # In more columns the longest names are wider than the figure.
+    figure.legend(handles=handles, ncols=min(3, len(handles)), fontsize="small", loc="outside upper center")
     with rc_context({"svg.hashsalt": "study"}):  # the same numbers, the same file
         figure.savefig(file, metadata={"Date": None})

@@ -10,8 +10,8 @@ import torch
 from pruneonce import recipe
 from pruneonce.engines import Engine
 from pruneonce.metrics import glue
-from pruneonce.prediction import in_batches
 from pruneonce.tasks import kind_of
+from pruneonce.tasks.prediction import in_batches
 
 
 def compared(task: recipe.Task, tokenizer: Any, ways: dict[Any, Engine], reference: Any, cache: Path) -> dict[Any, Any]:

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from pruneonce import quickstart, recipe
+from pruneonce import recipe
 from pruneonce.cli import silence_libraries
+from pruneonce.runs import quickstart
 
 RECIPE = Path(__file__).with_name("int8.yaml")
 RESULTS = Path(__file__).parent / "results"
@@ -27,7 +28,7 @@ TREC_DEV = 500  # it has no dev split of its own: the last of its training examp
 
 
 def main(data: Annotated[Path, typer.Argument(exists=True, file_okay=False)], output: Path = Path("runs/int8")) -> None:
-    from pruneonce import pipeline
+    from pruneonce.runs import pipeline
 
     split_trec(data / "trec" / "train.jsonl", output / "trec")
     summaries = {zeros: pipeline.run(recipe_for(zeros, data, output), output / zeros) for zeros in ("0.9", "0.95")}
@@ -72,15 +73,16 @@ def in_engines_of(task: recipe.Task, model: Path, cache: Path) -> dict[str, Any]
     """The same inputs through fake quantization and the engines, exact (activations not quantized in fp32) and not."""
     from agreement import compared
 
-    from pruneonce import modelfolder, stages
+    from pruneonce import stages
     from pruneonce.engines import EXTRAS, open_engine
+    from pruneonce.models import load_tokenizer
 
     ways = {"torch": (model, "torch", True)}
     for engine, format in EXTRAS.items():
         folder = stages.export(model, model.with_name(f"int8-{format}"), format=format)
         ways |= {f"{engine}, fp32": (folder, engine, True), engine: (folder, engine, False)}
     opened = {name: open_engine(folder, engine, exact=exact) for name, (folder, engine, exact) in ways.items()}
-    return compared(task, modelfolder.load_tokenizer(model), opened, "torch", cache)
+    return compared(task, load_tokenizer(model), opened, "torch", cache)
 
 
 def packed_family(run: Path, output: Path) -> dict[str, Any]:

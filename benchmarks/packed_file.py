@@ -20,9 +20,11 @@ import zstandard
 from safetensors.numpy import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from pruneonce import quickstart, storage
-from pruneonce.machine import processor
-from pruneonce.storage import coding, grid, sizes
+from pruneonce import storage
+from pruneonce.models import grid
+from pruneonce.runs import quickstart
+from pruneonce.storage import coding, sizes
+from pruneonce.system.machine import processor
 
 SPARSITIES = (0.8, 0.85, 0.9, 0.95, 0.97)
 

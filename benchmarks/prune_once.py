@@ -14,8 +14,9 @@ from typing import Annotated
 import table
 import typer
 
-from pruneonce import quickstart, recipe
+from pruneonce import recipe
 from pruneonce.cli import silence_libraries
+from pruneonce.runs import quickstart
 
 RECIPE = Path(__file__).with_name("prune_once.yaml")
 
@@ -25,7 +26,7 @@ def main(
     output: Path = Path("runs/prune-once"),
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "42",
 ) -> None:
-    from pruneonce import pipeline  # brings the libraries in, which are silenced by now
+    from pruneonce.runs import pipeline  # brings the libraries in, which are silenced by now
 
     places = {"model": quickstart.packaged_model(), "corpus.source": data / "corpus"}
     for task in ("sst2", "sick"):

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pruneonce import quickstart, recipe
+from pruneonce import recipe
 from pruneonce.cli import silence_libraries
+from pruneonce.runs import quickstart
 
 RESULTS = Path(__file__).parent / "results"
 CALIBRATE = recipe.Calibrate(examples=64, batch_size=16)
@@ -49,7 +50,8 @@ def bert_base(folder: Path, dev: Path) -> dict[str, Path]:
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     from pruneonce import stages
-    from pruneonce.sparsity import apply_masks, magnitude_masks, prunable_weights
+    from pruneonce.models.architectures import prunable_weights
+    from pruneonce.sparsity import apply_masks, magnitude_masks
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(quickstart.packaged_model())

@@ -21,8 +21,11 @@ import torch
 import typer
 from agreement import compared
 
-from pruneonce import engines, machine, modelfolder, recipe, stages, timing
+from pruneonce import engines, recipe, stages
 from pruneonce.cli import silence_libraries
+from pruneonce.engines import timing
+from pruneonce.models import load_tokenizer
+from pruneonce.system import machine
 
 RESULT = Path(__file__).parent / "results" / "without_vnni.md"
 SHAPES = ((1, 32), (1, 128), (32, 32), (32, 128))
@@ -37,7 +40,7 @@ def main(quickstart: Annotated[Path, typer.Argument(exists=True, file_okay=False
     with TemporaryDirectory() as scratch:
         dense_int8 = stages.calibrate(arms / "dense", task, recipe.Calibrate(), Path(scratch) / "dense-int8")
         models = {"dense": arms / "dense", "dense, int8": dense_int8, "sparse, int8": arms / "int8"}
-        tokenizer = modelfolder.load_tokenizer(arms / "dense")
+        tokenizer = load_tokenizer(arms / "dense")
         for engine in engines.EXTRAS:
             ways = {name: opened(model, engine, Path(scratch) / engine / name) for name, model in models.items()}
             del ways["dense"]["by itself"]  # it has no integers

@@ -20,8 +20,10 @@ import typer
 import yaml
 from joblib.externals.loky import ProcessPoolExecutor
 
-from pruneonce import machine, quickstart, recipe
+from pruneonce import recipe
 from pruneonce.cli import silence_libraries
+from pruneonce.runs import quickstart
+from pruneonce.system import machine
 
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "compare.yaml").read_text(encoding="utf-8"))

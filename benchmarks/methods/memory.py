@@ -19,10 +19,12 @@ from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from pruneonce import machine, methods, recipe
-from pruneonce.methods.run import Run
-from pruneonce.sparsity import prunable_weights, sparsity_of
-from pruneonce.sparsity.sparsifier import Gradual
+from pruneonce import methods, recipe
+from pruneonce.models.architectures import prunable_weights
+from pruneonce.plugins.run import Run
+from pruneonce.sparsity import sparsity_of
+from pruneonce.system import machine
+from pruneonce.training.sparsifier import Gradual
 
 BLOCK, GRADIENTS, BATCH, LENGTH = 50, 8, 16, 64
 LIMITS = (8.0, 4.0)  # GiB

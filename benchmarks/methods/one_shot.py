@@ -16,8 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pruneonce import machine, quickstart, recipe, stages
+from pruneonce import recipe, stages
 from pruneonce.cli import silence_libraries
+from pruneonce.runs import quickstart
+from pruneonce.system import machine
 
 TASKS = {"sick": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2")}
 DENSE = recipe.Training(epochs=3, batch_size=32, learning_rate=1e-4, warmup=0.1)

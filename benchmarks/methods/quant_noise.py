@@ -17,11 +17,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pruneonce import modelfolder, quantization, quickstart, recipe, stages, storage
+from pruneonce import quantization, recipe, stages, storage
 from pruneonce.cli import silence_libraries
-from pruneonce.machine import processor
+from pruneonce.models import load_as_saved
 from pruneonce.quantization import codebooks
+from pruneonce.runs import quickstart
 from pruneonce.sparsity import inspect_model, verify
+from pruneonce.system.machine import processor
 
 RESULTS = Path(__file__).parents[1] / "results"
 TRAIN: dict[str, Any] = {"batch_size": 16, "warmup": 0.1, "dropout": 0.0}
@@ -114,7 +116,7 @@ def size_of(folder: Path) -> int:
     if (folder / codebooks.FILE).is_file():
         return codebooks.size(folder)["total"]
     if not quantization.is_quantized(folder):
-        return sum(weight.nbytes for weight in modelfolder.load_as_saved(folder).parameters())
+        return sum(weight.nbytes for weight in load_as_saved(folder).parameters())
     file = folder.with_name(f"{folder.name}{storage.SUFFIX}")
     file.unlink(missing_ok=True)
     return int(storage.pack([folder], file, "fp32").to_json()["parts"]["model"]["packed_bytes"])

@@ -11,11 +11,13 @@ from typing import Any
 from hypothesis import strategies as st
 from mutations import lie, mutated
 
-from pruneonce import modelfolder, stages
+from pruneonce import stages
 from pruneonce.engines import open_engine
 from pruneonce.export import files
 from pruneonce.export.openvino import convert
+from pruneonce.models import PROVENANCE, read_provenance
 from pruneonce.recipe import Benchmark, Classification
+from pruneonce.system import durable
 
 SPEED = {"batch_sizes": [1], "lengths": [8], "seconds": 0.001, "texts": 0}
 VERBS = ("open", "evaluate", "benchmark")
@@ -77,5 +79,5 @@ class Exports:
 
 
 def _record(folder: Path, format: str) -> None:
-    made = modelfolder.read_provenance(folder) or {}
-    modelfolder.write_json({**made, "files": files.hashes(folder, format)}, folder / modelfolder.PROVENANCE)
+    made = read_provenance(folder) or {}
+    durable.write_json({**made, "files": files.hashes(folder, format)}, folder / PROVENANCE)

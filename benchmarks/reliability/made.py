@@ -10,8 +10,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pruneonce import checkpoints, modelfolder, storage
+from pruneonce import storage
 from pruneonce.export import files
+from pruneonce.models import read_provenance
+from pruneonce.training import checkpoints
 
 # What differs between any two runs. A packed file holds times too, so of its sizes those of its tensors are compared.
 CLOCK = ("seconds", "created", "bytes", "files_bytes", "index_bytes")
@@ -38,7 +40,7 @@ def unreadable(run: Path) -> list[str]:
                 pass
             # In the folder of a sweep are those that lost, too, and half of one is only on its way out.
             is_model = file.name == "config.json" and ".sweep/" not in str(file)
-            if is_model and modelfolder.read_provenance(file.parent) is None:
+            if is_model and read_provenance(file.parent) is None:
                 bad.append(f"{file.parent}: no provenance")
             for format, names in files.FILES.items():
                 if file.name == names[0]:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pruneonce.machine import processor
+from pruneonce.system.machine import processor
 
 PAGE = Path(__file__).parents[1] / "results" / "reliability.md"
 TITLES = {"kill": "Killed and started again", "fuzz": "Damaged and hostile input"}

@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 from mutations import LINES, lie, mutated
 from safetensors.numpy import load_file, save_file
 
-from pruneonce import checkpoints, modelfolder, quantization, recipe, storage
+from pruneonce import quantization, recipe, storage
+from pruneonce.models import load_encoder
+from pruneonce.system import durable
+from pruneonce.training import checkpoints
 
 RECIPE = """name: mine
 model: some/encoder
@@ -65,12 +68,12 @@ class Targets:
         self.streams = [found["data"].tobytes()[start:end] for start, end in pairwise(ends)]
         (self.int4,) = storage.unpack(folder / "family.pruneonce", folder / "int4", "second")
         names = [name for name, _ in quantization_modules(self.model)]
-        modelfolder.write_json(
+        durable.write_json(
             {name: {"scale": 0.1, "zero_point": 3} for name in names}, self.int4 / quantization.model.INPUTS
         )
         checkpoints.write(folder / "checkpoints", 5, self._fill)
         self.checkpoint = folder / "checkpoints" / "checkpoint-5"
-        self.encoder = modelfolder.load_encoder(self.model)
+        self.encoder = load_encoder(self.model)
         exports = Exports(folder / "exports")
         self.exports_damaged, self.exports_lying = exports.damaged, exports.lying
 
@@ -141,7 +144,7 @@ class Targets:
         lies = name == "config.json" and data.draw(st.booleans())
         changed = json.dumps(lie(data, json.loads(content))).encode() if lies else mutated(data, content)
         (folder / name).write_bytes(changed)
-        modelfolder.load_encoder(folder)
+        load_encoder(folder)
 
     def checkpoint_files(self, data: Any, folder: Path) -> None:
         """Every change of a checkpoint is found."""
@@ -160,5 +163,5 @@ class Targets:
 
 
 def quantization_modules(model: Path) -> Any:
-    encoder = modelfolder.load_encoder(model)
+    encoder = load_encoder(model)
     return [(name, module) for name, module in encoder.named_modules() if isinstance(module, torch.nn.Linear)]

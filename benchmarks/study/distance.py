@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from pruneonce import modelfolder
-from pruneonce.distillation import hidden_distillation, states
+from pruneonce.losses.distillation import hidden_distillation, states
+from pruneonce.models import load_encoder
 
 TEXTS = 200  # of each kind
 BATCH = 20
@@ -41,7 +41,7 @@ def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[tuple[Any,
 @torch.no_grad()
 def distances(sparse: Path, dense: str, kinds: dict[str, list[Any]], tokenizer: Any) -> dict[str, float]:
     """The loss of hidden states by kind of text: 0 for a model like the dense one, 1 for one that says nothing."""
-    ours, theirs = (modelfolder.load_encoder(model).eval() for model in (sparse, dense))
+    ours, theirs = (load_encoder(model).eval() for model in (sparse, dense))
     found = {}
     for kind, examples in kinds.items():
         inputs = sorted(examples, key=lambda example: len(example["input_ids"]))  # little padding

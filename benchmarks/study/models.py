@@ -84,9 +84,9 @@ class Study(Reading):
 
     def distances(self) -> None:
         """Of sparse pre-trained models that are there, on running text and on texts as tasks have them."""
-        from pruneonce import modelfolder
+        from pruneonce.models import load_tokenizer
 
-        tokenizer = modelfolder.load_tokenizer(self.model)
+        tokenizer = load_tokenizer(self.model)
         lines = (self.output / "data" / "embedding" / "train.jsonl").read_text(encoding="utf-8").splitlines()
         labelled = [task for task in SETTINGS["tasks"] if self.task(task).trains_teacher]
         tasks = {task: self.examples(task, "dev") for task in labelled}

@@ -8,7 +8,8 @@ import inputs
 import pairs
 import yaml
 
-from pruneonce import quickstart, recipe
+from pruneonce import recipe
+from pruneonce.runs import quickstart
 from pruneonce.tasks import kind_of
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "study.yaml").read_text(encoding="utf-8"))
@@ -85,10 +86,10 @@ class Reading:
 
     def pack(self, section: str) -> None:
         """The corpus into blocks of a section's length, which trainings that begin together would each do."""
-        from pruneonce import modelfolder
         from pruneonce.data import corpus
+        from pruneonce.models import load_tokenizer
 
-        tokenizer = modelfolder.load_tokenizer(self.model)
+        tokenizer = load_tokenizer(self.model)
         length = SETTINGS[section]["block_length"]
         corpus.blocks_of(self.corpus.model_copy(update={"block_length": length}), tokenizer, self.cache, seed=0)
 

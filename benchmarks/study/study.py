@@ -21,8 +21,8 @@ import typer
 from models import Study
 from reading import SETTINGS
 
-from pruneonce import machine
 from pruneonce.cli import silence_libraries
+from pruneonce.system import machine
 
 HERE = Path(__file__).parent
 PARTS = ("pretraining", "transfer", "main", "distance", "sizes", "table")

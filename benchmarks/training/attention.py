@@ -20,8 +20,9 @@ import typer
 from measure import SHAPES, WORDS
 from transformers import BertConfig, BertForSequenceClassification
 
-from pruneonce import attention, machine
-from pruneonce.clock import peak_memory
+from pruneonce.plan.clock import peak_memory
+from pruneonce.system import machine
+from pruneonce.training import attention
 
 TOKENS = 4096  # in a step
 LENGTHS = (128, 256, 384, 512)

@@ -16,11 +16,11 @@ import typer
 from measure import SHAPES, WORDS, tokenizer
 from transformers import BertConfig, BertForMaskedLM
 
-from pruneonce import pipeline, quickstart
 from pruneonce.cli import silence_libraries
 from pruneonce.data.corpus import token_blocks
-from pruneonce.modelfolder import load_tokenizer
+from pruneonce.models import load_tokenizer
 from pruneonce.recipe import Corpus, Recipe
+from pruneonce.runs import pipeline, quickstart
 
 app = typer.Typer()
 

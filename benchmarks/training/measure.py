@@ -21,14 +21,17 @@ import typer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
-from pruneonce import attention, distributed, training
+from pruneonce import training
 from pruneonce.data.blocks import Passes, masked_collator
-from pruneonce.machine import autocast
+from pruneonce.losses.objectives import pruning_objective
+from pruneonce.models.architectures import prunable_weights
 from pruneonce.recipe import Prune
-from pruneonce.sparsity import PruningSchedule, pattern_hash, prunable_weights
-from pruneonce.sparsity.sparsifier import Gradual
+from pruneonce.sparsity import PruningSchedule, pattern_hash
 from pruneonce.stages.common import freeze
-from pruneonce.stages.objectives import pruning_objective
+from pruneonce.system import distributed
+from pruneonce.system.machine import autocast
+from pruneonce.training import attention
+from pruneonce.training.sparsifier import Gradual
 
 WORDS = 30_522
 SHAPES = {

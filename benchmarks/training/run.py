@@ -24,7 +24,7 @@ import torch
 import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pruneonce.machine import processor
+from pruneonce.system.machine import processor
 
 HERE = Path(__file__).parent
 MEASURE = [sys.executable, str(HERE / "measure.py")]

@@ -1,6 +1,6 @@
 """pruneonce: prune a Transformer encoder once, fine-tune the sparse model on any task with its zeros locked.
 
-The stages are functions of the same names in `pruneonce.stages`; a whole run is `pruneonce.pipeline.run`.
+The stages are functions of the same names in `pruneonce.stages`; a whole run is `pruneonce.runs.pipeline.run`.
 """
 
 from importlib.metadata import version

@@ -24,11 +24,11 @@ from datasets.table import MemoryMappedTable
 from joblib.externals.loky import ProcessPoolExecutor
 from tokenizers import Tokenizer
 
-from pruneonce import durable
 from pruneonce.data import packing
 from pruneonce.data.keys import corpus_key
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
+from pruneonce.system import durable
 
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})
 BLOCKS_AT_ONCE = 1_000

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.data import packing
-from pruneonce.durable import file_hash
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Task
+from pruneonce.system.durable import file_hash
 
 NOT_DATA = {"teacher", "transfer", "quantize", "teacher_model", "metric"}
 SPLITS = {"train", "dev", "test", "held_out", "unlabelled"}

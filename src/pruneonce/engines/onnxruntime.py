@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pruneonce.engines.engine import Array, Engine, Outputs, told_as
-from pruneonce.machine import overflows_int8
+from pruneonce.system.machine import overflows_int8
 
 # Idle threads would go on spinning and take the processor from whatever runs next.
 SETTINGS = {"session.force_spinning_stop": "1"}

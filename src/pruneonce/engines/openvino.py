@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pruneonce.engines.engine import Array, Engine, Outputs, told_as
-from pruneonce.machine import overflows_int8
+from pruneonce.system.machine import overflows_int8
 
 # A thread that is pinned to a core waits for whoever else runs there; the other engines do not pin theirs.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}

@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruneonce import modelfolder, quantization
+from pruneonce import quantization
 from pruneonce.engines.engine import Array, Engine, Outputs
+from pruneonce.models import load_as_saved, load_tokenizer
 
 
 def open_model(folder: str | Path, threads: int | None) -> Engine:
     """As `open_engine`; it is always exact."""
-    model = quantization.load(folder) if quantization.is_quantized(folder) else modelfolder.load_as_saved(folder).eval()
+    model = quantization.load(folder) if quantization.is_quantized(folder) else load_as_saved(folder).eval()
     taken = signature(model.forward).parameters
-    inputs = [name for name in modelfolder.load_tokenizer(folder).model_input_names if name in taken]
+    inputs = [name for name in load_tokenizer(folder).model_input_names if name in taken]
     if threads is not None:
         torch.set_num_threads(threads)
 

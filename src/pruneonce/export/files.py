@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pruneonce import modelfolder
 from pruneonce.errors import UserError
 from pruneonce.export import onnx, openvino
+from pruneonce.models import PROVENANCE, read_provenance
+from pruneonce.system import durable
 
 FILES = {"onnx": (onnx.FILE,), "openvino": (openvino.FILE, openvino.WEIGHTS)}
 AGAIN = "remove the folder and export the model again"
@@ -18,7 +19,7 @@ AGAIN = "remove the folder and export the model again"
 
 def hashes(folder: Path, format: str) -> dict[str, str]:
     """What provenance records as `files`."""
-    return {name: modelfolder.file_hash(folder / name) for name in FILES[format]}
+    return {name: durable.file_hash(folder / name) for name in FILES[format]}
 
 
 def must_be_whole(folder: Path, format: str) -> None:
@@ -26,9 +27,9 @@ def must_be_whole(folder: Path, format: str) -> None:
     Raises:
         UserError: a file of the exported model is not what was written, or nothing says what was.
     """
-    recorded = (modelfolder.read_provenance(folder) or {}).get("files")
+    recorded = (read_provenance(folder) or {}).get("files")
     if not isinstance(recorded, dict):
-        raise UserError(f"{folder} has no hashes of its files in {modelfolder.PROVENANCE}; {AGAIN}")
+        raise UserError(f"{folder} has no hashes of its files in {PROVENANCE}; {AGAIN}")
     try:
         found = hashes(folder, format)
     except OSError as error:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from pruneonce import modelfolder, quantization
+from pruneonce import quantization
 from pruneonce.errors import UserError
 from pruneonce.export.qdq import OPSET, pack_int4, say_zero_points, with_nodes
+from pruneonce.models import load_as_saved, load_tokenizer
 
 FILE = "model.onnx"
 
@@ -50,9 +51,9 @@ def to_onnx(source: str | Path, folder: Path) -> Path:
         UserError: there is no model, or the extra `onnx` is not installed.
     """
     need("onnxscript", "onnx")
-    tokenizer = modelfolder.load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     is_quantized = quantization.is_quantized(source)
-    model = quantization.load(source) if is_quantized else modelfolder.load_as_saved(source).eval()
+    model = quantization.load(source) if is_quantized else load_as_saved(source).eval()
     model.set_attn_implementation("eager")  # plain MatMul and Softmax, which engines know to fuse
     example = _example(model, tokenizer)
     with torch.no_grad():

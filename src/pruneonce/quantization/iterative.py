@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruneonce import distributed
 from pruneonce.errors import UserError
 from pruneonce.quantization import product
 from pruneonce.quantization.codebooks import FILE, Codebook
 from pruneonce.quantization.selection import quantizable, tables
 from pruneonce.recipe import ProductQuantize
-from pruneonce.sparsity.sparsifier import Locked
+from pruneonce.system import distributed
+from pruneonce.training.sparsifier import Locked
 
 Group = dict[str, Tensor]  # parameters by their name in the model
 

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneonce import modelfolder
 from pruneonce.errors import UserError
+from pruneonce.models import grid, load_as_saved
 from pruneonce.quantization.embedding import LearningEmbedding, QuantizedEmbedding
 from pruneonce.quantization.functions import ACTIVATION_MAX
 from pruneonce.quantization.linear import LearningLinear, QuantizedLinear
 from pruneonce.quantization.selection import check_fits, quantizable, tables
 from pruneonce.recipe import Quantization
-from pruneonce.storage import grid
+from pruneonce.system import durable
 
 INPUTS = "quantized_inputs.json"
 
@@ -97,7 +97,7 @@ def save(quantized: dict[str, Quantized], folder: Path) -> None:
         for name, module in quantized.items()
         if isinstance(module, QuantizedLinear) and module.input_grid is not None
     }
-    modelfolder.write_json(inputs, folder / INPUTS)
+    durable.write_json(inputs, folder / INPUTS)
 
 
 def is_quantized(folder: str | Path) -> bool:
@@ -121,7 +121,7 @@ def load(folder: str | Path) -> Any:
     """
     if not is_quantized(folder):
         raise UserError(f"{folder} is not quantized: it has no {grid.FILE}")
-    model = modelfolder.load_as_saved(folder)
+    model = load_as_saved(folder)
     restore(model, folder)
     return model.eval()
 
@@ -129,7 +129,7 @@ def load(folder: str | Path) -> Any:
 def restore(model: nn.Module, folder: str | Path) -> None:
     """Make the plain `model` of a quantized model folder the fake-quantized one, in place."""
     modules = dict(model.named_modules())
-    inputs = modelfolder.read_json(Path(folder) / INPUTS) or {}
+    inputs = durable.read_json(Path(folder) / INPUTS) or {}
     made: dict[str, Quantized] = {}
     for weight_name, weights in grid.load(Path(folder)).items():
         name = weight_name.removesuffix(".weight")

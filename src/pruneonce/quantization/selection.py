@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from pruneonce.errors import UserError
+from pruneonce.models.architectures import base_of, embedding_tables, prunable_weights
 from pruneonce.recipe import Quantization
-from pruneonce.sparsity import base_of, embedding_tables, prunable_weights
 
 
 def quantizable(model: nn.Module, head: bool = True) -> dict[str, nn.Linear]:

@@ -1,5 +1,7 @@
 """The recipe: what to run, as frozen validated objects. A recipe is data; nothing here starts work."""
 
+from pruneonce.config.lengths import as_steps
+from pruneonce.config.validation import validate
 from pruneonce.recipe.loading import find, load, shipped
 from pruneonce.recipe.merging import changed, set_value
 from pruneonce.recipe.presets import PRESETS, with_preset
@@ -28,7 +30,6 @@ from pruneonce.recipe.sections import (
     Training,
     Transfer,
     Zeros,
-    as_steps,
 )
 from pruneonce.recipe.swept import Baselines, Sweep, Swept, SweptGradual, SweptTeacher, SweptTransfer
 from pruneonce.recipe.tasks import (
@@ -44,7 +45,6 @@ from pruneonce.recipe.tasks import (
     make_task,
 )
 from pruneonce.recipe.whole import Recipe
-from pruneonce.validation import validate
 
 __all__ = [
     "KINDS",

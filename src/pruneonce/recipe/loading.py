@@ -7,12 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pruneonce import safe_yaml
+from pruneonce.config import safe_yaml
+from pruneonce.config.validation import validate
 from pruneonce.errors import UserError
 from pruneonce.recipe.merging import merge, set_value
 from pruneonce.recipe.presets import with_presets
 from pruneonce.recipe.whole import Recipe
-from pruneonce.validation import validate
 
 RECIPES = Path(str(resources.files("pruneonce") / "recipes"))
 

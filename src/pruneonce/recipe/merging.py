@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pruneonce import safe_yaml
+from pruneonce.config import safe_yaml
+from pruneonce.config.validation import validate
 from pruneonce.errors import UserError
-from pruneonce.validation import validate
 
 
 def changed(section: Any, changes: dict[str, Any], at: str = "") -> Any:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
-from pruneonce.methods import Options, plugins
-from pruneonce.validation import KIND
+from pruneonce.config.validation import KIND
+from pruneonce.plugins import Options, plugins
 
 
 def _named(method: Any) -> Any:

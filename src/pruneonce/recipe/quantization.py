@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pruneonce.config.section import Section
 from pruneonce.recipe.sections import Transfer
-from pruneonce.section import Section
 
 Granularity = Literal["channel", "tensor", "group"]
 

@@ -10,18 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pruneonce.config.pattern import Pattern
+from pruneonce.config.section import Section
 from pruneonce.recipe.method import AnyMethod, must_work_in
-from pruneonce.recipe.pattern import Pattern
-from pruneonce.section import Section
 
 Objective = Literal["mlm", "hidden", "both"]
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Format = Literal["onnx", "openvino"]
-
-
-def as_steps(length: float, total: int) -> int:
-    """`length` in steps: a fraction of `total` when below 1, steps otherwise."""
-    return round(length * total) if length < 1 else round(length)
 
 
 class Corpus(Section):

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from pruneonce.config.validation import KIND, validate
 from pruneonce.errors import UserError
 from pruneonce.recipe.presets import with_preset
 from pruneonce.recipe.sections import Section, Transfer
-from pruneonce.validation import KIND, validate
 
 
 class Task(Section):

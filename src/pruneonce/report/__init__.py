@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
-from pruneonce.modelfolder import read_json
 from pruneonce.report import comparison, plots, speed
-from pruneonce.report.wording import listed, megabytes, of_seeds, percent, readable, tenths
+from pruneonce.system.durable import read_json
+from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, tenths
 
 __all__ = ["of_seeds", "verdict", "write_report"]
 

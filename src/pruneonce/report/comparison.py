@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from pruneonce.report import plots
-from pruneonce.report.wording import percent, readable, spread, tenths
+from pruneonce.wording import percent, readable, spread, tenths
 
 UNQUANTIZED = ("sparse", "one-shot", "gradual")
 LONGEST = 22  # letters of a task's name in the picture

@@ -18,7 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from pruneonce.shown import milliseconds
+from pruneonce.wording import milliseconds
 
 # Colours that stand for what the page's CSS says; nothing else is drawn in them.
 INK = "#010203"

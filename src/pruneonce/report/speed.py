@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruneonce.report import plots
-from pruneonce.shown import ENGINES, milliseconds
+from pruneonce.wording import ENGINES, milliseconds
 
 REAL = "real"
 

@@ -1,15 +1,6 @@
 """Masks, schedules, and the account of a model's zeros."""
 
-from pruneonce.sparsity.inspection import Inspection, Verification, inspect_model, inspect_module, verify
-from pruneonce.sparsity.masks import (
-    apply_masks,
-    locked_masks,
-    magnitude_masks,
-    pattern_hash,
-    sparsity_of,
-)
-from pruneonce.sparsity.patterns import Masks, exact_k_mask, holds, masks_of
-from pruneonce.sparsity.prunable import (
+from pruneonce.models.architectures import (
     ARCHITECTURES,
     attention_inputs,
     base_of,
@@ -17,6 +8,9 @@ from pruneonce.sparsity.prunable import (
     embedding_tables,
     prunable_weights,
 )
+from pruneonce.sparsity.inspection import Inspection, Verification, inspect_model, inspect_module, verify
+from pruneonce.sparsity.masks import apply_masks, locked_masks, magnitude_masks, pattern_hash, sparsity_of
+from pruneonce.sparsity.patterns import Masks, exact_k_mask, holds, masks_of
 from pruneonce.sparsity.schedule import PruningSchedule, cubic_sparsity, linear_multiplier, rewound_multiplier
 
 __all__ = [

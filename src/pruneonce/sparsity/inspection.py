@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from pruneonce.errors import UserError
-from pruneonce.modelfolder import load_encoder, read_provenance
+from pruneonce.models import load_encoder, read_provenance
+from pruneonce.models.architectures import prunable_weights
 from pruneonce.sparsity.masks import locked_masks, pattern_hash, sparsity_of
-from pruneonce.sparsity.prunable import prunable_weights
 
 
 @dataclass(frozen=True)

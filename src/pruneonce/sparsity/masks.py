@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pruneonce.recipe.pattern import UNSTRUCTURED, Pattern
+from pruneonce.config.pattern import UNSTRUCTURED, Pattern
 from pruneonce.sparsity.patterns import Allocation, Masks, group_means, masks_of
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pruneonce.config.pattern import Pattern
 from pruneonce.errors import UserError
-from pruneonce.recipe.pattern import Pattern
 
 Masks = dict[str, Tensor]
 Allocation = Literal["uniform", "global"]

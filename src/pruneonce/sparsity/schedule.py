@@ -8,9 +8,10 @@ resumed run goes on where it stopped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from pruneonce.config.lengths import as_steps
 from pruneonce.errors import UserError
-from pruneonce.recipe import Sparsification, as_steps
 
 
 def cubic_sparsity(step: int, start: int, end: int, initial: float, final: float) -> float:
@@ -47,6 +48,25 @@ def rewound_multiplier(step: int, total: int, warmup: int, start: int, end: int,
     return max(0.0, left / decay)
 
 
+class Ramp(Protocol):
+    """The settings that a schedule is made of: a recipe's `Sparsification`."""
+
+    @property
+    def sparsity(self) -> float: ...
+    @property
+    def initial_sparsity(self) -> float: ...
+    @property
+    def start(self) -> float: ...
+    @property
+    def end(self) -> float: ...
+    @property
+    def until(self) -> float: ...
+    @property
+    def every(self) -> float: ...
+    @property
+    def rewind(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class PruningSchedule:
     """`Sparsification` settings in steps of a run of `total` steps."""
@@ -60,7 +80,7 @@ class PruningSchedule:
     rewind: bool
 
     @classmethod
-    def of(cls, settings: Sparsification, total: int) -> PruningSchedule:
+    def of(cls, settings: Ramp, total: int) -> PruningSchedule:
         start, end, until = (as_steps(x, total) for x in (settings.start, settings.end, settings.until))
         if not start < end < total:
             raise UserError(

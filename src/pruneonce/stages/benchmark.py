@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from pruneonce import machine, modelfolder, quantization
+from pruneonce import quantization
 from pruneonce.engines import ENGINES, Engine, engine_of, open_engine, open_file, require
 from pruneonce.engines.engine import Array
+from pruneonce.engines.timing import Work, figures, in_turns
 from pruneonce.errors import UserError
 from pruneonce.export import to_onnx
 from pruneonce.export.onnx import need
 from pruneonce.export.openvino import convert
-from pruneonce.machine import processor
+from pruneonce.models import load_config, load_tokenizer, read_provenance
+from pruneonce.models.architectures import check_length
 from pruneonce.recipe import Benchmark
-from pruneonce.stages.common import check_length
-from pruneonce.timing import Work, figures, in_turns
+from pruneonce.system import machine
+from pruneonce.system.machine import processor
 
 ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts
 NO_ENGINE = "PyTorch would run it as fake quantization, which is no faster than fp32"
@@ -116,7 +118,7 @@ def _contender(name: str, folder: str | Path, settings: Benchmark, work: Path) -
         raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")
     if not own and engines != ["torch"]:
         need("onnxscript", "onnx")
-    made = modelfolder.read_provenance(folder) or {}
+    made = read_provenance(folder) or {}
     weights = made.get("weights", "unknown") if own else quantization.weights_of(folder)
     return Contender(name, folder, weights, engines, work)
 
@@ -158,7 +160,7 @@ def _call(engine: Engine, batch: Batch) -> Any:
 
 def _grid(contenders: Sequence[Contender], settings: Benchmark) -> dict[tuple[int, int], Batch]:
     """`{(batch, length): input}`, the same random tokens for all models, none of them padding to any."""
-    configs = [modelfolder.load_config(contender.folder) for contender in contenders]
+    configs = [load_config(contender.folder) for contender in contenders]
     usable = set(range(min(config.vocab_size for config in configs))) - {config.pad_token_id for config in configs}
     draw = np.random.default_rng(0)
     grid = {}
@@ -180,7 +182,7 @@ def _sample(texts: Sequence[Text] | None, number: int) -> list[Text]:
 
 def _text_batches(folder: str | Path, texts: Sequence[Text], size: int, longest: int) -> list[Batch]:
     """Real texts in batches of similar length, padded to the longest of the batch; one alone is not padded at all."""
-    tokenizer = modelfolder.load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
 
     def encode(some: Sequence[Text]) -> Batch:
         columns = [list(column) for column in zip(*((t,) if isinstance(t, str) else t for t in some), strict=True)]

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from pruneonce import distributed, durable, locks, modelfolder
 from pruneonce.console import console
 from pruneonce.data.corpus import blocks_of
 from pruneonce.errors import InUseError, UserError
-from pruneonce.machine import has_bf16
+from pruneonce.models import BEGUN, content_key, dropouts, load_config, read_provenance, remove_scratch, save_model
 from pruneonce.recipe import Corpus, Section, Training
 from pruneonce.sparsity import inspect_module
+from pruneonce.system import distributed, durable, locks
+from pruneonce.system.machine import has_bf16
 from pruneonce.training import Trained, total_steps
 
 P = ParamSpec("P")
@@ -32,7 +33,7 @@ def tidy(stage: Callable[P, Path]) -> Callable[P, Path]:
 
     @wraps(stage)
     def run(*args: P.args, **kwargs: P.kwargs) -> Path:
-        begun = modelfolder.partial(inspect.signature(stage).bind(*args, **kwargs).arguments["output"])
+        begun = durable.partial(inspect.signature(stage).bind(*args, **kwargs).arguments["output"])
         is_new = not begun.exists()
         with locks.scope():
             try:
@@ -57,38 +58,23 @@ def is_made(output: Path, key: str) -> bool:
 
 
 def _is_made(output: Path, key: str) -> bool:
-    made = modelfolder.read_provenance(output)
+    made = read_provenance(output)
     if made and made.get("key") == key:
-        modelfolder.clear(output)
+        remove_scratch(output)
         console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
         return True
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} already holds something else; choose another output or remove it")
-    begun = modelfolder.partial(output)
+    begun = durable.partial(output)
     with durable.writing(output):
         begun.mkdir(parents=True, exist_ok=True)
         locks.take(begun)
-        unfinished = modelfolder.read_json(begun / modelfolder.BEGUN)
+        unfinished = durable.read_json(begun / BEGUN)
         if unfinished is None:
-            modelfolder.write_json({"key": key}, begun / modelfolder.BEGUN)
+            durable.write_json({"key": key}, begun / BEGUN)
         elif unfinished["key"] != key:
             raise UserError(f"{begun} is unfinished work of other settings or other data; remove it to start again")
     return False
-
-
-def check_length(length: int, model: str | Path, key: str) -> None:
-    """Texts longer than a model has positions for would fail deep inside it.
-
-    Args:
-        length: tokens of the longest input.
-        key: the recipe's name for `length`.
-    """
-    config = modelfolder.load_config(model)
-    # Where positions do not count from 0. MPNet's code has a padding token of its own, whatever its configuration says.
-    first = {"roberta": (config.pad_token_id or 0) + 1, "mpnet": 2}.get(config.model_type, 0)
-    longest = config.max_position_embeddings - first
-    if length > longest:
-        raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")
 
 
 def corpus_blocks(corpus: Corpus, settings: Training, tokenizer: Any, cache: Path, seed: int) -> tuple[Any, Any, int]:
@@ -128,8 +114,8 @@ def finish(
     final: dict[str, float] | None = None,
 ) -> Path:
     """Save the model folder with its provenance and metrics, the model's own dropout restored."""
-    usual = modelfolder.load_config(source)
-    for name in modelfolder.dropouts(usual):
+    usual = load_config(source)
+    for name in dropouts(usual):
         setattr(model.config, name, getattr(usual, name))
 
     def save() -> None:
@@ -138,7 +124,7 @@ def finish(
             "stage": stage,
             "key": key,
             "source": str(source),
-            "parents": [modelfolder.content_key(source)],
+            "parents": [content_key(source)],
             "settings": settings.model_dump(),
             "seed": seed,
             "training": trained.spent() if trained else {"steps": 0, "tokens": 0, "seconds": 0.0},
@@ -150,7 +136,7 @@ def finish(
             },
         }
         metrics = {"history": trained.history if trained else [], "final": final or {}}
-        modelfolder.save(model.cpu(), tokenizer, output, source=source, provenance=provenance, metrics=metrics)
+        save_model(model.cpu(), tokenizer, output, source=source, provenance=provenance, metrics=metrics)
 
     distributed.by_first(save)
     return output

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruneonce import modelfolder, quantization
+from pruneonce import quantization
 from pruneonce.engines import engine_of, open_engine
 from pruneonce.errors import UserError
-from pruneonce.prediction import in_batches, predict
+from pruneonce.models import load_config, load_tokenizer
+from pruneonce.models.architectures import check_length
 from pruneonce.recipe import Task
-from pruneonce.stages.common import begin, check_length
+from pruneonce.stages.common import begin
 from pruneonce.tasks import Batch, Collate, Kind, kind_of
 from pruneonce.tasks.kind import Array
+from pruneonce.tasks.prediction import in_batches, predict
 
 
 def evaluate(
@@ -39,10 +41,10 @@ def evaluate(
     kind = kind_of(task).for_model(model)
     with TemporaryDirectory() as scratch:
         data = kind.load(cache or Path(scratch))
-        kind.check_model(modelfolder.load_config(model), data, str(model))
+        kind.check_model(load_config(model), data, str(model))
         engine = engine_of(model)
         run = _in_engine(model, kind, engine) if engine else _in_torch(model, kind, device)
-        tokenizer = modelfolder.load_tokenizer(model)
+        tokenizer = load_tokenizer(model)
         collate = kind.collate(tokenizer)
         found = {}
         for split in splits or [name for name in data.splits if name != "train"]:

@@ -6,11 +6,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
-from pruneonce import distributed, modelfolder, quantization
+from pruneonce import quantization
 from pruneonce.errors import UserError
 from pruneonce.export import files, to_onnx, to_openvino
+from pruneonce.models import (
+    LIBRARIES,
+    PROVENANCE,
+    content_key,
+    copy_sentence_transformer,
+    key_of,
+    load_config,
+    load_tokenizer,
+    publish_folder,
+)
 from pruneonce.recipe import Format
 from pruneonce.stages.common import is_made, tidy
+from pruneonce.system import distributed, durable
 
 
 @tidy
@@ -27,30 +38,30 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
     """
     if format not in get_args(Format):
         raise UserError(f"no format {format!r}; there are {', '.join(get_args(Format))}")
-    key = modelfolder.key_of("export", modelfolder.content_key(model), format)
+    key = key_of("export", content_key(model), format)
     if not is_made(output, key):
         distributed.by_first(lambda: _write(model, output, format, key))
     return output
 
 
 def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
-    folder = modelfolder.partial(output)
+    folder = durable.partial(output)
     (to_onnx if format == "onnx" else to_openvino)(model, folder)
-    config = modelfolder.load_config(model)
+    config = load_config(model)
     config.save_pretrained(folder)
-    modelfolder.load_tokenizer(model).save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
     if any(name.endswith("Model") for name in config.architectures or []):
-        modelfolder.copy_sentence_transformer(model, folder)
-    libraries = (*modelfolder.LIBRARIES, *(["onnx"] if format == "onnx" else ["onnx", "openvino"]))
+        copy_sentence_transformer(model, folder)
+    libraries = (*LIBRARIES, *(["onnx"] if format == "onnx" else ["onnx", "openvino"]))
     provenance = {
         "stage": "export",
         "key": key,
         "source": str(model),
-        "parents": [modelfolder.content_key(model)],
+        "parents": [content_key(model)],
         "settings": {"format": format},
         "files": files.hashes(folder, format),
         "weights": quantization.weights_of(model),
         "versions": {name: version(name) for name in libraries},
     }
-    modelfolder.write_json(provenance, folder / modelfolder.PROVENANCE)
-    modelfolder.publish(output)
+    durable.write_json(provenance, folder / PROVENANCE)
+    publish_folder(output)

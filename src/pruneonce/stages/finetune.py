@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneonce import distributed, modelfolder
 from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
-from pruneonce.distillation import hidden_distillation, relation_distillation, states
 from pruneonce.errors import UserError
-from pruneonce.methods import Method, make
+from pruneonce.models import content_key, key_of, load_config, load_tokenizer, without_dropout
+from pruneonce.models.architectures import base_of, check_length, prunable_weights
+from pruneonce.plugins import Method, make
+from pruneonce.plugins.run import Objective
 from pruneonce.recipe import Task, Training, Transfer
-from pruneonce.relations import captured
-from pruneonce.sparsity import base_of, prunable_weights
-from pruneonce.sparsity.sparsifier import Locked
-from pruneonce.stages.common import begin, check_length, finish, freeze, is_made, tidy
+from pruneonce.stages.common import begin, finish, freeze, is_made, tidy
+from pruneonce.system import distributed, durable
 from pruneonce.tasks import Kind, TaskData, kind_of
-from pruneonce.training import Batch, Objective, examples_of, total_steps, train, unwrapped
+from pruneonce.tasks.objectives import distilled_objective, task_objective
+from pruneonce.training import examples_of, total_steps, train
+from pruneonce.training.sparsifier import Locked
 
 # Makes the sparsifier from the prunable weights, the number of steps and the method.
 MakeSparsifier = Callable[[Mapping[str, Tensor], int, Method], Locked]
@@ -57,60 +58,6 @@ def finetune(
     )
 
 
-def task_objective(kind: Kind[Any]) -> Objective:
-    """The loss with the labels."""
-
-    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        labels = batch.pop("labels")
-        return {"loss": kind.loss(kind.output(model(**batch), batch["attention_mask"]).float(), labels)}
-
-    return objective
-
-
-def distilled_objective(
-    kind: Kind[Any], teacher: nn.Module, settings: Transfer, teacher_kind: Kind[Any] | None = None
-) -> Objective:
-    """`a_task L_task + a_kd L_kd + a_hidden L_hidden + a_relation L_relation`.
-
-    `L_kd` is the kind's distance of the outputs, for classes `T^2 KL(teacher || student)`
-    (https://arxiv.org/abs/2111.05754, section 3); `L_hidden` that of the hidden states of every layer
-    (https://arxiv.org/abs/2310.06927, equation 1); `L_relation` that of how tokens are related to each other in them
-    (https://arxiv.org/abs/2012.15828, section 3.1).
-
-    Args:
-        teacher: frozen, on the device of training.
-        settings: none left to the kind of task, see `Task.completed`.
-        teacher_kind: reads the teacher's outputs; None: as the student's.
-    """
-    teacher_kind = teacher_kind or kind
-    hidden_weight, related = settings.hidden_weight or 0.0, settings.relation_weight > 0
-
-    def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        labels, mask = batch.pop("labels", None), batch["attention_mask"]
-        with captured(teacher, related) as their_vectors, torch.no_grad():
-            theirs = teacher(**batch, output_hidden_states=hidden_weight > 0)
-        with captured(unwrapped(model), related) as our_vectors:
-            ours = model(**batch, output_hidden_states=hidden_weight > 0)
-        output = kind.output(ours, mask).float()
-        parts: dict[str, Tensor] = {}
-        if settings.kd_weight:
-            wanted = teacher_kind.output(theirs, mask).float()
-            parts["kd"] = settings.kd_weight * kind.distillation(output, wanted, mask, settings.temperature)
-        if settings.task_weight:
-            assert labels is not None, "`check_settings` refuses a weight of what there is not"
-            parts["task"] = settings.task_weight * kind.loss(output, labels)
-        if hidden_weight:
-            parts["hidden"] = hidden_weight * hidden_distillation(states(ours, mask), states(theirs, mask))
-        if related:
-            parts["relations"] = settings.relation_weight * relation_distillation(our_vectors, their_vectors, mask)
-        return {
-            "loss": torch.stack(list(parts.values())).sum(),
-            **{name: part.detach() for name, part in parts.items()},
-        }
-
-    return objective
-
-
 @tidy
 def run(
     stage: str,
@@ -129,24 +76,22 @@ def run(
     """One fine-tuning run: by distillation with a `teacher` (`settings` are a `Transfer` then), else by labels."""
     if isinstance(settings, Transfer):
         settings = task.completed(settings)
-    parents = [modelfolder.content_key(folder) for folder in (model, teacher) if folder is not None]
-    key = modelfolder.key_of(stage, parents, task_key(task, taught=teacher is not None), settings.model_dump(), seed)
+    parents = [content_key(folder) for folder in (model, teacher) if folder is not None]
+    key = key_of(stage, parents, task_key(task, taught=teacher is not None), settings.model_dump(), seed)
     device = begin(seed)
     if is_made(output, key):
         return output
     check_length(task.max_length, model, "max_length")
-    begun = modelfolder.partial(output)
+    begun = durable.partial(output)
     cache = cache or begun / "cache"
-    tokenizer = modelfolder.load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     kind = kind_of(task).for_model(model)
     kind.check_settings(settings)
     data = distributed.first_then_all(lambda: kind.load(cache))
     rows = data.splits["train"] if teacher is None else data.taught
     examples = kind.encode(rows, tokenizer, training=True)
-    config = modelfolder.load_config(model)
-    student = kind.load_model(model, **kind.config(data), **modelfolder.without_dropout(config, settings.dropout)).to(
-        device
-    )
+    config = load_config(model)
+    student = kind.load_model(model, **kind.config(data), **without_dropout(config, settings.dropout)).to(device)
     objective = task_objective(kind)
     if teacher is not None:
         assert isinstance(settings, Transfer)
@@ -204,7 +149,7 @@ def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student:
     Raises:
         UserError: the teacher is for other labels, or its outputs or hidden states are not like the student's.
     """
-    config = modelfolder.load_config(teacher)
+    config = load_config(teacher)
     kind.check_model(config, data, f"the teacher {teacher}")
     kind.check_teacher(student, config, f"the teacher {teacher}")
     sizes = [(each.num_hidden_layers, each.hidden_size) for each in (student, config)]

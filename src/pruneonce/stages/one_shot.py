@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pruneonce import distributed, modelfolder
-from pruneonce.attention import fast_attention
 from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
-from pruneonce.machine import keep_freed_memory
-from pruneonce.methods import make
-from pruneonce.methods.run import Run
+from pruneonce.models import content_key, key_of, load_tokenizer
+from pruneonce.models.architectures import check_length, prunable_weights
+from pruneonce.plugins import make
+from pruneonce.plugins.run import Run
 from pruneonce.recipe import OneShot, Task
-from pruneonce.sparsity import locked_masks, prunable_weights, sparsity_of
-from pruneonce.sparsity.sparsifier import Gradual
-from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
-from pruneonce.stages.finetune import task_objective
+from pruneonce.sparsity import locked_masks, sparsity_of
+from pruneonce.stages.common import begin, finish, is_made, tidy
+from pruneonce.system import distributed, durable
+from pruneonce.system.machine import keep_freed_memory
 from pruneonce.tasks import kind_of
+from pruneonce.tasks.objectives import task_objective
+from pruneonce.training.attention import fast_attention
+from pruneonce.training.sparsifier import Gradual
 
 
 @tidy
@@ -35,15 +37,15 @@ def one_shot(
     Raises:
         UserError: the model has as many zeros already, or a mistake in the model, the task or the settings.
     """
-    key = modelfolder.key_of("one-shot", modelfolder.content_key(model), task_key(task), settings.model_dump(), seed)
+    key = key_of("one-shot", content_key(model), task_key(task), settings.model_dump(), seed)
     if is_made(output, key):
         return output
     check_length(task.max_length, model, "max_length")
     if settings.method and not task.trains_teacher:
         raise UserError(f"{settings.method.name} judges weights by labels, and `kind: {task.kind}` has none to learn")
     device = begin(seed)
-    begun = modelfolder.partial(output)
-    tokenizer = modelfolder.load_tokenizer(model)
+    begun = durable.partial(output)
+    tokenizer = load_tokenizer(model)
     kind = kind_of(task).for_model(model)
     pruned = kind.load_finished(model).to(device)
     data = distributed.first_then_all(lambda: kind.load(cache or begun / "cache"))

@@ -9,15 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pruneonce import checkpoints, modelfolder
+from pruneonce.config.lengths import as_steps
 from pruneonce.console import console
 from pruneonce.data.blocks import Collate, in_order, masked_collator
 from pruneonce.data.corpus import corpus_key
-from pruneonce.recipe import Corpus, Prepare, as_steps, changed
-from pruneonce.sparsity import base_of
-from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, is_made, tidy
-from pruneonce.stages.objectives import held_out_loss, load_vocabulary_model, mlm_objective
-from pruneonce.training import examples_of, train
+from pruneonce.losses.objectives import held_out_loss, mlm_objective
+from pruneonce.models import content_key, key_of, load_config, load_tokenizer, load_vocabulary_model, without_dropout
+from pruneonce.models.architectures import base_of, check_length
+from pruneonce.recipe import Corpus, Prepare, changed
+from pruneonce.stages.common import begin, corpus_blocks, finish, is_made, tidy
+from pruneonce.system import durable
+from pruneonce.training import checkpoints, examples_of, train
 
 
 @tidy
@@ -40,17 +42,15 @@ def prepare(
         UserError: a mistake in the model, the corpus or the settings.
     """
     check_length(corpus.block_length, model, "corpus.block_length")
-    tokenizer = modelfolder.load_tokenizer(model)
-    key = modelfolder.key_of(
-        "prepare", modelfolder.content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed
-    )
+    tokenizer = load_tokenizer(model)
+    key = key_of("prepare", content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed)
     device = begin(seed)
     if is_made(output, key):
         return output
-    begun = modelfolder.partial(output)
+    begun = durable.partial(output)
     blocks, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
-    config = modelfolder.load_config(model)
-    teacher, new_head = load_vocabulary_model(model, **modelfolder.without_dropout(config, settings.dropout))
+    config = load_config(model)
+    teacher, new_head = load_vocabulary_model(model, **without_dropout(config, settings.dropout))
     teacher.to(device)
     collate = masked_collator(tokenizer, settings.mlm_probability, seed)
     if new_head and checkpoints.newest(begun / "checkpoints") is None:

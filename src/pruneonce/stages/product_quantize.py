@@ -12,14 +12,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pruneonce import distributed
 from pruneonce.console import console
-from pruneonce.methods import Method
+from pruneonce.plugins import Method
 from pruneonce.quantization import codebooks
 from pruneonce.quantization.iterative import Group, OnCodebooks, describe, groups_of
 from pruneonce.recipe import ProductQuantize, Task
-from pruneonce.sparsity.sparsifier import Locked
 from pruneonce.stages.finetune import run
+from pruneonce.system import distributed
+from pruneonce.training.sparsifier import Locked
 
 
 def product_quantize(

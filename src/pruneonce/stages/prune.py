@@ -10,27 +10,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pruneonce import modelfolder
+from pruneonce.config.pattern import Pattern
 from pruneonce.console import console
 from pruneonce.data.blocks import in_order, in_pieces, masked_collator, plain_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.data.packing import frame_of
 from pruneonce.errors import UserError
-from pruneonce.methods import make
-from pruneonce.recipe import Corpus, Prune
-from pruneonce.recipe.pattern import Pattern
-from pruneonce.sparsity import (
-    PruningSchedule,
-    apply_masks,
-    base_of,
-    describe,
-    magnitude_masks,
-    prunable_weights,
+from pruneonce.losses.objectives import held_out_loss, likelihood_objective, pruning_objective
+from pruneonce.models import (
+    content_key,
+    key_of,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    load_vocabulary_model,
+    without_dropout,
 )
-from pruneonce.sparsity.sparsifier import Gradual, Locked
-from pruneonce.stages.common import begin, check_length, corpus_blocks, finish, freeze, is_made, tidy
-from pruneonce.stages.objectives import held_out_loss, likelihood_objective, load_vocabulary_model, pruning_objective
+from pruneonce.models.architectures import base_of, check_length, describe, prunable_weights
+from pruneonce.plugins import make
+from pruneonce.recipe import Corpus, Prune
+from pruneonce.sparsity import PruningSchedule, apply_masks, magnitude_masks
+from pruneonce.stages.common import begin, corpus_blocks, finish, freeze, is_made, tidy
+from pruneonce.system import durable
 from pruneonce.training import examples_of, train
+from pruneonce.training.sparsifier import Gradual, Locked
 
 SHORTEST = 8  # tokens of a text, special tokens included; as of `corpus.block_length`
 
@@ -62,15 +65,13 @@ def prune(
     if teacher is not None:
         check_same_shape(model, teacher)
     check_length(corpus.block_length, model, "corpus.block_length")
-    tokenizer = modelfolder.load_tokenizer(model)
-    of_teacher = [] if teacher is None else [modelfolder.content_key(teacher)]
-    key = modelfolder.key_of(
-        "prune", modelfolder.content_key(model), *of_teacher, corpus_key(corpus, tokenizer), settings.model_dump(), seed
-    )
+    tokenizer = load_tokenizer(model)
+    of_teacher = [] if teacher is None else [content_key(teacher)]
+    key = key_of("prune", content_key(model), *of_teacher, corpus_key(corpus, tokenizer), settings.model_dump(), seed)
     device = begin(seed)
     if is_made(output, key):
         return output
-    begun = modelfolder.partial(output)
+    begun = durable.partial(output)
     student = load_dense(model, settings, settings.dropout)
     if teacher is not None:
         check_zeros_kept(model, student, settings)
@@ -129,14 +130,14 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
         settings.allocation,
         *([settings.pattern] if "pattern" in settings.model_dump() else []),
     ]
-    key = modelfolder.key_of("prune-one-shot", modelfolder.content_key(model), *asked, seed)
+    key = key_of("prune-one-shot", content_key(model), *asked, seed)
     if is_made(output, key):
         return output
-    student = modelfolder.load_encoder(model)
+    student = load_encoder(model)
     weights = prunable_weights(student)
     pattern = Pattern.parse(settings.pattern)
     apply_masks(weights, magnitude_masks(weights, settings.sparsity, settings.allocation, pattern=pattern))
-    tokenizer = modelfolder.load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     return finish(
         student,
         tokenizer,
@@ -170,7 +171,7 @@ def check_same_shape(model: str | Path, teacher: str | Path) -> None:
     ours, theirs = (
         f"a {config.model_type} of {config.num_hidden_layers} layers, width {config.hidden_size} and "
         f"{config.vocab_size} words"
-        for config in map(modelfolder.load_config, (model, teacher))
+        for config in map(load_config, (model, teacher))
     )
     if ours != theirs:
         raise UserError(
@@ -195,9 +196,9 @@ def load_dense(model: str | Path, settings: Prune, dropout: float | None, *, hea
     Raises:
         UserError: the model has no MLM head, the objective needs one, and it may not be new.
     """
-    overrides = modelfolder.without_dropout(modelfolder.load_config(model), dropout)
+    overrides = without_dropout(load_config(model), dropout)
     if settings.objective == "hidden":
-        return modelfolder.load_encoder(model, **overrides)
+        return load_encoder(model, **overrides)
     loaded, new_head = load_vocabulary_model(model, **overrides)
     if new_head and not head_may_be_new:
         raise UserError(

@@ -13,15 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruneonce import distributed, modelfolder, quantization
+from pruneonce import quantization
 from pruneonce.console import console
 from pruneonce.data.keys import task_key
-from pruneonce.methods import Method
+from pruneonce.models import content_key, key_of, load_tokenizer
+from pruneonce.models.architectures import check_length
+from pruneonce.plugins import Method
 from pruneonce.recipe import Calibrate, Quantization, Quantize, Task
-from pruneonce.sparsity.sparsifier import Locked
-from pruneonce.stages.common import begin, check_length, finish, is_made, tidy
+from pruneonce.stages.common import begin, finish, is_made, tidy
 from pruneonce.stages.finetune import run
+from pruneonce.system import distributed, durable
 from pruneonce.tasks import kind_of
+from pruneonce.training.sparsifier import Locked
 
 
 def quantize(
@@ -83,13 +86,13 @@ def calibrate(
     Raises:
         UserError: a mistake in the model, the task or the settings.
     """
-    key = modelfolder.key_of("calibrate", modelfolder.content_key(model), task_key(task), settings.model_dump(), seed)
+    key = key_of("calibrate", content_key(model), task_key(task), settings.model_dump(), seed)
     if is_made(output, key):
         return output
     check_length(task.max_length, model, "max_length")
     device = begin(seed)
-    begun = modelfolder.partial(output)
-    tokenizer = modelfolder.load_tokenizer(model)
+    begun = durable.partial(output)
+    tokenizer = load_tokenizer(model)
     kind = kind_of(task)
     calibrated = kind.load_finished(model).to(device).eval()
     learning = _insert(calibrated, settings)

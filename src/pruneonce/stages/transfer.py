@@ -12,10 +12,11 @@ from pathlib import Path
 from torch import Tensor
 
 from pruneonce.errors import UserError
-from pruneonce.methods import Method
+from pruneonce.plugins import Method
 from pruneonce.recipe import Gradual, Task, Transfer
-from pruneonce.sparsity import PruningSchedule, sparsifier
+from pruneonce.sparsity import PruningSchedule
 from pruneonce.stages.finetune import run
+from pruneonce.training import sparsifier
 
 
 def transfer(

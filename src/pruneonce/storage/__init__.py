@@ -1,7 +1,7 @@
 """The packed file: a sparse model, or a family of task models of one sparse parent, in as few bytes as it needs."""
 
+from pruneonce.models.grid import Grid
 from pruneonce.storage.container import SUFFIX
-from pruneonce.storage.grid import Grid
 from pruneonce.storage.packing import pack
 from pruneonce.storage.sizes import Sizes
 from pruneonce.storage.unpacking import load, unpack

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pruneonce.errors import UserError
-from pruneonce.modelfolder import PROVENANCE, key_of, read_provenance
-from pruneonce.storage import coding, grid, sizes, source, unpacking
+from pruneonce.models import PROVENANCE, grid, key_of, read_provenance
+from pruneonce.storage import coding, sizes, source, unpacking
 from pruneonce.storage.coding import Bools
 from pruneonce.storage.container import SUFFIX, PackedFile, Writer
 from pruneonce.storage.index import File, Member, Tensor

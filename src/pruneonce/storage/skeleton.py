@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pruneonce.errors import UserError
-from pruneonce.sparsity import embedding_tables, prunable_weights
+from pruneonce.models.architectures import embedding_tables, prunable_weights
 
 LARGEST = 1 << 20  # a configuration's numbers may be this large whatever the tensors are
 

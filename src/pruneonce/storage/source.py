@@ -12,9 +12,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from pruneonce.errors import UserError
-from pruneonce.storage import grid
+from pruneonce.models import grid
+from pruneonce.models.grid import Grid
 from pruneonce.storage.container import SUFFIX
-from pruneonce.storage.grid import Grid
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
 from pruneonce.storage.skeleton import Skeleton
 

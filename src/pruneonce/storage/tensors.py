@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pruneonce.models.grid import Grid
 from pruneonce.storage import coding, sizes
 from pruneonce.storage.coding import Bools, DamagedError, Int8s
 from pruneonce.storage.container import PackedFile
-from pruneonce.storage.grid import Grid
 from pruneonce.storage.index import DTYPES, Coded, Scales, Tensor
 
 Array = npt.NDArray[np.generic]

@@ -12,16 +12,17 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import save_file
 
-from pruneonce import modelfolder
 from pruneonce.errors import UserError
-from pruneonce.storage import coding, grid
+from pruneonce.models import grid, load_config, load_reporting
+from pruneonce.models.grid import Grid
+from pruneonce.storage import coding
 from pruneonce.storage.coding import DamagedError
 from pruneonce.storage.container import SUFFIX, PackedFile
-from pruneonce.storage.grid import Grid
 from pruneonce.storage.index import Member
 from pruneonce.storage.skeleton import Skeleton, class_of, first_line
 from pruneonce.storage.source import CONFIG, WEIGHTS
 from pruneonce.storage.tensors import decode, weights_hash
+from pruneonce.system import durable
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 
@@ -49,7 +50,7 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
         places = {name: name for name in packed.index.members}
     else:
         places = {_chosen(packed, member): ""}
-    aside = modelfolder.partial(target)
+    aside = durable.partial(target)
     if aside.exists():
         raise UserError(f"{aside} is in the way; remove it")
     try:
@@ -73,7 +74,7 @@ def load(path: str | Path, member: str | None = None) -> Any:
     if Path(path).is_dir() or not (Path(path).is_file() or str(path).endswith(SUFFIX)):
         if member is not None:
             raise UserError(f"{path} is not a packed file and has no members")
-        model, missing = modelfolder.load_reporting(class_of(modelfolder.load_config(path)), path)
+        model, missing = load_reporting(class_of(load_config(path)), path)
         return _complete(model, missing, path)
     packed = PackedFile(Path(path))
     name = _chosen(packed, member)

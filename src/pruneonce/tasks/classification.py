@@ -11,8 +11,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from pruneonce.data.readers import Table
-from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
+from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue
 from pruneonce.recipe import Classification
 from pruneonce.tasks.kind import Array, TaskData

@@ -13,12 +13,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModel
 
-from pruneonce import modelfolder
-from pruneonce.distillation import embedding_distillation, similarity_distillation
 from pruneonce.errors import UserError
+from pruneonce.losses.distillation import embedding_distillation, similarity_distillation
 from pruneonce.metrics import glue
 from pruneonce.metrics.retrieval import ranking
-from pruneonce.pooling import Pooling
+from pruneonce.models import load_encoder
+from pruneonce.models.pooling import Pooling
 from pruneonce.recipe import Embedding, Training, Transfer
 from pruneonce.tasks.judgements import METRICS as RETRIEVAL
 from pruneonce.tasks.judgements import by_query, check_relevances
@@ -97,7 +97,7 @@ class EmbeddingKind(Kind[Embedding]):
         return {}
 
     def load_model(self, source: str | Path, **config: Any) -> Any:
-        return modelfolder.load_encoder(source, **config)
+        return load_encoder(source, **config)
 
     def load_finished(self, source: str | Path) -> Any:
         return self.load_model(source)  # there is no head

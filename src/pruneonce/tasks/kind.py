@@ -23,10 +23,10 @@ from datasets import (
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from pruneonce import modelfolder
 from pruneonce.data import readers
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import UserError
+from pruneonce.models import load_model, load_reporting
 from pruneonce.recipe import Task, Training
 
 Array = np.ndarray[Any, Any]
@@ -132,7 +132,7 @@ class Kind(ABC, Generic[T]):
 
     def load_model(self, source: str | Path, **config: Any) -> Any:
         """A model for the task, its head new where `source` has none."""
-        return modelfolder.load(self.auto, source, **config)
+        return load_model(self.auto, source, **config)
 
     def load_finished(self, source: str | Path) -> Any:
         """A model that was fine-tuned on the task.
@@ -140,7 +140,7 @@ class Kind(ABC, Generic[T]):
         Raises:
             UserError: it has no head for the task.
         """
-        model, missing = modelfolder.load_reporting(self.auto, source)
+        model, missing = load_reporting(self.auto, source)
         if missing:
             raise UserError(
                 f"{source} has no head for {self.task.kind} ({', '.join(sorted(missing))} would be random); give a "

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
 from pruneonce.data.questions import Question, Windows, best_answers, from_table, read, windows
-from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
+from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import squad
 from pruneonce.recipe import QuestionAnswering
 from pruneonce.tasks.kind import Array, Collate, TaskData, no_progress_bars

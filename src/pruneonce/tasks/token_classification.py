@@ -17,8 +17,8 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from pruneonce.data import readers
 from pruneonce.data.conll import read_conll
 from pruneonce.data.readers import Table
-from pruneonce.distillation import logit_distillation
 from pruneonce.errors import UserError
+from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue, spans
 from pruneonce.recipe import TokenClassification
 from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, no_progress_bars, shown

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pruneonce.config.pattern import Pattern
 from pruneonce.errors import UserError
-from pruneonce.methods import Method
-from pruneonce.methods.run import Run
+from pruneonce.plugins import Method
+from pruneonce.plugins.run import Run
 from pruneonce.recipe import Sparsification
-from pruneonce.recipe.pattern import Pattern
 from pruneonce.sparsity import PruningSchedule
 from pruneonce.sparsity.patterns import blocks, group_sizes
 

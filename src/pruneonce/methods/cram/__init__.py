@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from pruneonce.methods.plugin import Options, Plugin
+from pruneonce.plugins.plugin import Options, Plugin
 
 
 class Cram(Options):
@@ -31,7 +31,7 @@ class Cram(Options):
     @field_validator("patterns")
     @classmethod
     def _are_patterns(cls, patterns: list[str]) -> list[str]:
-        from pruneonce.recipe.pattern import Pattern  # later: a recipe's sections need the methods first
+        from pruneonce.config.pattern import Pattern  # later: a recipe's sections need the methods first
 
         return [Pattern.parse(pattern).name for pattern in patterns]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruneonce.config.pattern import Pattern
 from pruneonce.errors import UserError
-from pruneonce.methods import Method
-from pruneonce.methods.run import Run
-from pruneonce.recipe.pattern import Pattern
+from pruneonce.plugins import Method
+from pruneonce.plugins.run import Run
 from pruneonce.sparsity import Masks, magnitude_masks
 from pruneonce.sparsity.masks import zero
 

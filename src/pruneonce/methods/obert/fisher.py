@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pruneonce.config.pattern import Pattern
 from pruneonce.errors import UserError
-from pruneonce.recipe.pattern import Pattern
 from pruneonce.sparsity.patterns import group_means
 
 CHUNK = 8  # gradients in one product: one at a time would read and write all blocks for each

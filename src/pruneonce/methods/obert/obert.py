@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruneonce.config.pattern import Pattern
 from pruneonce.errors import UserError
-from pruneonce.methods.method import Method
 from pruneonce.methods.obert import Obert
 from pruneonce.methods.obert.fisher import as_the_others, grouped, inverse_fisher, scores, update
-from pruneonce.methods.run import Run
-from pruneonce.recipe.pattern import Pattern
+from pruneonce.plugins.method import Method
+from pruneonce.plugins.run import Run
 from pruneonce.sparsity.patterns import Masks
 
 

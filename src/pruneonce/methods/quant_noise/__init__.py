@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pruneonce.methods.plugin import Options, Plugin
+from pruneonce.plugins.plugin import Options, Plugin
 
 
 class QuantNoise(Options):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneonce.errors import UserError
-from pruneonce.methods.method import Method
+from pruneonce.plugins.method import Method
 from pruneonce.quantization import LearningEmbedding, LearningLinear, quantizable, tables
 from pruneonce.quantization.embedding import LikeEmbedding
 from pruneonce.quantization.linear import LikeLinear

@@ -1,0 +1,113 @@
+"""The command line's verb `benchmark`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pruneonce import recipe
+from pruneonce.cli import tables
+from pruneonce.cli.stages import AsJson, Sets
+from pruneonce.cli.task_options import PairColumn, TextColumn
+from pruneonce.console import console
+from pruneonce.errors import UserError
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: [cyan]pruneonce benchmark dense sparse int8 --texts dev.jsonl --output speed[/cyan]\n\n"
+    "Example: [cyan]pruneonce benchmark dense int8-onnx --engine onnxruntime --batch-size 1 --length 128[/cyan]",
+)
+def benchmark(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL", help="Model folders, plain or exported; the first is the measure of the rest."),
+    ],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="torch, onnxruntime or openvino; may be repeated. Default: all.")
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(help="Texts in a batch; may be repeated. Default: 1 and 32.")
+    ] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(help="Tokens of each text; may be repeated. Default: 32 and 128.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of every engine. Default: PyTorch's number.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Time each model in each cell for so long. Default: 1.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSONL, CSV or Parquet file of real texts to time unpadded.")
+    ] = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    sets: Sets = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for summary.json and report.html; nothing is overwritten.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How fast models are, in each engine: latency and throughput by batch and length, and on real texts."""
+    options = {"engines": engine, "batch_sizes": batch_size, "lengths": length, "threads": threads, "seconds": seconds}
+    values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    for override in sets or []:
+        recipe.set_value(values, override)
+    settings = recipe.validate(recipe.Benchmark, values)
+    if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} already holds something; choose another output or remove it")
+    if texts is None and (text or text_pair):
+        raise UserError("--text and --text-pair name columns of --texts FILE, which is missing")
+    from pruneonce import stages
+    from pruneonce.storage.source import member_names
+
+    real = _read(texts, text or "text", text_pair) if texts else None
+    named = dict(zip(member_names([Path(model) for model in models]), models, strict=True))
+    with Console(stderr=True).status("exporting and timing"):
+        found = stages.benchmark(named, settings, real)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _show(found)
+    if output:
+        report = _write(found, output)
+        if not as_json:
+            typer.echo(f"report: {report}")
+
+
+def _read(file: Path, text: str, text_pair: str | None) -> list[Any]:
+    """The texts, or pairs of texts, of a file."""
+    from pruneonce.data.readers import read_file
+
+    columns = [text, text_pair] if text_pair else [text]
+    table = read_file(file, columns)
+    for column in columns:
+        for row, value in enumerate(table.columns[column]):
+            if not isinstance(value, str):
+                raise UserError(f"{table.place(row)}: {column!r} has to be text")
+    values = [table.columns[column] for column in columns]
+    return list(zip(*values, strict=True)) if text_pair else values[0]
+
+
+def _show(found: dict[str, Any]) -> None:
+    from pruneonce.report.speed import notes, sentence
+
+    for table in tables.speeds(found["rows"]):
+        console.print(table)
+        console.print()
+    for line in [*notes(found), sentence(found["rows"])]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _write(found: dict[str, Any], output: Path) -> Path:
+    from pruneonce.report import write_report
+    from pruneonce.system import durable
+
+    output.mkdir(parents=True, exist_ok=True)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    summary = {"name": output.resolve().name, "created": created, "machine": found["machine"], "benchmark": found}
+    durable.write_json(summary, output / "summary.json")
+    return write_report(output)

@@ -1,0 +1,267 @@
+"""The command line: verbs only. Each parses its options, builds sections of a recipe and hands over.
+
+Whatever imports torch is imported inside the verb that needs it, so that help is there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.text import Text
+from safetensors import SafetensorError
+from typer.exceptions import TyperException
+
+from pruneonce import __version__, recipe
+from pruneonce.cli import benchmark as cli_benchmark
+from pruneonce.cli import deploy as cli_deploy
+from pruneonce.cli import methods as cli_methods
+from pruneonce.cli import packed_file as cli_storage
+from pruneonce.cli import stages as cli_stages
+from pruneonce.cli import tables
+from pruneonce.cli.stages import AsJson, Model, Output, Sets
+from pruneonce.console import console
+from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
+from pruneonce.system import durable, interruption
+
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or YAML file.", show_default=False)]
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: [cyan]pruneonce quickstart[/cyan]",
+)
+recipes = typer.Typer(help="List, show or copy the shipped recipes.", epilog="Example: pruneonce recipes list")
+app.add_typer(cli_stages.app)
+app.add_typer(cli_deploy.app)
+app.add_typer(cli_storage.app)
+app.add_typer(cli_benchmark.app)
+app.add_typer(recipes, name="recipes")
+app.add_typer(cli_methods.app, name="methods")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 2 for the user's mistakes, 1 for ours, 130 or 143 when
+    a SIGINT or SIGTERM came."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given or bool(os.environ.get("PRUNEONCE_DEBUG"))
+    given = [argument for argument in given if argument != "--debug"]
+    if not debug:
+        silence_libraries()
+    # Of many processes, which torchrun numbers by RANK, the first one speaks; errors are said by whom they happen to.
+    others = os.environ.get("RANK", "0") != "0"
+    try:
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            redirect_stdout(nowhere if others else sys.stdout),
+            interruption.terminable(),
+        ):
+            code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
+        if "WORLD_SIZE" in os.environ:
+            from pruneonce.system import distributed
+
+            distributed.leave()
+        if code == 130:
+            Console(stderr=True).print("interrupted")
+        return code
+    except Interrupted as interrupted:
+        if not others:
+            Console(stderr=True).print("interrupted; run the same command again to go on")
+        return 128 + interrupted.signal
+    except ToldByFirstError:
+        return 2
+    except LostProcessError as error:
+        return _fail(str(error), 1, debug)
+    except (UserError, TyperException, OSError, SafetensorError) as error:
+        return _fail(_line(error), 2, debug)
+    except Exception as error:
+        hint = "" if debug else "; run it again with --debug for the details"
+        return _fail(f"{type(error).__name__}: {error} (this is a bug in pruneonce{hint})", 1, debug)
+
+
+def silence_libraries() -> None:
+    """Turn off the libraries' own warnings and progress bars, in the one way that needs no import of them."""
+    warnings.simplefilter("ignore")
+    for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for library in ("HF_HUB", "HF_DATASETS"):
+        os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, TyperException):
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        return error.format_message().rstrip(".") + hint
+    if isinstance(error, (OSError, SafetensorError)) and durable.error_number(error) in durable.FULL:
+        return "the disk is full; free some space, then run it again: it goes on from the last checkpoint"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
+def _fail(message: str, code: int, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    Console(stderr=True).print(line, soft_wrap=True)
+    return code
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pruneonce {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; goes before or after the verb.")] = False,
+) -> None:
+    """Prune a Transformer encoder once, then fine-tune the sparse model on any task with its zeros locked."""
+
+
+# -- a whole run ------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: [cyan]pruneonce run bert-base-90 --output runs/bert --set prune.sparsity=0.85[/cyan]")
+def run(
+    name: Name,
+    output: Output,
+    sets: Sets = None,
+    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Checkpoints that an unfinished stage keeps.")] = 2,
+) -> None:
+    """Run a recipe: prune once, transfer to every task, measure, report. Run again, it goes on where it stopped."""
+    resolved = recipe.load(name, sets)
+    from pruneonce.runs import pipeline
+
+    _show_results(pipeline.run(resolved, output, keep_checkpoints=keep_checkpoints), output)
+
+
+@app.command(epilog="Example: [cyan]pruneonce plan bert-base-90 --set prune.batch_size=16[/cyan]")
+def plan(
+    name: Name,
+    sets: Sets = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Measure steps for about so long.")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would take on this machine: steps, tokens, FLOPs, hours, memory and disk. Nothing is written."""
+    resolved = recipe.load(name, sets)
+    from pruneonce.plan import plan
+
+    with Console(stderr=True).status("measuring some steps of each stage"):
+        found = plan(resolved, seconds)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    console.print(tables.plan(found))
+    for sentence in found.sentences():
+        console.print(sentence, markup=False)
+
+
+@app.command(epilog="Example: [cyan]pruneonce quickstart --output quickstart[/cyan]")
+def quickstart(output: Output = Path("quickstart")) -> None:
+    """Prune a real model on real text and measure it, in minutes and without any download."""
+    from pruneonce.runs import quickstart
+
+    _show_results(quickstart.run(output), output / "run")
+
+
+def _show_results(summary: dict[str, Any], output: Path) -> None:
+    from pruneonce.report import of_seeds, verdict
+
+    for table in tables.results(summary) if summary["results"] else []:
+        console.print(table)
+    for sentence in filter(None, [*verdict(summary), of_seeds(summary)]):
+        console.print(sentence, markup=False)
+    typer.echo(f"report: {output / 'report.html'}")
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------
+
+
+@recipes.command("list", epilog="Example: [cyan]pruneonce recipes list[/cyan]")
+def list_recipes() -> None:
+    """The shipped recipes."""
+    console.print(tables.recipes({name: recipe.load(name).description for name in recipe.shipped()}))
+
+
+@recipes.command("show", epilog="Example: [cyan]pruneonce recipes show bert-base-90 > mine.yaml[/cyan]")
+def show_recipe(name: Name) -> None:
+    """A recipe with every setting that it would run with."""
+    text = _dump(recipe.load(name).model_dump(mode="json"))
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True))
+    else:
+        typer.echo(text, nl=False)
+
+
+@recipes.command("copy", epilog="Example: [cyan]pruneonce recipes copy bert-base-90 mine.yaml[/cyan]")
+def copy_recipe(
+    name: Name,
+    file: Annotated[Path | None, typer.Argument(help="Default: NAME.yaml here.", show_default=False)] = None,
+) -> None:
+    """Copy what a recipe sets to a file of your own, which stands alone."""
+    resolved = recipe.load(name)
+    target = file or Path(f"{resolved.name}.yaml")
+    text = _dump(resolved.model_dump(mode="json", exclude_unset=True))
+    try:
+        with target.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UserError(f"{target} exists; choose another file") from None
+    typer.echo(f"next: pruneonce run {shlex.quote(str(target))} --output {shlex.quote(f'runs/{target.stem}')}")
+
+
+def _dump(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+
+# -- looking at models ------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: [cyan]pruneonce inspect sparse --json[/cyan]")
+def inspect(model: Model, as_json: AsJson = False) -> None:
+    """Sparsity by layer, of the encoder and of the whole model; zero pattern, provenance and size."""
+    from pruneonce.sparsity import inspect_model
+
+    found = inspect_model(model)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        console.print(tables.layers(found.layers))
+        console.print(tables.totals(found))
+
+
+@app.command(epilog="Example: [cyan]pruneonce verify task --against sparse[/cyan]")
+def verify(
+    child: Annotated[str, typer.Argument(metavar="CHILD", help="Model folder.", show_default=False)],
+    against: Annotated[str, typer.Option(metavar="PARENT", help="The sparse model that it was made from.")],
+) -> None:
+    """Are the parent's zeros all zeros in the child? Exits with 1 if not."""
+    from pruneonce.sparsity import verify
+
+    found = verify(child, against)
+    absent = f"; not in the child: {', '.join(found.missing)}" if found.missing else ""
+    if found.ok:
+        typer.echo(f"all {found.zeros:,} zeros of {against} are zeros in {child}{absent}")
+        return
+    lost = [layer for layer in found.layers if layer.lost]
+    if lost:
+        console.print(tables.lost_zeros(lost))
+    typer.echo(f"{child} does not keep the zeros of {against}{absent}")
+    raise typer.Exit(1)

@@ -1,0 +1,59 @@
+"""The command line's verbs for the packed file: `pack` and `unpack`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pruneonce.cli import tables
+from pruneonce.cli.stages import AsJson
+from pruneonce.console import console
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: [cyan]pruneonce pack sparse sparse.pruneonce[/cyan]\n\n"
+    "Example: [cyan]pruneonce pack tasks/sst2/sparse tasks/sick/sparse family.pruneonce --values int4[/cyan]",
+)
+def pack(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Model folders.", show_default=False)],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="File to write, NAME.pruneonce.", show_default=False)
+    ],
+    values: Annotated[
+        Literal["fp32", "int8", "int4"],
+        typer.Option(help="How to store the encoder's weights, unless a grid is recorded beside them; fp32 is exact."),
+    ] = "int8",
+    as_json: AsJson = False,
+) -> None:
+    """Pack a sparse model into one small file. Several task models of one sparse parent share its zero pattern."""
+    from pruneonce import storage
+
+    made = storage.pack(models, output, values)
+    if as_json:
+        typer.echo(json.dumps(made.to_json(), indent=1))
+        return
+    console.print(tables.sizes(made))
+    for part, error in made.to_json()["rounding"].items():
+        typer.echo(
+            f"rounding changed the {part} by {error['relative']:.2%}, any weight by {error['largest']:.2g} at most"
+        )
+    typer.echo(f"next: pruneonce unpack {shlex.join([str(output), output.stem])}")
+
+
+@app.command(epilog="Example: [cyan]pruneonce unpack family.pruneonce sick --member sick[/cyan]")
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `pruneonce pack` made.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.", show_default=False)],
+    member: Annotated[str | None, typer.Option(metavar="NAME", help="Of a family, only this model.")] = None,
+) -> None:
+    """Make model folders of a packed file again, with the weights bit for bit; of a family, FOLDER/NAME for each."""
+    from pruneonce import storage
+
+    for made in storage.unpack(file, folder, member):
+        typer.echo(f"made {made}")

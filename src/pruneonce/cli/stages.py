@@ -1,0 +1,209 @@
+"""The command line's verbs for single stages: `prepare`, `prune`, `finetune`, `transfer`, `one-shot`, `evaluate`.
+
+Each builds the stage's sections of a recipe from its options, runs the stage, and says what to type next.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruneonce import recipe
+from pruneonce.cli import tables
+from pruneonce.cli.task_options import MEASURED, TaskSets, as_options, takes_task, task_values, with_sets
+from pruneonce.console import console
+from pruneonce.errors import UserError
+
+# What the stage verbs use where no option says otherwise. The paper's: steps, sequences a step (32 x 8) and warm-up of
+# pre-training, and the transfer (there to SQuAD). Our choice: the learning rate of pre-training, the dense fine-tuning.
+PRETRAIN = {"steps": 100_000, "batch_size": 32, "accumulate": 8, "learning_rate": 5e-5, "warmup": 0.01}
+FINETUNE = {"epochs": 3, "batch_size": 32, "learning_rate": 3e-5}
+TRANSFER = {"epochs": 8, "batch_size": 32, "learning_rate": 1.5e-4}
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.", show_default=False)]
+Output = Annotated[Path, typer.Option(help="Folder to write; what it holds is never overwritten.")]
+Source = Annotated[str, typer.Option("--corpus", help="Text, JSONL or Parquet file, a folder of them, or a hub id.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, or corpus.KEY or task.KEY, as recipes name them; may be repeated.",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = typer.Typer()
+
+
+def defaults(example: str, settings: dict[str, Any]) -> str:
+    shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+    return f"Defaults: {shown}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
+
+
+@app.command(epilog=defaults("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))
+def prepare(model: Model, corpus: Source, output: Output, sets: Sets = None, seed: Seed = 42) -> None:
+    """Teach a dense model the corpus (MLM). A model without an MLM head gets one."""
+    text, settings = sections(recipe.Corpus, {"source": corpus}, recipe.Prepare, PRETRAIN, {}, sets)
+    from pruneonce import stages
+
+    made = stages.prepare(model, text, settings, output, seed=seed)
+    show_made(made, "prune", output, "--corpus", corpus, "--output", "sparse")
+
+
+@app.command(
+    epilog=defaults("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRETRAIN),
+)
+def prune(
+    model: Model,
+    corpus: Source,
+    output: Output,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach. Default: 0.9.")] = None,
+    objective: Annotated[str | None, typer.Option(help="mlm, hidden or both. Default: mlm.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="The dense model, where MODEL was pruned before and goes on.", show_default=False)
+    ] = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Sparse pre-training, the step that is done once. The dense model is the teacher.
+
+    A sparse MODEL goes on with `--teacher DENSE`; `--set initial_sparsity=0.8` says how many of its zeros it keeps.
+    """
+    options = {"sparsity": sparsity, "objective": objective, "steps": steps}
+    text, settings = sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRETRAIN, options, sets)
+    from pruneonce import stages
+
+    made = stages.prune(model, text, settings, output, teacher=teacher, seed=seed)
+    task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
+    show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
+
+
+@app.command(epilog=defaults("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
+@takes_task()
+def finetune(
+    task: dict[str, Any],
+    model: Model,
+    output: Output,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Fine-tune a dense model on a task: the teacher of the sparse one, and what it is compared with."""
+    values = task_values(task)
+    data, settings = sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
+    from pruneonce import stages
+
+    made = stages.finetune(model, data, settings, output, seed=seed)
+    show_made(made, "transfer", "sparse", "--teacher", output, *as_options(values, sets), "--output", "task")
+
+
+@app.command(
+    epilog="The defaults are the paper's, for BERT; small encoders want more: --set learning_rate=0.001.\n\n"
+    + defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
+)
+@takes_task()
+def transfer(
+    task: dict[str, Any],
+    model: Model,
+    teacher: Annotated[str, typer.Option(help="Dense model fine-tuned on the same task.")],
+    output: Output,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Fine-tune a sparse model on a task with its zeros locked, distilling from a dense teacher."""
+    data, settings = sections(recipe.Task, task_values(task), recipe.Transfer, TRANSFER, {}, sets)
+    from pruneonce import stages
+
+    made = stages.transfer(model, data, settings, output, teacher=teacher, seed=seed)
+    show_made(made, "verify", output, "--against", model)
+
+
+@app.command(
+    "one-shot",
+    epilog="By second-order information instead of magnitude: --set method.name=obert.\n\nExample: "
+    "[cyan]pruneonce one-shot dense --train train.jsonl --dev dev.jsonl --sparsity 0.5 --output pruned[/cyan]",
+)
+@takes_task()
+def one_shot(
+    task: dict[str, Any],
+    model: Model,
+    output: Output,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach. Default: 0.9.")] = None,
+    sets: Sets = None,
+    seed: Seed = 42,
+) -> None:
+    """Prune a fine-tuned model without training it; --train is what a method takes gradients of."""
+    values = task_values(task)
+    data, settings = sections(recipe.Task, values, recipe.OneShot, {}, {"sparsity": sparsity}, sets)
+    from pruneonce import stages
+
+    made = stages.one_shot(model, data, settings, output, seed=seed)
+    show_made(made, "transfer", output, "--teacher", model, *as_options(values, sets), "--output", "task")
+
+
+@app.command(epilog="Example: [cyan]pruneonce evaluate task --test test.jsonl --json[/cyan]")
+@takes_task(MEASURED)
+def evaluate(
+    task: dict[str, Any],
+    model: Model,
+    sets: TaskSets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a task model. Its own kind and label names are used unless --kind and --labels are given."""
+    splits: list[str] = [split for split in ("dev", "test") if split in task]
+    if not splits and "preset" not in task:
+        raise UserError("nothing to measure on: give --dev, --test or both, or a known task by --task")
+    from pruneonce import stages
+    from pruneonce.models import load_config
+    from pruneonce.tasks import kind_for
+
+    config = load_config(model)
+    values = with_sets(recipe.with_preset(task_values(task)), sets)
+    values = {"kind": kind_for(config), **values}
+    if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:
+        # No metric is quoted, and this one is there for whatever labels there are.
+        own = {"labels": [config.id2label[index] for index in range(config.num_labels)], "metric": "accuracy"}
+        values = {**own, **values}
+    measured = values.get("dev") or values.get("test")  # nothing is read for training
+    data = recipe.make_task({"dev": measured, **values, "train": measured}, "task")
+    found = stages.evaluate(model, data, splits=splits or None)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        console.print(tables.metrics(found))
+
+
+def sections(
+    inputs: type[recipe.Section],
+    given: dict[str, Any],
+    section: type[recipe.Section],
+    defaults: dict[str, Any],
+    options: dict[str, Any],
+    sets: list[str] | None,
+) -> tuple[Any, Any]:
+    """The `inputs` (a Corpus or a Task) and the settings of a stage verb: defaults, then options, then --set, where
+    `corpus.KEY` or `task.KEY` is a key of the inputs."""
+    prefix = inputs.__name__.lower()
+    if inputs is recipe.Task:
+        given = recipe.with_preset(given)  # before --set, which may take out of it
+    values = {prefix: given, **defaults, **{name: value for name, value in options.items() if value is not None}}
+    for override in sets or []:
+        recipe.set_value(values, override)
+    given = values.pop(prefix, None)
+    is_task = inputs is recipe.Task
+    validated = recipe.make_task(given, prefix) if is_task else recipe.validate(inputs, given, prefix)
+    return validated, recipe.validate(section, values)
+
+
+def show_made(folder: Path, *following: str | Path) -> None:
+    from pruneonce.models import read_provenance
+
+    made = read_provenance(folder) or {}
+    typer.echo(f"made {folder}: {made['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
+    typer.echo(f"next: pruneonce {shlex.join(map(str, following))}")

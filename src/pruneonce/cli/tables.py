@@ -1,0 +1,260 @@
+"""What the command line prints as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.table import Table
+from rich.text import Text
+
+from pruneonce.wording import ENGINES, milliseconds
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    # what follows imports torch
+    from pruneonce.plan import Plan
+    from pruneonce.plugins import Plugin
+    from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
+    from pruneonce.storage.sizes import Sizes
+
+
+def _table(*columns: str) -> Table:
+    """The first column is text, the others are numbers; nothing is cut off."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if table.columns else "left")
+    return table
+
+
+MANY = 3  # tasks from which on they are compared in a table of their own
+
+
+def results(summary: Mapping[str, Any]) -> list[Table]:
+    """A block for each task, a row for each arm: quality, bytes and, where it was timed, milliseconds by engine.
+
+    Of many tasks, a row for each, and such a block for the first, as sizes and speeds of the others hardly differ.
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in summary["results"]))
+    if len(tasks) < MANY:
+        return [_blocks(summary["results"], summary.get("benchmark"))]
+    first = _blocks([row for row in summary["results"] if row["task"] == tasks[0]], summary.get("benchmark"))
+    return [comparison(summary["results"]), first]
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Tasks down, arms across: the value and, below it, recovery and spread in percent; last, the mean recovery."""
+    from pruneonce.runs.layout import ARMS
+
+    by_task: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], {})[row["arm"]] = row
+    arms = [arm for arm in ARMS if any(arm in found for found in by_task.values())]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("task\n[dim]metric[/dim]", overflow="fold", max_width=22)
+    for arm in arms:
+        table.add_column(f"{arm}\n[dim]{'' if arm == 'dense' else '% kept'}[/dim]", justify="right", overflow="fold")
+    for task, found in by_task.items():
+        metric = next(iter(found.values()))["metric"]
+        cells = [_compared(found[arm]) if arm in found else Text("-") for arm in arms]
+        table.add_row(Text.assemble(task, "\n", (metric, "dim")), *cells)
+    table.add_row("mean % kept", *(_mean_recovery(by_task.values(), arm) for arm in arms), style="bold")
+    return table
+
+
+def _compared(row: Mapping[str, Any]) -> Text:
+    dense = row["arm"] == "dense"
+    shown, spread = (row["value"], row.get("spread")) if dense else (row["recovery"], row.get("recovery_spread"))
+    full = row.get("full_score", 1) if dense else 1
+    plus = "" if spread is None else f"±{100 * spread / full:.1f}"
+    below = plus if dense else "" if shown is None else f"{100 * shown:.1f}{plus}"
+    return Text.assemble(_value(row["value"], row), "\n", (below, "dim"))
+
+
+def _value(value: float, row: Mapping[str, Any]) -> str:
+    """To a hundredth of a percent, be the metric a fraction or percent."""
+    return f"{value:.2f}" if row.get("full_score", 1) == 100 else f"{value:.4f}"
+
+
+def _mean_recovery(tasks: Iterable[Mapping[str, Mapping[str, Any]]], arm: str) -> str:
+    kept = [found[arm]["recovery"] for found in tasks if arm in found and found[arm]["recovery"] is not None]
+    return "" if arm == "dense" or not kept else f"{100 * sum(kept) / len(kept):.1f}"
+
+
+def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | None) -> Table:
+    measures = list(dict.fromkeys((row["metric"], row["split"]) for row in rows))
+    speeds = _speeds_of_texts(benchmark)
+    engines = list(dict.fromkeys(engine for engine, _ in speeds))
+    value = "\n".join(measures[0]) if len(measures) == 1 else "value"
+    headings = ["ms\n" + ENGINES[engine].replace(" ", "\n") for engine in engines]
+    table = _table("task", "model", value, "of\ndense", "MB", "smaller", *headings)
+    blocks: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        blocks.setdefault(row["task"], []).append(row)
+    for number, (task, arms) in enumerate(blocks.items()):
+        titles = [task] if len(measures) == 1 else [task, f"{arms[0]['metric']}, {arms[0]['split']}"]
+        for title, arm in zip_longest(titles, arms):
+            if arm is None:
+                table.add_row(title)
+                continue
+            timed = [speeds.get((engine, arm["arm"])) if number == 0 else None for engine in engines]
+            table.add_row(title or "", *_result(arm, arms[0]), *(f"{ms:.1f}" if ms else "" for ms in timed))
+    return table
+
+
+def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    size, dense = row["size"], first["size"] if first["arm"] == "dense" else None
+    spread, of_dense = row.get("spread"), row["arm"] != "dense" and row["recovery"] is not None
+    return [
+        row["arm"],
+        _value(row["value"], row) + ("" if spread is None else f" ±{_value(spread, row)}"),
+        f"{row['recovery']:.1%}" if of_dense else "",
+        f"{size['bytes'] / 1e6:.1f}" if size else "",
+        f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",
+    ]
+
+
+def _speeds_of_texts(benchmark: Mapping[str, Any] | None) -> dict[tuple[str, str], float]:
+    """`{(engine, model): milliseconds}` of one text: a real one, or else the longest of the grid."""
+    rows = [row for row in (benchmark or {"rows": []})["rows"] if row["batch"] == 1]
+    lengths = [row["length"] for row in rows]
+    shown = "real" if "real" in lengths else max(lengths, default=None)
+    return {(row["engine"], row["model"]): row["milliseconds"] for row in rows if row["length"] == shown}
+
+
+def recipes(descriptions: Mapping[str, str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("description")
+    for name, description in descriptions.items():
+        table.add_row(name, description)
+    return table
+
+
+def methods(plugins: Mapping[str, Plugin]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does")
+    table.add_column("works in")
+    for name, plugin in plugins.items():
+        table.add_row(name, plugin.summary, ", ".join(sorted(plugin.stages)))
+    return table
+
+
+def options(section: type[BaseModel]) -> Table:
+    """The keys of a section, with their defaults and what they mean."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("option", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, field in section.model_fields.items():
+        if name != "name":
+            default = "" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
+            table.add_row(name, Text(default.split("\n")[0]), Text(field.description or ""))
+    return table
+
+
+def metrics(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """An evaluation: metrics down, splits across."""
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    table = _table("metric", *found)
+    for name in names:
+        table.add_row(name, *(f"{values[name]:.4g}" for values in found.values()))
+    return table
+
+
+def layers(found: Sequence[Layer]) -> Table:
+    table = _table("layer", "shape", "sparsity")
+    for layer in found:
+        table.add_row(layer.name, "x".join(map(str, layer.shape)), f"{layer.sparsity:.2%}")
+    return table
+
+
+def totals(found: Inspection) -> Table:
+    made = found.provenance
+    table = Table.grid(padding=(0, 2))
+    table.add_row("encoder", f"{found.encoder:.2%} of the weights above are zero")
+    table.add_row("model", f"{found.model:.2%} of all {found.parameters:,} parameters")
+    table.add_row("bytes", f"{found.bytes:,}")
+    table.add_row("pattern", found.pattern)
+    table.add_row("made by", f"{made['stage']} from {made['source']}" if made else "not pruneonce")
+    return table
+
+
+def lost_zeros(found: Sequence[LostZeros]) -> Table:
+    table = _table("layer", "zeros", "lost")
+    for layer in found:
+        table.add_row(layer.name, f"{layer.zeros:,}", f"{layer.lost:,}")
+    return table
+
+
+def sizes(made: Sizes) -> Table:
+    """A packed file: parts down; dense and packed bytes, and how far from the entropy limit."""
+    table = _table("bytes", "dense", "packed", "smaller", "bits/weight", "limit", "over")
+    for name, part in (*made.parts.items(), ("model", made.model)):
+        if part.packed:
+            table.add_row(
+                name,
+                f"{part.dense:,}",
+                f"{part.packed:,}",
+                f"{part.dense / part.packed:.1f}x",
+                f"{8 * part.packed / part.weights:.3f}",
+                f"{part.limit:,.0f}",
+                f"{part.packed / part.limit - 1:+.1%}" if part.limit else "",
+            )
+    table.add_row("files", "", f"{made.files:,}")
+    table.add_row("index", "", f"{made.index:,}")
+    table.add_row("file", f"{made.model.dense:,}", f"{made.total:,}", f"{made.model.dense / made.total:.1f}x")
+    return table
+
+
+def plan(found: Plan) -> Table:
+    """Stages down, what each takes across."""
+    table = _table("stage", "steps", "tokens", "PFLOPs", "s/step", "hours")
+    for stage in found.stages:
+        table.add_row(
+            stage.name,
+            _or_unknown(stage.steps, ","),
+            _or_unknown(stage.tokens, ","),
+            _or_unknown(stage.flops and stage.flops / 1e15, ",.3g"),
+            f"{stage.seconds_per_step:.3g}",
+            _or_unknown(stage.hours, ".3g"),
+        )
+    total = found.total
+    unknown = any(stage.steps is None for stage in found.stages)
+    name = "total of what is known" if unknown else "total"
+    table.add_row(name, "", f"{total['tokens']:,}", f"{total['flops'] / 1e15:,.3g}", "", f"{total['hours']:.3g}")
+    return table
+
+
+def _or_unknown(value: float | None, form: str) -> str:
+    return "?" if value is None else f"{value:{form}}"
+
+
+def speeds(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """A benchmark: a table for each batch size, lengths across. In each cell the median in milliseconds, how many times
+    faster than the first model that is in the same engine, and the quartiles."""
+    made = []
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        inside = [row for row in rows if row["batch"] == batch]
+        lengths = list(dict.fromkeys(row["length"] for row in inside))
+        shown = ("real texts" if length == "real" else f"{length} tokens" for length in lengths)
+        table = _table("engine", "model", "weights", *shown)
+        table.title = f"batch {batch}: ms (quartiles), times faster than {rows[0]['model']}"
+        table.title_justify, table.title_style = "left", "bold"
+        cells = {(row["engine"], row["model"], row["length"]): row for row in inside}
+        for engine, model, weights in dict.fromkeys((row["engine"], row["model"], row["weights"]) for row in inside):
+            found = [cells.get((engine, model, length)) for length in lengths]
+            table.add_row(engine, model, weights, *(_speed(row) for row in found))
+        made.append(table)
+    return made
+
+
+def _speed(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    faster = f"  {row['speedup']:.1f}x" if row["speedup"] else ""
+    low, high = milliseconds(row["low"]), milliseconds(row["high"])
+    return f"{milliseconds(row['milliseconds'])}{faster}\n[dim]{low}-{high}[/dim]"

@@ -1,0 +1,1 @@
+"""Every loss that a stage minimizes."""

@@ -1,0 +1,41 @@
+"""Model folders: loading, saving, provenance, model cards, architectures."""
+
+from pruneonce.models.folder import BEGUN, publish_folder, remove_scratch, save_model
+from pruneonce.models.loading import (
+    dropouts,
+    load_as_saved,
+    load_config,
+    load_encoder,
+    load_model,
+    load_reporting,
+    load_tokenizer,
+    load_vocabulary_model,
+    without_dropout,
+)
+from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE, content_key, key_of, read_provenance
+from pruneonce.models.sentence_transformers import MODULE, copy_sentence_transformer, local_folder
+
+__all__ = [
+    "BEGUN",
+    "LIBRARIES",
+    "METRICS",
+    "MODULE",
+    "PROVENANCE",
+    "content_key",
+    "copy_sentence_transformer",
+    "dropouts",
+    "key_of",
+    "load_as_saved",
+    "load_config",
+    "load_encoder",
+    "load_model",
+    "load_reporting",
+    "load_tokenizer",
+    "load_vocabulary_model",
+    "local_folder",
+    "publish_folder",
+    "read_provenance",
+    "remove_scratch",
+    "save_model",
+    "without_dropout",
+]

@@ -1,0 +1,140 @@
+"""The one place that decides which parameters are pruned: the Linear weights of the encoder's layers, and its pooler.
+
+By module role: an architecture says where its stack of layers and its pooler are. Everything else stays dense:
+embeddings (and whatever shares their storage), LayerNorm, biases, vocabulary and task heads. The embedding tables are
+told apart here too, for what rounds them, and what makes queries, keys and values, for what distils their relations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruneonce.errors import UserError
+from pruneonce.models.loading import load_config
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Paths inside the base model, and inside a layer those of what makes queries, keys and values, side by side where
+    it is one Linear."""
+
+    layers: str
+    pooler: str | None = None
+    attention: tuple[str, ...] = ("attention.self.query", "attention.self.key", "attention.self.value")
+    # Positions that no token takes. MPNet's code has a padding token of its own, whatever its configuration says.
+    position_offset: Callable[[Any], int] = lambda config: 0
+
+
+ARCHITECTURES = {
+    "bert": Roles("encoder.layer", "pooler.dense"),
+    "distilbert": Roles("transformer.layer", attention=("attention.q_lin", "attention.k_lin", "attention.v_lin")),
+    "electra": Roles("encoder.layer"),
+    "modernbert": Roles("layers", attention=("attn.Wqkv",)),
+    "mpnet": Roles(
+        "encoder.layer", "pooler.dense", ("attention.attn.q", "attention.attn.k", "attention.attn.v"), lambda config: 2
+    ),
+    "roberta": Roles("encoder.layer", "pooler.dense", position_offset=lambda config: (config.pad_token_id or 0) + 1),
+}
+
+
+def roles_of(model_type: str) -> Roles:
+    if model_type not in ARCHITECTURES:
+        raise UserError(f"architecture {model_type!r} is not supported; these are: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model_type]
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The encoder under any head (`model` itself if it has none)."""
+    return getattr(model, str(model.base_model_prefix), model)
+
+
+def attention_inputs(model: nn.Module) -> list[nn.Module]:
+    """The Linear modules that make queries, keys and values, layer by layer.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    base = base_of(model)
+    roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    layers = base.get_submodule(roles.layers).children()
+    return [layer.get_submodule(name) for layer in layers for name in roles.attention]
+
+
+def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights to prune, by their name in the base model.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    base = base_of(model)
+    roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    found = {
+        f"{roles.layers}.{name}.weight": module.weight
+        for name, module in base.get_submodule(roles.layers).named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if roles.pooler and getattr(base, roles.pooler.split(".")[0], None) is not None:
+        found[f"{roles.pooler}.weight"] = base.get_submodule(roles.pooler).weight  # type: ignore[assignment]
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {name: weight for name, weight in found.items() if id(weight) not in embeddings}
+
+
+def embedding_tables(model: nn.Module) -> dict[str, nn.Embedding]:
+    """The tables of words, positions and token types, as far as there are any, by their name in the base model.
+
+    MPNet's relative attention bias, a few numbers of its layers, is none.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    base = base_of(model)
+    roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    return {
+        f"embeddings.{name}": module
+        for name, module in base.get_submodule("embeddings").named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+
+
+def describe(model: nn.Module) -> str:
+    """What is pruned and what stays dense, in two lines."""
+    weights = prunable_weights(model)
+    pruned = sum(weight.numel() for weight in weights.values())
+    ids = {id(weight) for weight in weights.values()}
+    kept: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in ids:
+            kind = _kind(name)
+            kept[kind] = kept.get(kind, 0) + parameter.numel()
+    dense = ", ".join(f"{kind} {size / 1e6:.2f} M" for kind, size in kept.items())
+    return f"pruned: {len(weights)} Linear weights of the encoder, {pruned / 1e6:.2f} M\nkept dense: {dense}"
+
+
+def _kind(name: str) -> str:
+    if "embeddings" in name:
+        return "embeddings"
+    if name.endswith(".bias") or "norm" in name.lower():
+        return "biases and norms"
+    return "heads and others"
+
+
+def check_length(length: int, model: str | Path, key: str) -> None:
+    """Refuse texts that are longer than a model has positions for.
+
+    Args:
+        length: tokens of the longest input.
+        key: the recipe's name for `length`.
+
+    Raises:
+        UserError: `length` is above the number of positions.
+    """
+    config = load_config(model)
+    roles = ARCHITECTURES.get(config.model_type, Roles(""))  # one that is not pruned may still be measured
+    longest = config.max_position_embeddings - roles.position_offset(config)
+    if length > longest:
+        raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")

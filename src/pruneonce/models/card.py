@@ -1,0 +1,45 @@
+"""The model card: README.md of a model folder, as the hub shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+TASK_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+
+CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ text }}
+
+`pruneonce.json` holds the settings and the versions that made this model. Load it with plain `transformers`:
+
+```python
+from transformers import {{ auto_class }}
+
+model = {{ auto_class }}.from_pretrained("path/to/this/folder")
+```
+"""
+
+
+def write_card(model_class: str, folder: Path, provenance: Mapping[str, Any]) -> None:
+    auto = "AutoModel"
+    for head in (*TASK_HEADS, "ForMaskedLM", "ForPreTraining"):
+        if model_class.endswith(head):
+            auto = "AutoModelForMaskedLM" if head == "ForPreTraining" else f"AutoModel{head}"
+    zeros = provenance["sparsity"]["encoder"]
+    text = f"Made by pruneonce's stage `{provenance['stage']}`; {zeros:.1%} of the encoder's Linear weights are zero."
+    card = ModelCard.from_template(
+        ModelCardData(library_name="transformers", tags=["pruneonce"]),
+        template_str=CARD,
+        title=folder.name.removesuffix(".partial"),
+        text=text,
+        auto_class=auto,
+    )
+    (folder / "README.md").write_text(card.content, encoding="utf-8")

@@ -1,0 +1,70 @@
+"""Saving a model folder: a plain Hugging Face folder, with provenance beside the weights.
+
+Saving is atomic: a folder is written as `NAME.partial` and renamed, so that one that exists is whole
+(`pruneonce.system.durable`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruneonce.models.card import TASK_HEADS, write_card
+from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE
+from pruneonce.models.sentence_transformers import copy_sentence_transformer
+from pruneonce.system import durable, locks
+from pruneonce.system.durable import partial, write_json
+
+# What an unfinished folder has beside its model.
+BEGUN = "begun.json"
+SCRATCH = (BEGUN, "checkpoints", "cache", "head", locks.NAME)
+
+
+def save_model(
+    model: nn.Module,
+    tokenizer: Any,
+    output: Path,
+    *,
+    source: str | Path,
+    provenance: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> Path:
+    """Write a model folder.
+
+    Args:
+        source: where the model came from: sentence-transformers' files are taken along from there, unless this model
+            has a task head, with which it is no longer one.
+    """
+    folder = partial(output)
+    with durable.writing(output, "run it again: it goes on from the last checkpoint"):
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+        if not type(model).__name__.endswith(TASK_HEADS):
+            copy_sentence_transformer(source, folder)
+        versions = {name: version(name) for name in LIBRARIES}
+        write_json({**provenance, "versions": versions}, folder / PROVENANCE)
+        write_json(dict(metrics), folder / METRICS)
+        write_card(type(model).__name__, folder, provenance)
+        publish_folder(output)
+    return output
+
+
+def publish_folder(output: Path) -> None:
+    """Give what is in `partial(output)` its name, and only then remove what served to make it."""
+    durable.publish(partial(output), output)
+    remove_scratch(output)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what served to make a finished folder, where a process was killed before it could."""
+    for name in SCRATCH:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)

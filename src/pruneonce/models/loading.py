@@ -1,0 +1,145 @@
+"""Loading models, tokenizers and configurations: through transformers' Auto classes, from safetensors only, and never
+with remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
+
+from pruneonce.errors import UserError
+from pruneonce.system.durable import read_json
+
+# A configuration's numbers may be this large.
+MOST, MOST_LAYERS = 1 << 20, 1000
+
+
+def load_model(auto_class: Any, source: str | Path, **config: Any) -> Any:
+    """`auto_class.from_pretrained(source)` in fp32; `config` entries override the model's configuration.
+
+    Raises:
+        UserError: no model there, no safetensors weights, or remote code would be needed.
+    """
+    return load_reporting(auto_class, source, **config)[0]
+
+
+def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[Any, set[str]]:
+    """As `load_model`, and the names of the parameters that were not in the file and so are newly initialised."""
+    with _loading("load a model", source):
+        model, info = auto_class.from_pretrained(
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,  # left out, transformers would ask
+            **config,
+        )
+    return model, set(info["missing_keys"])
+
+
+def load_encoder(source: str | Path, **config: Any) -> Any:
+    """The bare encoder, whatever the head it was saved with; without a pooler if the file has none."""
+    model, missing = load_reporting(AutoModel, source, **config)
+    if any(name.startswith("pooler.") for name in missing):
+        model.pooler = None  # transformers would leave a random one
+    return model
+
+
+def load_as_saved(source: str | Path) -> Any:
+    """The model with the head, or without one, that it was saved with.
+
+    Raises:
+        UserError: as `load_model`, or the configuration names no model class of transformers.
+    """
+    name = (load_config(source).architectures or ["none"])[0]
+    if name.endswith("Model"):
+        return load_encoder(source)
+    if not hasattr(transformers, name):
+        raise UserError(f"{source} has a config.json whose `architectures` names no class of transformers: {name}")
+    return load_model(getattr(transformers, name), source)
+
+
+def load_vocabulary_model(source: Any, **config: Any) -> tuple[Any, bool]:
+    """The model with its MLM head, and whether that head is new (the source had none).
+
+    BERT comes as `BertForPreTraining`, which keeps the pooler: it is pruned with the encoder, and classifiers need it.
+    """
+    model_type = load_config(source).model_type
+    auto = AutoModelForPreTraining if model_type == "bert" else AutoModelForMaskedLM
+    model, missing = load_reporting(auto, source, **config)
+    head = {name for name in missing if not name.startswith((f"{model.base_model_prefix}.", "cls.seq_relationship"))}
+    return model, bool(head)
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    with _loading("load a tokenizer", source):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def load_config(source: str | Path) -> Any:
+    with _loading("read a model configuration", source):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
+@contextmanager
+def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
+    """Turns what transformers raises for a folder or hub id that is not right into one line."""
+    _must_exist(source)
+    _must_be_bounded(source)
+    try:
+        yield
+    except Exception as error:  # what is damaged, or made to do harm, fails anywhere inside transformers, in any way
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"cannot {what} from {source}: it wants to run code of its own, which pruneonce never does; use "
+                "a model of an architecture that transformers has"
+            ) from error
+        raise UserError(f"cannot {what} from {source}: {first_line(error)}") from error
+
+
+def without_dropout(config: Any, dropout: float | None) -> dict[str, float]:
+    """Overrides that set every dropout probability of this architecture to `dropout` (none if it is None)."""
+    return {} if dropout is None else dict.fromkeys(dropouts(config), dropout)
+
+
+def dropouts(config: Any) -> list[str]:
+    """Names of this architecture's dropout probabilities."""
+    return [
+        key
+        for key, value in config.to_dict().items()
+        if "dropout" in key and isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
+
+
+def _must_exist(source: str | Path) -> None:
+    """A path that is not there would be taken for a hub id, with a puzzling message."""
+    text = str(source)
+    looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or isinstance(source, Path)
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{text} is not a model folder: it has no config.json")
+    if looks_local and not path.is_dir():
+        raise UserError(f"no model folder at {text}")
+
+
+def _must_be_bounded(source: str | Path) -> None:
+    """Numbers of layers, labels or tokens without bound would keep transformers busy for ever."""
+    file = Path(source) / "config.json"
+    if not file.is_file():
+        return
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: it is not an object")
+    for key, value in values.items():
+        most = MOST_LAYERS if "layers" in key else MOST
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= most:
+            raise UserError(f"{file} is damaged: `{key}` is {value}")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,55 @@
+"""sentence-transformers' files of a model folder: found, and taken along to the models made from it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from pruneonce.console import console
+from pruneonce.errors import UserError
+from pruneonce.models.loading import first_line
+from pruneonce.system.durable import read_json
+
+# What makes a folder a sentence-transformers model, beside the encoder itself.
+SENTENCE_TRANSFORMER = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+# A module's folder, and what of it is taken along: data only, and no pickle.
+MODULE = r"(\d+_[A-Za-z]\w*)?"
+MODULE_FILES = ("config.json", "model.safetensors")
+
+
+def local_folder(source: str | Path) -> Path:
+    """The folder of a model; of one on the hub, the cached folder with the files that sentence-transformers adds."""
+    if Path(source).is_dir():
+        return Path(source)
+    return Path(snapshot_download(str(source), allow_patterns=["*.json", "*/*.json", "[0-9]_*/*.safetensors"]))
+
+
+def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
+    """Take along sentence-transformers' files; what is wrong with them is no reason to lose what was trained."""
+    try:
+        source = local_folder(model)
+        modules = read_json(source / "modules.json")
+    except (OSError, UserError) as error:  # the hub is away, or the file is damaged
+        console.print(f"  no sentence-transformers files from {model}: {first_line(error)}", soft_wrap=True)
+        return
+    if modules is None:
+        return
+    paths = [module.get("path") for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
+    if not paths or not all(isinstance(path, str) and re.fullmatch(MODULE, path) for path in paths):
+        console.print(f"  no sentence-transformers files from {model}: its modules are in odd places", soft_wrap=True)
+        return
+    names = [*SENTENCE_TRANSFORMER, *(f"{path}/{name}" for path in paths if path for name in MODULE_FILES)]
+    for name in names:
+        if (source / name).is_file() and _is_inside(source / name, source):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Whether a file of a model, links followed, is one; a folder in the hub's cache links to its blobs."""
+    root = folder.resolve()
+    roots = [root, *([root.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
+    return any(file.resolve().is_relative_to(root) for root in roots)

@@ -1,0 +1,150 @@
+"""What the tasks of a recipe would run, for each of its seeds, as `workload` does it for the corpus."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from pruneonce.models import load_tokenizer
+from pruneonce.plan import probe
+from pruneonce.plan.corpus_work import Work
+from pruneonce.recipe import Gradual, Quantize, Recipe, Swept, Training
+from pruneonce.runs.layout import given_teacher, task_folder
+from pruneonce.sparsity import PruningSchedule
+from pruneonce.tasks import Kind, kind_of
+from pruneonce.tasks.kind import MULTIPLE
+from pruneonce.training import examples_of, total_steps
+
+SAMPLE = 1000  # examples of a split that are tokenized
+TAUGHT = "train, taught"  # what stages with a teacher learn from
+MANY = 0.1  # of a task's examples longer than blocks, from which on it is said
+
+
+def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list[Work]:
+    """Every arm of a task with every seed, in the order of a run; `notes` gets whether its texts are too long."""
+    kind = kind_of(recipe.tasks[name])
+    tokenizer = load_tokenizer(recipe.model)
+    data = kind.load(cache)
+    lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in data.splits.items()}
+    lengths[TAUGHT] = (
+        Lengths.of(kind, data.taught, tokenizer, training=True) if data.unlabelled is not None else lengths["train"]
+    )
+    block, sample = recipe.corpus.block_length, lengths["train"].sample
+    longer = sum(length > block for length in sample) / len(sample)
+    if longer > MANY:
+        notes.append(
+            f"{longer:.0%} of the examples of {name} are longer than the blocks of {block} tokens that the model is "
+            "pruned on. On longer texts it is farther from the dense one; `corpus.block_length` can be raised."
+        )
+    return [work for seed in recipe.task_seeds for work in _works_of_seed(recipe, name, seed, lengths)]
+
+
+def _works_of_seed(recipe: Recipe, name: str, seed: int, lengths: dict[str, Lengths]) -> list[Work]:
+    is_given = given_teacher(recipe, Path(), name) is not None
+    is_first = seed == recipe.task_seeds[0]
+    train, at = lengths["train"], task_folder(recipe, Path(), name, seed).as_posix()
+    dense, transfer, gradual = recipe.teacher_for(name), recipe.transfer_for(name), recipe.baselines.gradual
+    trained: list[tuple[str, probe.Kind, Swept]] = [("sparse", "transfer", transfer)]
+    if not is_given:
+        assert dense is not None
+        trained.insert(0, ("dense", "finetune", dense))
+    if recipe.baselines.one_shot:
+        trained.append(("one-shot", "transfer", transfer))
+    if gradual:
+        trained.append(("gradual", "gradual", gradual))
+    data = {kind: train if kind == "finetune" else lengths[TAUGHT] for _, kind, _ in trained}
+    works = [_arm_work(f"{at}/{arm}", kind, recipe, own, data[kind], is_first) for arm, kind, own in trained]
+    calibrations = []
+    for arm, settings in recipe.quantize_for(name).by_arm().items():
+        if isinstance(settings, Quantize):
+            works.append(_task_work(f"{at}/{arm}", "quantize", recipe, [settings], lengths[TAUGHT]))
+        elif settings.quantizes_inputs:
+            some = train.first(settings.examples)
+            calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
+    measured = len(works) + len(calibrations) + (is_given and is_first)
+    evaluated = [found for split, found in lengths.items() if split not in ("train", TAUGHT)] * measured
+    evaluated += [lengths["dev"]] * sum(work.candidates for work in works if work.candidates > 1)
+    return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
+
+
+def _arm_work(name: str, kind: probe.Kind, recipe: Recipe, settings: Swept, data: Lengths, is_first: bool) -> Work:
+    """All candidates with the first seed; with others the longest one, as it is not known which will be the best."""
+    candidates = sorted(settings.candidates(), key=lambda one: total_steps(one, data.examples))
+    for candidate in candidates:
+        if isinstance(candidate, Gradual):
+            PruningSchedule.of(candidate, total_steps(candidate, data.examples))  # raises where it does not fit
+    if len(candidates) > 1 and is_first:
+        return _task_work(f"{name}: {len(candidates)} candidates", kind, recipe, candidates, data)
+    return _task_work(name, kind, recipe, candidates[-1:], data)
+
+
+def _task_work(name: str, kind: probe.Kind, recipe: Recipe, candidates: list[Any], data: Lengths) -> Work:
+    """Training by each of the `candidates`, which differ in nothing but learning rate and length."""
+    settings: Training = candidates[-1]
+    steps = sum(total_steps(one, data.examples) for one in candidates)
+    seen = examples_of(settings, steps)
+    together = settings.batch_size * settings.accumulate
+    order = get_length_grouped_indices(data.sample, together, generator=torch.Generator().manual_seed(0))
+    mean, longest = _padded([data.sample[i] for i in order], settings.batch_size)
+    tokens, number = round(seen * data.mean), len(candidates)
+    return Work(
+        name, kind, recipe.model, settings, steps, tokens, seen * mean, together, _multiple(mean), longest, number
+    )
+
+
+def _asking(name: str, model: str, data: list[Lengths]) -> Work:
+    """One pass over each of `data` without training, its batches formed by length as `training.predict` does."""
+    steps, tokens, padded, longest, examples = 0, 0.0, 0.0, 0, 0
+    for lengths in data:
+        mean, most = _padded(sorted(lengths.sample), probe.PREDICT_ROWS)
+        steps += math.ceil(lengths.examples / probe.PREDICT_ROWS)
+        tokens += lengths.examples * lengths.mean
+        padded += lengths.examples * mean
+        longest, examples = max(longest, most), examples + lengths.examples
+    length = _multiple(padded / examples)
+    return Work(name, "predict", model, None, steps, round(tokens), padded, probe.PREDICT_ROWS, length, longest)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many rows and examples a split has, and the tokens of each of a sample of examples, evenly spaced.
+
+    An example is what a model is given: one of several windows of a text, or each text of a pair to compare.
+    """
+
+    rows: int
+    examples: int
+    sample: list[int]
+
+    @classmethod
+    def of(cls, kind: Kind[Any], rows: Any, tokenizer: Any, training: bool) -> Lengths:
+        some = rows.select(range(0, len(rows), math.ceil(len(rows) / SAMPLE)))
+        sample = [len(ids) for ids in kind.encode(some, tokenizer, training)["input_ids"]]
+        return cls(len(rows), round(len(rows) * len(sample) / len(some)), sample)
+
+    def first(self, rows: int) -> Lengths:
+        """Of so many rows at most."""
+        rows = min(rows, self.rows)
+        return replace(self, rows=rows, examples=round(self.examples * rows / self.rows))
+
+    @property
+    def mean(self) -> float:
+        return sum(self.sample) / len(self.sample)
+
+
+def _multiple(length: float) -> int:
+    """The nearest number of tokens that a batch can have."""
+    return MULTIPLE * max(1, round(length / MULTIPLE))
+
+
+def _padded(lengths: list[int], batch_size: int) -> tuple[float, int]:
+    """Tokens of a sequence in batches of `lengths` as they stand, each padded to its longest: on average, and most."""
+    batches = [lengths[first : first + batch_size] for first in range(0, len(lengths), batch_size)]
+    padded = [math.ceil(max(batch) / MULTIPLE) * MULTIPLE for batch in batches]
+    total = sum(length * len(batch) for length, batch in zip(padded, batches, strict=True))
+    return total / len(lengths), max(padded)

@@ -1,0 +1,46 @@
+"""What a run reads: that it is the same from the first stage to the last, however often the run is interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruneonce.data.keys import file_key, source_key
+from pruneonce.errors import UserError
+from pruneonce.models import content_key, key_of
+from pruneonce.recipe import Recipe
+from pruneonce.system import durable
+
+FILE = "inputs.json"
+
+
+def must_be_those_it_began_with(recipe: Recipe, output: Path) -> None:
+    """Compare model, corpus and task files with what the run in `output` began with; note them when it begins.
+
+    Raises:
+        UserError: one of them changed, or is gone.
+    """
+    now = _identities(recipe)
+    before = durable.read_json(output / FILE) or {}
+    changed = [name for name, identity in now.items() if before.get(name, identity) != identity]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: not what it was when the run in {output} began, and a run does not mix data; put "
+            "it back as it was, or start again with another --output"
+        )
+    if now.keys() - before.keys():  # all of them as the run begins, later those of a task that was added
+        durable.write_json({**before, **now}, output / FILE)
+
+
+def _identities(recipe: Recipe) -> dict[str, str]:
+    """Of each local input, what is in it."""
+    found = {f"model {recipe.model}": content_key(recipe.model)}
+    corpus = source_key(recipe.corpus.source)
+    if corpus is not None:
+        found[f"corpus {recipe.corpus.source}"] = key_of(corpus)
+    for task in recipe.tasks.values():
+        if task.teacher_model:
+            found[f"teacher {task.teacher_model}"] = content_key(task.teacher_model)
+        if task.source is None:
+            for name in task.data().values():
+                found[f"file {name}"] = file_key(name)
+    return found

@@ -1,0 +1,207 @@
+"""Run a recipe: its stages in order, every task from the one sparse model, then the summary and the report."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.rule import Rule
+from transformers import AutoModel
+
+from pruneonce import quantization, stages
+from pruneonce.config import safe_yaml
+from pruneonce.console import console
+from pruneonce.engines import require
+from pruneonce.errors import UserError
+from pruneonce.export.onnx import need
+from pruneonce.models import PROVENANCE, load_config, load_tokenizer
+from pruneonce.models.architectures import check_length, roles_of
+from pruneonce.recipe import Recipe, Transfer
+from pruneonce.report import write_report
+from pruneonce.runs import inputs
+from pruneonce.runs.arms import Arms, Parents
+from pruneonce.runs.layout import BENCHMARK, arms, make_room_for_seeds
+from pruneonce.runs.staleness import differences, stale
+from pruneonce.runs.summary import summarize
+from pruneonce.stages.finetune import check_teacher
+from pruneonce.system import distributed, durable, locks
+from pruneonce.tasks import kind_of
+from pruneonce.training import checkpoints
+
+TIMED = ("dense", "sparse", "int8", "int4")
+
+
+def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
+    """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
+
+    Args:
+        keep_checkpoints: the number of checkpoints that an unfinished stage keeps, the newest ones.
+
+    Raises:
+        UserError: a mistake in the recipe or what it points to; another process works in `output`. Nothing is left
+            behind if there is nothing to resume from.
+        Interrupted: SIGINT or SIGTERM came during training.
+    """
+    distributed.start()
+    with locks.scope(), checkpoints.keeping(keep_checkpoints):
+        is_new = distributed.by_first(lambda: _claim(recipe, output))
+        try:
+            distributed.by_first(lambda: check(recipe, output / "cache"))
+            _check_inputs(recipe, output)
+            _run_stages(recipe, output)
+        except UserError:
+            if is_new and distributed.rank() == 0 and not _has_work(output):
+                shutil.rmtree(output)
+            raise
+        return distributed.by_first(lambda: _conclude(recipe, output))
+
+
+def _check_inputs(recipe: Recipe, output: Path) -> None:
+    distributed.by_first(lambda: inputs.must_be_those_it_began_with(recipe, output))
+
+
+def _has_work(output: Path) -> bool:
+    """Whether there is something to resume from: a finished stage, or a checkpoint."""
+    return any(any(output.rglob(name)) for name in (PROVENANCE, "checkpoint-*"))
+
+
+def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
+    _time(recipe, output)
+    summary = summarize(recipe, output)
+    durable.write_json(summary, output / "summary.json")
+    write_report(output)
+    return summary
+
+
+def _claim(recipe: Recipe, output: Path) -> bool:
+    """Make `output` this recipe's, or find that it is another's; gives whether it is new."""
+    is_new = not output.exists()
+    theirs = output / "recipe.yaml"
+    known = {theirs.name, locks.NAME, durable.partial(theirs).name}  # of a run that was killed as it began
+    if (
+        not theirs.is_file()
+        and not is_new
+        and (not output.is_dir() or {path.name for path in output.iterdir()} - known)
+    ):
+        raise UserError(f"{output} is not empty and not a run of a recipe; choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        locks.take(output)
+        resolved = recipe.model_dump(mode="json")
+        if not theirs.is_file():
+            durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror}") from None
+    before = safe_yaml.read(theirs)
+    different = differences(before, resolved)
+    if outdated := stale(output, before, resolved, different):
+        raise UserError(
+            f"{output} holds a run of another recipe (different: {', '.join(different)}; "
+            f"stale: {', '.join(outdated)}); choose another --output"
+        )
+    if different:  # what was made is as this recipe would make it: a task, an arm or a seed was added
+        durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
+    make_room_for_seeds(recipe, output)
+    return is_new
+
+
+def check(recipe: Recipe, cache: Path) -> None:
+    """Find what is wrong before hours are spent: the architecture, every task's data, what the tokenizer makes of it,
+    every given teacher.
+
+    Args:
+        cache: folder that hub data is downloaded to.
+
+    Raises:
+        UserError: a mistake in the recipe or what it points to.
+    """
+    roles_of(load_config(recipe.model).model_type)
+    check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
+    tokenizer = load_tokenizer(recipe.model)
+    for name, task in recipe.tasks.items():
+        check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
+        _check_task(recipe, name, tokenizer, cache)
+    _check_deployment(recipe)
+
+
+def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
+    """Its data, and whether it can be learnt from its teacher, as far as that is there already."""
+    task = recipe.tasks[name]
+    kind = kind_of(task).for_model(recipe.model)
+    data = kind.load(cache)
+    kind.encode(data.splits["dev"].select([0]), tokenizer)
+    student = load_config(recipe.model)
+    arms = [recipe.transfer_for(name), recipe.baselines.gradual, *recipe.quantize_for(name).by_arm().values()]
+    for settings in arms:
+        if isinstance(settings, Transfer):
+            kind.check_settings(settings)
+            if task.teacher_model:
+                check_teacher(kind, task.teacher_model, data, student, task.completed(settings))
+                kind.for_model(task.teacher_model)
+
+
+def _check_deployment(recipe: Recipe) -> None:
+    """What comes last would fail last: groups that do not fit, engines that are not there."""
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(load_config(recipe.model))
+    for name in recipe.tasks:
+        for settings in recipe.quantize_for(name).by_arm().values():
+            quantization.check_fits(encoder, settings)
+    engines = recipe.benchmark.engines if recipe.benchmark else []
+    timed = recipe.quantize_for(next(iter(recipe.tasks))).by_arm().keys() & TIMED if recipe.tasks else set()
+    if set(engines) == {"torch"} and timed:
+        raise UserError(
+            "`benchmark.engines` has torch alone, which runs no quantized model; add onnxruntime or openvino"
+        )
+    for engine in engines:
+        require(engine)
+    if recipe.benchmark:
+        check_length(max(recipe.benchmark.lengths), recipe.model, "benchmark.lengths")
+    if recipe.export or set(engines) - {"torch"}:
+        need("onnxscript", "onnx")
+    if "openvino" in recipe.export:
+        need("openvino", "openvino")
+
+
+def _run_stages(recipe: Recipe, output: Path) -> None:
+    common: dict[str, Any] = {"seed": recipe.seed, "cache": output / "cache", "report_to": recipe.report_to}
+    dense: str | Path = recipe.model
+    if recipe.prepare:
+        _heading("prepare: the dense model learns the corpus")
+        dense = stages.prepare(recipe.model, recipe.corpus, recipe.prepare, output / "teacher", **common)
+        _check_inputs(recipe, output)
+    _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
+    sparse = stages.prune(dense, recipe.corpus, recipe.prune, output / "sparse", **common)
+    one_shot = None
+    if recipe.baselines.one_shot:
+        one_shot = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
+    parents = Parents(dense, sparse, one_shot)
+    for name in recipe.tasks:
+        for seed in recipe.task_seeds:
+            _heading(f"task {name}, seed {seed}" if recipe.seeds else f"task {name}")
+            _check_inputs(recipe, output)
+            Arms(recipe, output, name, seed).make(parents)
+
+
+def _time(recipe: Recipe, output: Path) -> None:
+    """How fast the first task's models are; those of other tasks and seeds, and rivals, have the same shape."""
+    if not recipe.benchmark or not recipe.tasks:
+        return
+    name, task = next(iter(recipe.tasks.items()))
+    models = {arm: model for arm, model in arms(recipe, output, name, recipe.task_seeds[0]) if arm in TIMED}
+    asked = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
+    made = durable.read_json(output / BENCHMARK) or {}
+    if asked == {key: made.get(key) for key in asked}:
+        return
+    _heading(f"benchmark: the models of {name}")
+    kind = kind_of(task)
+    texts = kind.texts(kind.load(output / "cache").splits["dev"])
+    found = stages.benchmark(models, recipe.benchmark, texts)
+    durable.write_json({**found, **asked}, output / BENCHMARK)
+
+
+def _heading(text: str) -> None:
+    console.print(Rule(text, align="left", style="cyan"))

@@ -1,0 +1,173 @@
+"""What a run made, read off its folder: the content of summary.json, as docs/design.md describes it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from pruneonce.models import METRICS, read_provenance
+from pruneonce.recipe import Recipe
+from pruneonce.runs.layout import (
+    BENCHMARK,
+    arms,
+    evaluation_file,
+    first_folder,
+    packed_file,
+    sizes_file,
+    sweep_file,
+    task_folder,
+)
+from pruneonce.runs.sweep import losers
+from pruneonce.system import durable
+from pruneonce.system.machine import processor
+from pruneonce.tasks import KINDS
+
+Values = dict[int, float]  # by seed
+
+
+def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
+    """The summary of a finished run. `seconds` is the time spent in training, however often it was interrupted."""
+    sparse = read_provenance(output / "sparse") or {}
+    made = _stages(recipe, output)
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "model": recipe.model,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": sum(stage["seconds"] for stage in made),
+        "machine": {
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            **{library: version(library) for library in ("pruneonce", "torch", "transformers")},
+        },
+        "sparsity": {
+            "encoder": sparse["sparsity"]["encoder"],
+            "model": sparse["sparsity"]["model"],
+            "target": recipe.prune.sparsity,
+        },
+        "seeds": recipe.task_seeds,
+        "pattern": sparse["pattern"],
+        "layers": sparse["sparsity"]["layers"],
+        "stages": made,
+        "results": [result for name in recipe.tasks for result in _results(recipe, output, name)],
+        "benchmark": durable.read_json(output / BENCHMARK),
+    }
+
+
+def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:
+    """What was trained, in the order of folders; of a sweep, the candidates that lost as one stage more."""
+    tasks = [task_folder(recipe, output, name, seed) for name in sorted(recipe.tasks) for seed in recipe.task_seeds]
+    found = []
+    for folder in [output / "teacher", output / "sparse", *(path for task in tasks for path in sorted(task.glob("*")))]:
+        name = folder.relative_to(output).as_posix()
+        if folder.name.endswith(".sweep.json"):
+            lost = [one["training"] for one in losers(durable.read_json(folder))]
+            spent = {key: sum(one[key] for one in lost) for key in ("steps", "tokens", "seconds")}
+            name = name.removesuffix(".json")
+            one = {"name": name, "stage": "sweep", "folder": None, "method": None, "pattern": None}
+            found.append({**one, **spent, "history": [], "final": {}})
+            continue
+        made = read_provenance(folder)
+        if made is None or "training" not in made:  # an export
+            continue
+        measured = durable.read_json(folder / METRICS) or {"history": [], "final": {}}
+        asked = {key: made["settings"].get(key) for key in ("method", "pattern")}
+        found.append({"name": name, "stage": made["stage"], "folder": name, **asked, **made["training"], **measured})
+    return found
+
+
+def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
+    """A task's arms: their mean over the seeds, and of what is made once, the first seed's."""
+    first = first_folder(recipe, output, task)
+    measured = {
+        seed: {
+            arm: durable.read_json(evaluation_file(task_folder(recipe, output, task, seed), arm))
+            for arm, _ in arms(recipe, output, task, seed)
+        }
+        for seed in recipe.task_seeds
+    }
+    metric = recipe.tasks[task].metric
+    found: list[dict[str, Any]] = []
+    dense: Values = {}
+    for arm, model in arms(recipe, output, task, recipe.task_seeds[0]):
+        everything = {seed: by_arm[arm] for seed, by_arm in measured.items() if arm in by_arm}
+        splits = next(iter(everything.values()))
+        split = "test" if "test" in splits else "dev"
+        values = {seed: splits[split][metric] for seed, splits in everything.items()}
+        dense = dense or values
+        made = read_provenance(model) or {"sparsity": {"encoder": 0.0}}
+        sizes = durable.read_json(sizes_file(first, "sparse" if arm == "dense" else arm))
+        packed = packed_file(first, arm).relative_to(output).as_posix()
+        found.append(
+            {
+                "task": task,
+                "arm": arm,
+                "folder": str(Path(model).relative_to(output)) if isinstance(model, Path) else str(model),
+                "sparsity": made["sparsity"]["encoder"],
+                "metric": metric,
+                "split": split,
+                "examples": splits[split]["examples"],
+                **over_seeds(values, dense),
+                "full_score": KINDS[recipe.tasks[task].kind].full_score,
+                "sweep": durable.read_json(sweep_file(first, arm)),
+                "size": sizes and _size(sizes, arm, packed),
+                "all": {
+                    name: {key: _mean([one[name][key] for one in everything.values()]) for key in measures}
+                    for name, measures in splits.items()
+                },
+            }
+        )
+    return found
+
+
+def over_seeds(values: Values, dense: Values) -> dict[str, Any]:
+    """An arm's value and recovery: means over the seeds, with their sample standard deviations (none of one seed).
+
+    The recovery of a seed is its value over the dense value **of the same seed**. That model taught this arm, so the
+    two share what the seed made of it, and the pairing takes that out of the spread: the spread of the recovery is of
+    what pruning did, not of how good the teachers happened to be. The mean of these is in general not the mean value
+    over the mean dense value. A teacher that was given is the same for every seed. There is no recovery of a dense
+    value that is not above 0.
+
+    Args:
+        values: by seed.
+        dense: those of the dense arm.
+    """
+    pairs = [(value, dense.get(seed, next(iter(dense.values())))) for seed, value in values.items()]
+    shares = [value / whole for value, whole in pairs] if all(whole > 0 for _, whole in pairs) else None
+    return {
+        "value": _mean(list(values.values())),
+        "spread": _spread(list(values.values())),
+        "recovery": _mean(shares) if shares else None,
+        "recovery_spread": _spread(shares) if shares else None,
+        "seeds": {str(seed): value for seed, value in values.items()},
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if len(set(values)) > 1 else values[0]
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
+
+
+def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
+    """Bytes of a packed model and of its encoder, or of the dense one in fp32, which has no packed file."""
+    encoder, model = packed["parts"]["encoder"], packed["parts"]["model"]
+    if arm == "dense":
+        return {"file": None, "bytes": model["dense_bytes"], "encoder": encoder["dense_bytes"], "limit": None}
+    return {
+        "file": file,
+        "bytes": packed["bytes"],
+        "encoder": encoder["packed_bytes"],
+        "limit": encoder["limit_bytes"],
+    }

@@ -1,0 +1,79 @@
+"""Attention that trains fast on a processor.
+
+PyTorch's fused attention spares the memory of the scores [batch, heads, tokens, tokens], but its backward pass on a
+processor costs more than all products of the layer. Up to some hundred tokens it is better to keep the attention
+weights, once and in the precision of the products: transformers' "eager" keeps them two or three times, and in fp32.
+So does PyTorch's with dropout, as its fused one has none on a processor: then it is better at any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from pruneonce.models import dropouts
+
+NAME = "pruneonce_kept"
+LONGEST = 256  # tokens, without dropout; from measurements, see benchmarks/results/attention.md
+
+
+def kept_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """`softmax(scaling Q K^T) V`.
+
+    Args:
+        query, key, value: [batch, heads, tokens, width of a head].
+        attention_mask: True where a query sees a key, broadcast to [batch, heads, tokens, tokens]; None: everywhere.
+        scaling: default 1 / sqrt(width of a head).
+
+    Returns:
+        The output [batch, tokens, heads, width of a head], and the weights.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast(query.device.type, enabled=False):  # which would keep fp32 copies; softmax adds in fp32 anyway
+        scores = (query * scaling) @ key.transpose(-1, -2)
+        if attention_mask is not None:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        weights = F.dropout(torch.softmax(scores, dim=-1), dropout, module.training)
+        return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(NAME, kept_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@contextmanager
+def fast_attention(model: Any, length: int) -> Generator[None, None, None]:
+    """Within it, `model` has the attention that trains inputs of up to `length` tokens best on its device."""
+    usual = model.config._attn_implementation
+    can_change = usual == "sdpa" and model._supports_attention_backend
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if not (can_change and on_cpu and keeps_weights(model.config, length)):
+        yield
+        return
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+
+
+def keeps_weights(config: Any, length: int) -> bool:
+    """Whether to keep the attention weights, for inputs of up to `length` tokens."""
+    of_attention = [name for name in dropouts(config) if "attention" in name]
+    return length <= LONGEST or any(getattr(config, name) for name in of_attention)

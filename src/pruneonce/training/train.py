@@ -1,0 +1,208 @@
+"""Training a model: the one way in which every stage does it. The loop is that of transformers' Trainer (trainer.py).
+
+Many processes (torchrun) train as one does at the same global batch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from pruneonce.config.lengths import as_steps
+from pruneonce.errors import Interrupted, UserError
+from pruneonce.models.architectures import prunable_weights
+from pruneonce.plugins import Method
+from pruneonce.plugins.run import Batch, Objective, Run
+from pruneonce.recipe import Training
+from pruneonce.system import distributed, interruption
+from pruneonce.system.machine import flushed_denormals, has_bf16, keep_freed_memory
+from pruneonce.training import checkpoints
+from pruneonce.training.attention import fast_attention
+from pruneonce.training.progress import Bar
+from pruneonce.training.sparsifier import Locked
+from pruneonce.training.trainer import MaskHooks, SparseTrainer, StopWhenAsked
+
+# What the Trainer logs of the clock; a run that goes on has the same history as one that was not interrupted.
+CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run spent and logged."""
+
+    history: list[dict[str, float]]
+    steps: int
+    tokens: int
+    seconds: float
+
+    def spent(self) -> dict[str, float]:
+        return {"steps": self.steps, "tokens": self.tokens, "seconds": self.seconds}
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    data: Any,
+    collate: Callable[[list[Any]], Batch],
+    settings: Training,
+    *,
+    steps: int,
+    length: int,
+    folder: Path,
+    title: str,
+    seed: int = 42,
+    report_to: list[str] | None = None,
+    sparsifier: Locked | None = None,
+    method: Method | None = None,
+    likelihood: Objective | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trained:
+    """Train `model` in place.
+
+    Args:
+        objective: maps (model, batch) to the loss and its parts, which add up to it.
+        data: the examples of the whole run in their order, see data/blocks.py; `collate` turns some into a batch.
+        steps: optimizer steps, see `total_steps`.
+        length: tokens of the longest example.
+        folder: where checkpoints go (`folder/checkpoints`); training goes on from the last whole one there.
+        title: the name that the progress bar shows.
+        sparsifier: holds the masks; None trains densely.
+        method: what is done beside; None: nothing.
+        likelihood: the loss by which a method judges weights, see `methods.run.Run`; None: the objective.
+        callbacks: called along the way, after the masks' own.
+
+    Raises:
+        UserError: the loss or the gradients are not finite; out of memory; the disk is full.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint of the step in which it came is written.
+        LostProcessError: another process of this run is gone.
+    """
+    keep_freed_memory()
+    method = method or Method()
+    weights = prunable_weights(model)
+    judge = likelihood or objective
+    method.begin(Run(model, weights, steps, seed, judge, data, collate, settings))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
+    trainer = SparseTrainer(
+        objective,
+        settings,
+        sparsifier,
+        method,
+        model=model,
+        args=_arguments(settings, steps, folder, seed, report_to or []),
+        train_dataset=data,
+        data_collator=collate,
+    )
+    for builtin in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(builtin)
+    trainer.add_callback(Bar(title))
+    if sparsifier:
+        trainer.add_callback(MaskHooks(sparsifier))
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    with (
+        distributed.watching_others(),
+        enough_memory(),
+        fast_attention(model, length),
+        flushed_denormals(),
+        method.parametrized(model),
+    ):
+        _run(trainer, folder / "checkpoints")
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return Trained(
+        [{name: value for name, value in sorted(entry.items()) if name not in CLOCK} for entry in history],
+        trainer.state.global_step,
+        int(trainer.state.num_input_tokens_seen),
+        monotonic() - trainer.began,
+    )
+
+
+def _run(trainer: SparseTrainer, folder: Path) -> None:
+    """Train from the last checkpoint to the end, or to the step in which a signal comes."""
+    begin = checkpoints.newest(folder)
+    with interruption.deferred() as asked:
+        stop = StopWhenAsked(asked)
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=str(begin) if begin else None)
+        trainer.check_weights()
+        if number := distributed.largest(asked.number):
+            if not stop.stopped:  # it came after the last step
+                trainer._save_checkpoint(trainer.model, None)
+            distributed.leave()
+            raise Interrupted(number)
+
+
+@contextmanager
+def enough_memory() -> Generator[None, None, None]:
+    """Turn what PyTorch raises where memory ends into one line.
+
+    Raises:
+        UserError: out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        signs = ("can't allocate memory", "not enough memory", "out of memory")
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in text.lower() for sign in signs):
+            raise UserError(
+                "out of memory: lower `batch_size` (and raise `accumulate` by as much, for the same result), or set "
+                "`activation_checkpointing: true`; in another folder, as these are other settings"
+            ) from error
+        raise
+
+
+def total_steps(settings: Training, examples: int) -> int:
+    """Optimizer steps of a run over `examples` examples, shared out over the processes."""
+    if settings.steps is not None:
+        return settings.steps
+    assert settings.epochs is not None
+    batches = math.ceil(examples / (settings.batch_size * distributed.world()))
+    return max(1, math.ceil(math.ceil(batches / settings.accumulate) * settings.epochs))
+
+
+def examples_of(settings: Training, steps: int) -> int:
+    """Examples that `steps` steps take, in all processes together."""
+    return steps * settings.batch_size * settings.accumulate * distributed.world()
+
+
+def _arguments(settings: Training, steps: int, folder: Path, seed: int, report_to: list[str]) -> TrainingArguments:
+    every = as_steps(settings.checkpoint_every, steps) if settings.checkpoint_every else 0
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=has_bf16(),
+        use_cpu=not torch.cuda.is_available(),  # asked for by name, or it refuses bf16 there
+        seed=seed,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if every else "no",
+        save_steps=max(1, every),
+        report_to=report_to,
+        log_level_replica="error",  # of the processes other than the first
+        train_sampling_strategy="sequential",
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        activation_checkpointing=settings.activation_checkpointing,
+        torch_compile=settings.compile,
+        ddp_find_unused_parameters=False,  # the vocabulary weight is used outside the model's forward pass
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs take a process each, never DataParallel
+    return arguments

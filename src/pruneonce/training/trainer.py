@@ -1,0 +1,224 @@
+"""transformers' Trainer with our loss, schedules, masks and checkpoints.
+
+Order of a step: update the masks if due, forward, backward, mask the gradients, clip, optimizer, apply the masks.
+A checkpoint holds all that the rest of a run depends on, so that a resumed run is, bit for bit, one that was not
+interrupted: weights, moments, masks, and of each process its random state and what it has not logged yet.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from pruneonce.config.lengths import as_steps
+from pruneonce.errors import DivergedError
+from pruneonce.plugins import Method
+from pruneonce.plugins.run import Batch, Objective
+from pruneonce.recipe import Training
+from pruneonce.sparsity.schedule import linear_multiplier
+from pruneonce.system import distributed
+from pruneonce.system.interruption import Asked
+from pruneonce.system.machine import autocast
+from pruneonce.training import checkpoints
+from pruneonce.training.sparsifier import Locked
+
+EXPLODED = 1e6  # a loss that no training comes back from; the losses here are of the order of 1 to 100
+LOWER = "; lower `learning_rate`, and start in another folder"
+
+
+class SparseTrainer(Trainer):
+    """Trainer with our loss, our learning-rate schedule, masked gradients, and checkpoints without pickle."""
+
+    def __init__(
+        self, objective: Objective, settings: Training, sparsifier: Locked | None, method: Method, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.objective: Objective = objective
+        self.settings = settings
+        self.sparsifier = sparsifier
+        self.method = method
+        self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
+        self.model_accepts_loss_kwargs = True  # so that it counts the labels of all of a step's batches
+        self.parts: dict[str, list[Tensor]] = {}
+        self.found: dict[str, Tensor] = {}  # the parts of the latest pass
+        self.began = monotonic()  # less what went before, in a run that goes on
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if num_items_in_batch is not None and inputs["labels"].dim() == 2:  # a label a token, and not all have one
+            batches = distributed.world() * self.current_gradient_accumulation_steps
+            inputs["targets"] = torch.clamp_min(num_items_in_batch, 1) / batches
+        with autocast(self.args.device):  # accelerate's own covers the model's forward pass alone
+            parts = self.objective(model, inputs)
+        loss = parts.pop("loss")
+        if (extra := self.method.extra_loss(self.state.global_step)) is not None:
+            loss, parts["method"] = loss + extra, extra.detach()
+        self.found = parts
+        return loss
+
+    def training_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Tensor:
+        usual = super().training_step
+        passes: list[dict[str, Tensor]] = []
+
+        def forward_backward() -> Tensor:
+            loss = usual(model, dict(inputs), *args, **kwargs)  # type: ignore[arg-type]
+            if self.sparsifier:
+                self.sparsifier.mask_gradients()
+            passes.append(self.found)
+            return loss
+
+        loss = self.method.gradients(self.state.global_step, forward_backward)
+        for name, part in passes[0].items():  # further passes are at other weights than the model's
+            self.parts.setdefault(name, []).append(part)
+        return loss
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        total, warmup = num_training_steps, as_steps(self.settings.warmup, num_training_steps)
+        schedule = self.sparsifier.schedule if self.sparsifier else None
+
+        def multiplier(step: int) -> float:
+            if schedule:
+                return schedule.learning_rate(step, total, warmup)
+            return linear_multiplier(step, total, warmup)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, multiplier)  # type: ignore[arg-type]
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        loss = logs.get("loss", 0.0)
+        if not abs(loss) < EXPLODED:  # true of NaN too
+            raise DivergedError(f"the loss became {loss:g} at step {self.state.global_step}{LOWER}")
+        if "loss" in logs:
+            if self.sparsifier:
+                logs["sparsity"] = self.sparsifier.sparsity()
+            if self.parts:
+                means = torch.stack([torch.stack(values).mean() for values in self.parts.values()])
+                means = self.accelerator.reduce(means, "mean")  # type: ignore[assignment]
+                logs.update({f"loss_{name}": mean for name, mean in zip(self.parts, means.tolist(), strict=True)})
+            self.parts.clear()
+        super().log(logs, start_time)
+
+    # What is not finite stops the run before it is a weight, or part of a checkpoint.
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if not math.isfinite(norm):  # after any NaN in the forward pass too
+            raise DivergedError(f"the gradients became {float(norm)} at step {self.state.global_step + 1}{LOWER}")
+        return norm
+
+    def check_weights(self) -> None:
+        """Raise unless all weights are finite: a step that was too long shows in them before it shows in a loss."""
+        assert self.model is not None
+        for name, weight in self.model.named_parameters():
+            if not weight.isfinite().all():
+                raise DivergedError(f"{name} is no longer finite at step {self.state.global_step}{LOWER}")
+
+    # Checkpoints: transformers pickles the optimizer, the random state and its arguments; these write safetensors.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.check_weights()
+        self.store_flos()
+        states = distributed.gathered(self._process_state())
+
+        def fill(folder: Path) -> None:
+            assert self.model is not None
+            self.model.save_pretrained(folder)  # type: ignore[operator]
+            self._save_optimizer_and_scheduler(str(folder))
+            for rank, state in enumerate(states):
+                save_file(state, folder / f"process-{rank}.safetensors")
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+        checkpoints.write(Path(str(self.args.output_dir)), self.state.global_step, fill)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        assert self.optimizer is not None
+        moments = self.optimizer.state_dict()["state"]
+        flat = {f"{index}.{key}": value for index, state in moments.items() for key, value in state.items()}
+        save_file(flat, Path(output_dir) / "optimizer.safetensors")
+        if self.sparsifier:
+            self.sparsifier.save(Path(output_dir))
+        self.method.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in load_file(Path(checkpoint) / "optimizer.safetensors").items():
+            index, key = name.split(".", 1)
+            states.setdefault(int(index), {})[key] = value
+        # The learning rate is a function of the step, so only the moments need restoring.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        step = int(Path(checkpoint).name.split("-")[1])
+        scheduler = self.lr_scheduler
+        rates = [base * rate(step) for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": step, "_last_lr": rates})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self.sparsifier:
+            self.sparsifier.load(Path(checkpoint))
+        self.method.load(Path(checkpoint))
+        self.began -= self._own_file(checkpoint)["seconds"].item()
+
+    def _process_state(self) -> dict[str, Tensor]:
+        """What differs between the processes of a run: random state, and the losses since the last log."""
+        state = {
+            "random": torch.get_rng_state(),
+            "loss": self._tr_loss.detach().cpu(),
+            "logged": torch.tensor(self._globalstep_last_logged),
+            "seconds": torch.tensor(monotonic() - self.began, dtype=torch.float64),
+        }
+        if torch.cuda.is_available():
+            state["random.cuda"] = torch.cuda.get_rng_state()
+        return state | {f"part.{name}": torch.stack(values).cpu() for name, values in self.parts.items()}
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called before the first step of a run that goes on, after the Trainer has set its own counters to zero."""
+        if checkpoint is None:
+            return
+        state = self._own_file(checkpoint)
+        self._tr_loss = state["loss"].to(self._tr_loss.device)
+        self._globalstep_last_logged = int(state["logged"])
+        parts = {name.removeprefix("part."): value for name, value in state.items() if name.startswith("part.")}
+        self.parts = {name: list(values.to(self.args.device).unbind()) for name, values in parts.items()}
+        torch.set_rng_state(state["random"])
+        if "random.cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["random.cuda"])
+
+    def _own_file(self, checkpoint: str) -> dict[str, Tensor]:
+        return load_file(Path(checkpoint) / f"process-{self.args.process_index}.safetensors")
+
+
+class MaskHooks(TrainerCallback):
+    """Calls the sparsifier at its places in a step."""
+
+    def __init__(self, sparsifier: Locked):
+        self.sparsifier = sparsifier
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sparsifier.before_step(state.global_step)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sparsifier.apply()
+
+
+class StopWhenAsked(TrainerCallback):
+    """Ends training after the step in which a signal came to any of the processes, with a checkpoint."""
+
+    def __init__(self, asked: Asked):
+        self.asked = asked
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if distributed.largest(self.asked.number):
+            self.stopped = True
+            control.should_save = control.should_training_stop = True

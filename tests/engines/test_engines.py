@@ -1,0 +1,215 @@
+"""Engines side by side: the same inputs give the same logits and the same accuracy, whichever runs the model."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pruneonce import engines, stages
+from pruneonce.cli import main
+from pruneonce.engines import engine_of, open_engine, open_file
+from pruneonce.errors import UserError
+from pruneonce.export import onnx as onnx_export
+from pruneonce.recipe import Calibrate, Training
+from pruneonce.system import machine
+
+ROOT = Path(__file__).parents[2]
+BATCH = {
+    "input_ids": torch.tensor([[2, 30, 7, 33, 3], [2, 41, 3, 0, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+    "token_type_ids": torch.zeros(2, 5, dtype=torch.int64),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(encoder, task, tmp_path_factory):
+    """A task model that has learned something, in int8 and exported for both engines."""
+    folder = tmp_path_factory.mktemp("engines")
+    learned = stages.finetune(encoder, task, Training(epochs=12, batch_size=16, learning_rate=1e-3), folder / "dense")
+    int8 = stages.calibrate(learned, task, Calibrate(examples=64), folder / "int8")
+    onnx = stages.export(int8, folder / "onnx")
+    return {"torch": int8, "onnxruntime": onnx, "openvino": stages.export(int8, folder / "openvino", format="openvino")}
+
+
+def test_accuracy_is_measured_in_the_engine_that_a_folder_is_for(folders, task):
+    found = {engine: stages.evaluate(folder, task, splits=["test"])["test"] for engine, folder in folders.items()}
+    assert found["torch"]["accuracy"] > 0.7, "it has learned something to lose"
+    assert all(metrics.keys() == found["torch"].keys() for metrics in found.values())
+    assert all(metrics["examples"] == 40 for metrics in found.values())
+    for metrics in found.values():  # an example on the edge may fall to either side
+        assert metrics["accuracy"] == pytest.approx(found["torch"]["accuracy"], abs=1.5 / 40)
+
+
+def test_logits_agree(folders):
+    found = {engine: open_engine(folder, engine, exact=True)(BATCH) for engine, folder in folders.items()}
+    expected = found["torch"]["logits"]
+    assert expected.shape == (2, 2)
+    for outputs in found.values():
+        assert outputs.keys() == {"logits"}
+        np.testing.assert_allclose(outputs["logits"], expected, atol=0.02 * np.abs(expected).max())
+        assert np.array_equal(outputs["logits"].argmax(1), expected.argmax(1))
+
+
+def test_what_an_engine_tells(folders):
+    usual = torch.get_num_threads()
+    try:
+        for engine, folder in folders.items():
+            assert engine_of(folder) == (None if engine == "torch" else engine)
+            opened = open_engine(folder, engine, 2, exact=True)
+            assert (opened.name, opened.precision, opened.threads) == (engine, "fp32", 2)
+            assert set(opened.inputs) == set(BATCH) - ({"token_type_ids"} if len(opened.inputs) == 2 else set())
+            arrays = {name: value.numpy() for name, value in BATCH.items()}
+            assert np.array_equal(opened(arrays)["logits"], opened(BATCH)["logits"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
+    assert open_engine(folders["openvino"], "openvino").precision == ("bf16" if machine.has_bf16() else "fp32")
+
+
+def test_exact_products_without_vnni(folders, monkeypatch):
+    """ONNX Runtime takes other kernels then; our graphs let it, and the result is the same."""
+    expected = open_engine(folders["onnxruntime"], "onnxruntime")(BATCH)["logits"]
+    monkeypatch.setattr("pruneonce.engines.onnxruntime.overflows_int8", lambda: True)
+    found = open_engine(folders["onnxruntime"], "onnxruntime")(BATCH)["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_openvino_is_right_without_vnni(folders, monkeypatch):
+    expected = open_engine(folders["torch"], "torch")(BATCH)["logits"]
+    monkeypatch.setattr("pruneonce.engines.openvino.overflows_int8", lambda: True)
+    found = open_engine(folders["openvino"], "openvino", exact=True)(BATCH)["logits"]
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_mistakes(folders, encoder, tmp_path):
+    with pytest.raises(UserError, match="no engine 'tensorrt'; there are torch, onnxruntime, openvino"):
+        open_engine(encoder, "tensorrt")
+    with pytest.raises(UserError, match=r"has no model\.onnx.*--format onnx"):
+        open_engine(encoder, "onnxruntime")
+    with pytest.raises(UserError, match=r"has no openvino_model\.xml"):
+        open_engine(folders["onnxruntime"], "openvino")
+    (tmp_path / "model.onnx").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=r"has no hashes of its files in pruneonce\.json; remove the folder and export"):
+        open_engine(tmp_path, "onnxruntime")
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot open .*model\.onnx"):
+        open_file(tmp_path / "model.onnx", "onnxruntime")
+    (tmp_path / "openvino_model.xml").write_text("<nothing")
+    with pytest.raises(UserError, match=r"OpenVINO cannot open .*openvino_model\.xml"):
+        open_file(tmp_path / "openvino_model.xml", "openvino")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "benchmark"])
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [("onnxruntime", "model.onnx"), ("openvino", "openvino_model.xml"), ("openvino", "openvino_model.bin")],
+)
+def test_a_damaged_export_never_gets_into_an_engine(engine, name, verb, folders, task, tmp_path, monkeypatch, capsys):
+    """One bit in the middle, which either engine would take for a weight and calculate with."""
+    damaged = shutil.copytree(folders[engine], tmp_path / "damaged")
+    content = bytearray((damaged / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / name).write_bytes(content)
+    monkeypatch.setattr(f"pruneonce.engines.{engine}.open_model", None)
+    options = ["--test", task.test] if verb == "evaluate" else ["--engine", engine, "--length", "8"]
+    assert main([verb, str(damaged), *options]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith(f"{name} is damaged: it is not what was written; remove the folder and export the model again")
+    assert "\n" not in said
+    (damaged / name).unlink()
+    with pytest.raises(UserError, match=rf"cannot read .*{name}: No such file|has no {name}"):
+        open_engine(damaged, engine)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"files": 3}', "{"])
+def test_a_record_of_an_export_that_is_none(text, folders, tmp_path):
+    made = shutil.copytree(folders["onnxruntime"], tmp_path / "made")
+    (made / "pruneonce.json").write_text(text)
+    with pytest.raises(UserError, match=r"pruneonce\.json is damaged|has no hashes of its files"):
+        open_engine(made, "onnxruntime")
+
+
+def test_what_an_engine_fails_at_is_said_in_a_line(folders):
+    opened = open_engine(folders["onnxruntime"], "onnxruntime")
+    beyond = {name: value + 10_000 for name, value in BATCH.items()}
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot run .*model\.onnx: [^\n]*$"):
+        opened(beyond)
+    with pytest.raises(UserError, match="takes `input_ids`, which its tokenizer does not give"):
+        opened({})
+
+
+def test_a_bare_encoder_cannot_be_evaluated(encoder, task, tmp_path):
+    made = stages.export(encoder, tmp_path / "onnx")
+    named = task.model_copy(update={"labels": ["LABEL_0", "LABEL_1"], "label": "number"})
+    for split in ("train", "dev", "test"):
+        lines = Path(getattr(task, split)).read_text().replace('"label"', '"old"').splitlines()
+        numbered = [line[:-1] + f', "number": {index % 2}}}' for index, line in enumerate(lines)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(numbered))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "dev", "test")}
+    with pytest.raises(UserError, match="has no head for this task: it gives last_hidden_state, pooler_output"):
+        stages.evaluate(made, named.model_copy(update=files))
+
+
+@pytest.mark.parametrize(("engine", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+def test_a_missing_engine_is_named(engine, extra, folders, monkeypatch):
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"needs {engine}.*pip install 'pruneonce\[{extra}\]'"):
+        open_engine(folders[engine], engine)
+    assert engines.open_engine(folders["torch"], "torch").name == "torch", "which needs neither"
+
+
+def test_instruction_sets_are_those_that_linux_lists(monkeypatch):
+    told = machine.instruction_sets()
+    assert set(told) <= set(machine.INSTRUCTIONS)
+    if not Path("/proc/cpuinfo").is_file():
+        pytest.skip("no Linux")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert set(told) <= set(machine.instruction_sets())
+
+
+def test_features_of_arm_are_read(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n")
+    assert {"asimddp", "i8mm"} <= machine._flags(tmp_path / "cpuinfo")
+    assert machine._flags(tmp_path / "nothing") == set()
+
+
+@pytest.mark.parametrize(
+    ("machine_name", "told", "overflows"),
+    [("x86_64", ["avx2"], True), ("x86_64", ["avx2", "avx_vnni"], False), ("aarch64", [], False)],
+)
+def test_who_overflows(machine_name, told, overflows, monkeypatch):
+    monkeypatch.setattr(machine.platform, "machine", lambda: machine_name)
+    monkeypatch.setattr(machine, "instruction_sets", lambda: told)
+    assert machine.overflows_int8() is overflows
+
+
+def test_the_examples_in_the_documentation_run(folders, tmp_path, monkeypatch, capsys):
+    examples = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/engines.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert len(examples) == 2
+    monkeypatch.chdir(folders["torch"].parent)
+    for engine, code in zip(("onnxruntime", "openvino"), examples, strict=True):
+        assert f"import {engine}" in code
+        exec(compile(code, "docs/engines.md", "exec"), {})
+    shown = capsys.readouterr().out.split()
+    assert len(shown) == 2
+    assert set(shown) <= {"negative", "positive"}
+
+
+def test_a_signal_finds_its_way_after_two_models_were_closed(folders):
+    """OpenVINO moves the signal stack: with a core for each model the process ended here with a segmentation fault."""
+    code = f"""
+import faulthandler, os, signal
+from pruneonce.engines import open_engine
+faulthandler.enable()
+one, two = (open_engine({str(folders["openvino"])!r}, "openvino") for _ in range(2))
+del one
+del two
+signal.signal(signal.SIGTERM, lambda *_: print("alive"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]

@@ -1,0 +1,324 @@
+"""Exports through the real engines: ONNX Runtime and OpenVINO give what torch gives, whatever the batch and the length.
+
+Warnings are errors here as everywhere, so that a deprecated path of an exporter fails these tests.
+"""
+
+import copy
+import json
+import logging
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from shared.models import CONFIGS, make_model
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from pruneonce import quantization, stages
+from pruneonce.engines import FILES, open_engine, open_file
+from pruneonce.engines.openvino import core
+from pruneonce.errors import UserError
+from pruneonce.export import onnx as onnx_export
+from pruneonce.export import to_onnx
+from pruneonce.export.openvino import convert
+from pruneonce.models import grid as grid_file
+from pruneonce.models import load_as_saved
+from pruneonce.recipe import Quantization
+
+GRIDS = {
+    "fp32": None,
+    "int8": Quantization(),
+    "int8-tensor": Quantization(granularity="tensor"),
+    "int4": Quantization(bits=4, granularity="group", group_size=16),
+}
+SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
+
+
+def inputs(rows, length, names=("input_ids", "attention_mask")):
+    chosen = torch.Generator().manual_seed(rows * 1000 + length)
+    ids = torch.randint(5, 50, (rows, length), generator=chosen)
+    mask = torch.ones_like(ids)
+    mask[-1, (length + 1) // 2 :] = 0
+    second = torch.zeros_like(ids)
+    second[:, length // 2 :] = 1
+    batch = {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask, "token_type_ids": second}
+    return {name: batch[name] for name in names}
+
+
+def small(architecture):
+    """One layer is enough to export, and two of ModernBERT, whose second has local attention."""
+    config = copy.deepcopy(CONFIGS[architecture])
+    if architecture != "modernbert":
+        config.num_hidden_layers = 1
+    return config
+
+
+def task_model(folder, architecture, tokenizer, grid):
+    """A classifier with half of its weights zero, quantized or not; large weights, so that outputs differ."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(small(architecture)).eval()
+    for module in quantization.quantizable(model).values():
+        module.weight.data.mul_(4).masked_fill_(torch.rand_like(module.weight) < 0.5, 0.0)
+    if GRIDS[grid] is not None:
+        for layer in quantization.insert(model, GRIDS[grid], 1.0).values():
+            layer.train()
+        with torch.no_grad():
+            model(**inputs(8, 20))
+        folder.mkdir(parents=True)
+        quantization.save(quantization.freeze(model), folder)
+        quantization.unwrap(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_in_logs(caplog):
+    """The exporter logs what others would warn of; PyTorch keeps its loggers apart from the root."""
+    logger = logging.getLogger("torch.onnx")
+    logger.addHandler(caplog.handler)
+    yield
+    logger.removeHandler(caplog.handler)
+    assert not [found.getMessage() for found in caplog.get_records("call") if found.levelno >= logging.WARNING]
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer, tmp_path_factory):
+    """`{format: folder}` of a task model, with the model itself under "model"; each is made once."""
+
+    @cache
+    def make(architecture, grid):
+        folder = tmp_path_factory.mktemp(f"{architecture}-{grid}")
+        model = task_model(folder / "model", architecture, tokenizer, grid)
+        made = stages.export(model, folder / "onnx")
+        convert(made / "model.onnx", folder / "openvino")
+        return {name: folder / name for name in ("model", "onnx", "openvino")}
+
+    return make
+
+
+def check(engine, torch_model, typical, most):
+    """All outputs of the engine are those of torch, at any batch size and length.
+
+    Args:
+        typical: bound of the median error, relative to the largest output.
+        most: bound of every error.
+    """
+    assert {"input_ids", "attention_mask"} <= set(engine.inputs)
+    errors = []
+    for rows, length in SHAPES:
+        batch = inputs(rows, length, engine.inputs)
+        with torch.no_grad():
+            expected = {name: value.numpy() for name, value in torch_model(**batch).items()}
+        found = engine(batch)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name].shape == value.shape
+            errors.append(np.abs(found[name] - value).flatten() / np.abs(value).max())
+    together = np.concatenate(errors)
+    assert np.median(together) <= typical
+    assert together.max() <= most
+
+
+@pytest.mark.parametrize(
+    ("architecture", "grid"), [*((architecture, "int8") for architecture in CONFIGS), *(("bert", g) for g in GRIDS)][1:]
+)
+def test_engines_agree_with_torch(architecture, grid, exported):
+    """The same function up to rounding. An activation that lies halfway between two integers may go either way in
+    another engine, which moves a few of the outputs of models as small as these by some percent."""
+    folders = exported(architecture, grid)
+    load = load_as_saved if grid == "fp32" else quantization.load
+    model = load(folders["model"]).eval()
+    most = 1e-5 if grid in ("fp32", "int4") else 0.1
+    check(open_engine(folders["onnx"], "onnxruntime", exact=True), model, 1e-4, most)
+    xml = folders["openvino"] / FILES["openvino"]
+    check(open_file(xml, "openvino", exact=True), model, 1e-4, most)
+    # By default it takes bf16 and int8 where they are fast.
+    check(open_file(xml, "openvino"), model, 0.05, 0.2)
+
+
+@pytest.mark.parametrize(
+    "architecture", [name if name == "bert" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
+def test_bare_encoders(architecture, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = AutoModel.from_config(small(architecture)).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    made = to_onnx(tmp_path / "model", tmp_path)
+    convert(made, tmp_path)
+    for engine in ("onnxruntime", "openvino"):
+        check(open_file(tmp_path / FILES[engine], engine, exact=True), model, 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("grid", "kind", "bits"), [("int8", "INT8", 8), ("int8-tensor", "INT8", 8), ("int4", "INT4", 4)]
+)
+def test_weights_are_stored_as_integers(grid, kind, bits, exported):
+    folders = exported("bert", grid)
+    linears = quantization.quantizable(load_as_saved(folders["model"]))
+    made = onnx.load(folders["onnx"] / "model.onnx")
+    onnx.checker.check_model(made, full_check=True)
+    stored = {value.name: value for value in made.graph.initializer}
+    integers = [value for value in stored.values() if value.data_type == onnx.TensorProto.DataType.Value(kind)]
+    weights = [value for value in integers if len(value.dims) == 2 and "embeddings" not in value.name]
+    assert len(weights) == len(linears)
+    assert sum(len(value.raw_data) for value in weights) * 8 == bits * sum(x.weight.numel() for x in linears.values())
+    assert not [value.name for value in stored.values() if value.data_type == 1 and value.name.endswith("dense.weight")]
+    kinds = Counter(node.op_type for node in made.graph.node)
+    # The query, key and value of the layer share one quantized input.
+    assert kinds["QuantizeLinear"] == (0 if bits == 4 else len(linears) - 2)
+    assert kinds["DequantizeLinear"] == kinds["QuantizeLinear"] + len(linears)
+    zero_points = [n.input[2] for n in made.graph.node if n.op_type == "QuantizeLinear"]
+    assert all(stored[name].data_type == onnx.TensorProto.UINT8 for name in zero_points)
+
+
+def test_integers_and_zeros_are_those_of_the_model(exported):
+    folders = exported("bert", "int8")
+    layer = quantization.load(folders["model"]).bert.encoder.layer[0].intermediate.dense
+    made = onnx.load(folders["onnx"] / "model.onnx")
+    (stored,) = (value for value in made.graph.initializer if "layer.0.intermediate.dense.weight_int8" in value.name)
+    integers = torch.from_numpy(onnx.numpy_helper.to_array(stored).copy()).T
+    assert torch.equal(integers * layer.weight_scale[:, None], layer.weight)
+    assert torch.equal(integers == 0, layer.weight == 0)
+
+
+def looked_up_in_torch(folder, batch):
+    """`{table: what it gave}` during a forward pass."""
+    model = quantization.load(folder)
+    tables = quantization.tables(model)
+    names = {table: name for name, table in tables.items()}
+    found = {}
+
+    def keep(table, args, output):
+        found[names[table]] = output.numpy()
+
+    for table in tables.values():
+        table.register_forward_hook(keep)
+    with torch.no_grad():
+        model(**batch)
+    return found
+
+
+def looked_up_in_onnxruntime(folder, batch):
+    made = onnx.load(folder / "model.onnx")
+    tables = {node.output[0]: node.input[0] for node in made.graph.node if node.op_type == "Gather"}
+    names = {}
+    for node in made.graph.node:
+        for value in node.input:
+            if node.op_type == "Mul" and tables.get(value, "").endswith(".weight_scale"):
+                names[tables[value].removeprefix("model.").removesuffix(".weight_scale")] = node.output[0]
+    made.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names.values())
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = {value.name for value in session.get_inputs()}
+    values = session.run([*names.values()], {name: batch[name].numpy() for name in wanted})
+    return dict(zip(names, values, strict=True))
+
+
+def looked_up_in_openvino(folder, batch):
+    model = core().read_model(folder / "openvino_model.xml")
+    names = []
+    for op in model.get_ops():
+        for value in op.input_values():
+            gather = value.get_node()
+            if op.get_type_name() == "Multiply" and gather.get_type_name() == "Gather":
+                names.append(gather.input_value(0).get_node().get_friendly_name())
+                model.add_outputs(op.output(0))
+    before = len(model.outputs) - len(names)
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    values = compiled({value.get_any_name(): batch[value.get_any_name()].numpy() for value in compiled.inputs})
+    return {
+        name.removeprefix("model.").removesuffix(".weight_scale"): values[before + number]
+        for number, name in enumerate(names)
+    }
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_lookups_are_exactly_those_of_torch(architecture, exported):
+    folders = exported(architecture, "int8")
+    wanted = open_engine(folders["onnx"], "onnxruntime").inputs
+    for rows, length in SHAPES:
+        batch = inputs(rows, length, wanted)
+        expected = looked_up_in_torch(folders["model"], batch)
+        assert expected
+        for found in (
+            looked_up_in_onnxruntime(folders["onnx"], batch),
+            looked_up_in_openvino(folders["openvino"], batch),
+        ):
+            assert found.keys() == expected.keys()
+            for name, value in expected.items():
+                np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "grid"), [*((architecture, "int8") for architecture in CONFIGS), ("bert", "int4")]
+)
+def test_tables_are_stored_as_integers(architecture, grid, exported):
+    """A file holds integers, scales, what stays fp32, and no fp32 copy of anything."""
+    folders = exported(architecture, grid)
+    model = quantization.load(folders["model"])
+    made = onnx.load(folders["onnx"] / "model.onnx")
+    stored = {value.name: value for value in made.graph.initializer}
+    tables = quantization.tables(model)
+    for name, table in tables.items():
+        integers, scale = (
+            onnx.numpy_helper.to_array(stored[f"model.{name}.{part}"]) for part in ("weight_int8", "weight_scale")
+        )
+        assert integers.dtype == np.int8
+        np.testing.assert_array_equal(integers * scale, table.weight.detach())
+    ops = core().read_model(folders["openvino"] / "openvino_model.xml").get_ops()
+    kinds = {op.get_friendly_name(): op.get_element_type() for op in ops if op.get_type_name() == "Constant"}
+    assert all(kinds[f"model.{name}.weight_int8"] == openvino.Type.i8 for name in tables)
+
+    grids = grid_file.load(folders["model"])
+    size = sum(
+        parameter.numel() * grids[name].bits // 8 + grids[name].scale.nbytes if name in grids else parameter.nbytes
+        for name, parameter in model.named_parameters()
+    )
+    most = (
+        size + sum(buffer.nbytes for buffer in model.buffers()) + 1000
+    )  # positions as a range, and numbers of the graph
+    assert sum(len(value.raw_data) for value in stored.values()) < most
+    assert (folders["openvino"] / "openvino_model.bin").stat().st_size < most
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("onnx", {"model.onnx"}), ("openvino", {"openvino_model.xml", "openvino_model.bin"})]
+)
+def test_what_is_in_the_folder(name, files, exported, tokenizer, tmp_path):
+    source = exported("bert", "int8")["model"]
+    made = exported("bert", "int8")["onnx"] if name == "onnx" else stages.export(source, tmp_path / "ov", format=name)
+    found = {file.name for file in made.iterdir()}
+    assert files < found
+    assert not {"model.safetensors", "quantization.safetensors", "begun.json"} & found
+    assert AutoConfig.from_pretrained(made).id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert AutoTokenizer.from_pretrained(made)("the river")["input_ids"] == tokenizer("the river")["input_ids"]
+    assert json.loads((made / "pruneonce.json").read_text())["settings"] == {"format": name}
+    stages.export(source, made, format=name)  # already made
+    with pytest.raises(UserError, match="already holds something else"):
+        stages.export(source, made, format="onnx" if name == "openvino" else "openvino")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_the_graph_names_its_dynamic_sizes_and_no_machine(architecture, exported):
+    file = exported(architecture, "int8")["onnx"] / "model.onnx"
+    for value in onnx.load(file).graph.input:
+        assert [size.dim_param for size in value.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    assert b"site-packages" not in file.read_bytes()
+
+
+def test_a_missing_extra_is_named(tokenizer, tmp_path, monkeypatch):
+    folder = make_model(tmp_path / "model", tokenizer)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnxscript.*pip install 'pruneonce\[onnx\]'"):
+        stages.export(folder, tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_unknown_format(tmp_path):
+    with pytest.raises(UserError, match="no format 'tflite'; there are onnx, openvino"):
+        stages.export(tmp_path, tmp_path / "made", format="tflite")

@@ -20,6 +20,9 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$")
     description: str = ""
     model: str = Field(description="folder or hub id of the dense pre-trained encoder")
+    sparse_model: str | None = Field(
+        None, description="a sparse model that `prune` goes on with, taught by `model`; left out, it prunes `model`"
+    )
     seed: int = Field(42, ge=0)
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="do all of every task once for each; left out, once for `seed`"

@@ -66,7 +66,7 @@ def _is_of_another_seed(stage: str, before: dict[str, Any], now: dict[str, Any])
 def _inputs(stage: str, recipe: dict[str, Any]) -> set[str]:
     """The keys of the recipe that a stage depends on, those of the models that it starts from included."""
     dense = {"model", "seed", "prepare", *(["corpus"] if recipe.get("prepare") else [])}
-    sparse = dense | {"corpus", "prune"}
+    sparse = dense | {"corpus", "prune", "sparse_model"}
     one_shot = dense | {"prune.sparsity", "prune.allocation", "baselines.one_shot"}
     whole = {"teacher": dense | {"corpus"}, "sparse": sparse, "one-shot": one_shot}
     if stage in whole:

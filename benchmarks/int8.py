@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from pruneonce import recipe
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.main import silence_libraries
 from pruneonce.runs import quickstart
 
 RECIPE = Path(__file__).with_name("int8.yaml")

@@ -15,7 +15,7 @@ import table
 import typer
 
 from pruneonce import recipe
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.main import silence_libraries
 from pruneonce.runs import quickstart
 
 RECIPE = Path(__file__).with_name("prune_once.yaml")

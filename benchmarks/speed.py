@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce import recipe
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.main import silence_libraries
 from pruneonce.runs import quickstart
 
 RESULTS = Path(__file__).parent / "results"

@@ -22,7 +22,7 @@ import typer
 from agreement import compared
 
 from pruneonce import engines, recipe, stages
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.main import silence_libraries
 from pruneonce.engines import timing
 from pruneonce.models import load_tokenizer
 from pruneonce.system import machine

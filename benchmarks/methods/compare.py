@@ -21,7 +21,7 @@ import yaml
 from joblib.externals.loky import ProcessPoolExecutor
 
 from pruneonce import recipe
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.main import silence_libraries
 from pruneonce.runs import quickstart
 from pruneonce.system import machine
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce import quantization, recipe, stages, storage
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.main import silence_libraries
 from pruneonce.models import load_as_saved
 from pruneonce.quantization import codebooks
 from pruneonce.runs import quickstart

@@ -16,7 +16,7 @@ import typer
 from measure import SHAPES, WORDS, tokenizer
 from transformers import BertConfig, BertForMaskedLM
 
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.main import silence_libraries
 from pruneonce.data.corpus import token_blocks
 from pruneonce.models import load_tokenizer
 from pruneonce.recipe import Corpus, Recipe

@@ -19,7 +19,7 @@ Data = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder
 TREC_DEV = 500  # examples: TREC has no dev split, so the last of its training examples are one
 
 
-def made(*, note: str, libraries: tuple[str, ...] = ("torch", "transformers", "pruneonce")) -> dict[str, Any]:
+def made(*, note: str = "", libraries: tuple[str, ...] = ("torch", "transformers", "pruneonce")) -> dict[str, Any]:
     """How a result was made, as `tables.provenance` takes it: command, date, machine, versions.
 
     Args:

@@ -1,6 +1,6 @@
 """Markdown pages and plots out of result files: `python benchmarks/tables.py` rewrites all of `results/*.md`.
 
-A result file, `results/NAME.json`, has a `title`, `made` (command, date, machine, versions), and one of
+A result file, `results/NAME.json`, has a `title`, `made` (command, date, machine, versions), and some of
 
 - `blocks`: paragraphs (strings), `{"heading"}`, `{"made"}` and tables `{"columns", "rows"}`. A column is a name, or
   `{"name", "format", "missing"}`; a cell is a value, a list of values for a format with several fields, or null.
@@ -42,7 +42,7 @@ def page(result: Result, name: str) -> str:
     Args:
         name: of the page, after which its plot is called.
     """
-    blocks: list[Block] = [{"made": result["made"]}, *result.get("blocks", [])]
+    blocks: list[Block] = [*([{"made": result["made"]}] if "made" in result else []), *result.get("blocks", [])]
     if "speed" in result:
         blocks += speed(result["speed"])
     if "results" in result:

@@ -16,7 +16,7 @@ import typer
 
 from benchmarks.common import kept
 from benchmarks.study import data
-from benchmarks.study.runs import Job
+from benchmarks.study.runs import Runs
 from pruneonce import recipe
 from pruneonce.losses.distillation import hidden_distillation, states
 from pruneonce.models import load_encoder, load_tokenizer
@@ -70,13 +70,15 @@ def distances(sparse: Path, dense: Path, kinds: dict[str, list[Any]], tokenizer:
 
 
 def main(runs: list[str], output: Path = Path("runs/study")) -> None:
+    known = Runs(data.RECIPE.with_name("study.yaml"))
     os.chdir(output)
     tokenizer = load_tokenizer("model")
-    sentences = [json.loads(line)["text"] for line in Path("data/embedding/train.jsonl").open(encoding="utf-8")]
+    lines = Path("data/embedding/train.jsonl").read_text(encoding="utf-8").splitlines()
+    sentences = [json.loads(line)["text"] for line in lines]
     tasks = [name for name, task in recipe.load(str(data.RECIPE)).tasks.items() if task.trains_teacher]
     kinds = texts(tokenizer, sentences, {task: data.examples(task, "dev") for task in tasks})
     for run in runs:
-        sparse = Job(run).folder / "sparse"
+        sparse = known.pretraining(run).folder / "sparse"
         found = kept(
             Path("distance") / f"{run}.json", lambda sparse=sparse: distances(sparse, Path("model"), kinds, tokenizer)
         )  # type: ignore[misc]

@@ -77,6 +77,7 @@ def blocks_of(result: Result, name: str) -> list[Block]:
 
 def recovery(found: Recoveries, name: str) -> list[Block]:
     others = ", ".join(task for task in found.tasks if task not in found.family)
+    family = f"all tasks but {others}" if others else "all tasks"
     columns = ["zeros, %", "model", *(f"{task} ({found.metrics.get(task, '-')})" for task in found.tasks)]
     rows: list[list[Any]] = [["0", "dense", *(spread(found.dense[task]) for task in found.tasks), "100", "100"]]
     for row in found.rows:
@@ -86,7 +87,7 @@ def recovery(found: Recoveries, name: str) -> list[Block]:
         {"heading": "Recovery"},
         "A cell is the value in percent and, in brackets, the recovery: the percent of the dense model with the same "
         "seed. Several seeds have their mean and, after ±, the standard deviation.",
-        f"The last columns are mean recoveries: of the family (all tasks but {others}) and of all tasks.",
+        f"The last columns are mean recoveries: of the family ({family}) and of all tasks.",
         {"columns": [*columns, "mean of the family", "mean"], "rows": rows},
         f"![recovery]({name}.svg)",
     ]

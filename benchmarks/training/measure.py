@@ -1,6 +1,6 @@
 """One measurement of the prune stage's training step, in a process of its own; prints JSON.
 
-    python benchmarks/training/measure.py ours --shape minilm --steps 8
+    python -m benchmarks.training.measure ours --shape minilm --steps 8
 
 `plain` is transformers.Trainer with BertForMaskedLM and the formula as it is written down, all logits in memory;
 `ours` is this package's training loop with its masks; `dense` is the same without them. Weights and tokens are random:
@@ -32,6 +32,7 @@ from pruneonce.system import distributed
 from pruneonce.system.machine import autocast
 from pruneonce.training import attention
 from pruneonce.training.sparsifier import Gradual
+from pruneonce.training.train import _arguments
 
 WORDS = 30_522
 SHAPES = {
@@ -163,7 +164,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         if arm == "plain":
             torch.set_flush_denormal(True)
-            arguments = training._arguments(settings, steps, Path(folder), 42, [])
+            arguments = _arguments(settings, steps, Path(folder), 42, [])
             arguments.logging_steps = 1
             teacher.eval().requires_grad_(False).to(device)
             with autocast(device):

@@ -23,15 +23,16 @@ def prepare(data: Path, output: Path) -> None:
     (output / "data").mkdir(parents=True, exist_ok=True)
     link(output / "model", quickstart.packaged_model())
     link(output / "data" / "corpus", data / "corpus")
-    for task in ("sst2", "sick", "mrpc", "trec", "qnli-xquad", "xquad-en"):
+    for task in ("sst2", "sick", "mrpc", "qnli-xquad", "xquad-en"):
         for file in (data / task).iterdir():
-            link(output / "data" / task / file.name, file, but="train.jsonl" if task == "trec" else "")
+            link(output / "data" / task / file.name, file)
+    link(output / "data" / "trec" / "test.jsonl", data / "trec" / "test.jsonl")
     split_trec(data / "trec" / "train.jsonl", output / "data" / "trec")
     embedding(data, output / "data" / "embedding")
 
 
-def link(name: Path, target: Path, but: str = "") -> None:
-    if name.name != but and not name.is_symlink():
+def link(name: Path, target: Path) -> None:
+    if not name.is_symlink():
         name.parent.mkdir(parents=True, exist_ok=True)
         name.symlink_to(target.resolve())
 
@@ -39,7 +40,8 @@ def link(name: Path, target: Path, but: str = "") -> None:
 def embedding(data: Path, folder: Path) -> None:
     """The embedding task: sentences of the corpus; the questions of qnli-xquad with the sentences that were judged."""
     for split, name in (("train", "dev"), ("dev", "test")):
-        rows = [json.loads(line) for line in (data / "qnli-xquad" / f"{split}.jsonl").open(encoding="utf-8")]
+        lines = (data / "qnli-xquad" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
         judged = {(row["question"], row["sentence"]): 1 - row["label"] for row in rows}
         found: list[dict[str, Any]] = [
             {"question": question, "sentence": sentence, "relevance": relevance}
@@ -86,8 +88,8 @@ def provide(recipes: Iterable[recipe.Recipe]) -> None:
 
 
 def plain(task: str) -> recipe.Task:
-    """A task of the base recipe, in the working folder."""
-    return recipe.load(str(RECIPE)).tasks[task]
+    """A task of the base recipe without its new pairs, in the working folder."""
+    return recipe.load(str(RECIPE), [f"tasks.{task}.unlabelled=null"]).tasks[task]
 
 
 def examples(task: str, split: str) -> list[tuple[str, ...]]:

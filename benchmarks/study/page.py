@@ -247,11 +247,11 @@ def plot(found: Recoveries, file: Path) -> None:
         width, lowest = 0.8 / max(2, len(rows)), 60.0
         for index, task in enumerate(found.tasks):
             kept = {row[1]: list(values.values()) for row in rows if (values := found.of(row, task))}
-            for place, (name, values) in enumerate(kept.items()):
-                lowest = min(lowest, *values)
+            for place, (name, bars) in enumerate(kept.items()):
+                lowest = min(lowest, *bars)
                 at = index + (place - (len(kept) - 1) / 2) * width
-                error = stdev(values) if len(values) > 1 else 0.0
-                axes.bar(at, fmean(values), width=0.95 * width, yerr=error, color=f"C{names.index(name)}")
+                error = stdev(bars) if len(bars) > 1 else 0.0
+                axes.bar(at, fmean(bars), width=0.95 * width, yerr=error, color=f"C{names.index(name)}")
         axes.axhline(100, color="0.5", linewidth=0.8)
         axes.set_xticks(range(len(found.tasks)), found.tasks)
         axes.set_xlim(-0.5, len(found.tasks) - 0.5)

@@ -286,7 +286,7 @@ def test_runs_go_side_by_side_until_the_time_is_over(tmp_path, monkeypatch, caps
         done(folder)
 
     def count_threads(folder):
-        Path("threads").write_text(str(torch.get_num_threads()))
+        Path("number").write_text(str(torch.get_num_threads()))
         done(folder)
 
     def fail(folder):
@@ -317,7 +317,7 @@ def test_runs_go_side_by_side_until_the_time_is_over(tmp_path, monkeypatch, caps
     )
     finished = runner.run_all(runs, [Job(name) for name in works], 2, 3, 4)
     assert sorted(job.run for job in finished) == ["first", "second", "third", "threads"]
-    assert Path("threads").read_text() == "3"
+    assert Path("number").read_text() == "3"
     assert Path("checkpoint").exists()
     said = capsys.readouterr().out
     assert "fails/pretraining: failed, see logs/fails-pretraining.txt (1)" in said

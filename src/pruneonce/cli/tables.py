@@ -10,7 +10,8 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
-from pruneonce.wording import ENGINES, milliseconds
+from pruneonce.engines import title_of
+from pruneonce.wording import milliseconds
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -89,7 +90,7 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
     speeds = _speeds_of_texts(benchmark)
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
-    headings = ["ms\n" + ENGINES[engine].replace(" ", "\n") for engine in engines]
+    headings = ["ms\n" + title_of(engine).replace(" ", "\n") for engine in engines]
     table = _table("task", "model", value, "of\ndense", "MB", "smaller", *headings)
     blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

@@ -14,9 +14,9 @@ from transformers import AutoModel
 from pruneonce import quantization, stages
 from pruneonce.config import safe_yaml
 from pruneonce.console import console
-from pruneonce.engines import require
+from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
-from pruneonce.export.onnx import need
+from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, load_config, load_tokenizer
 from pruneonce.models.architectures import check_length, roles_of
 from pruneonce.recipe import Recipe, Transfer
@@ -30,6 +30,7 @@ from pruneonce.stages.finetune import check_teacher
 from pruneonce.system import distributed, durable, locks
 from pruneonce.tasks import kind_of
 from pruneonce.training import checkpoints
+from pruneonce.wording import listed
 
 TIMED = ("dense", "sparse", "int8", "int4")
 
@@ -152,18 +153,18 @@ def _check_deployment(recipe: Recipe) -> None:
             quantization.check_fits(encoder, settings)
     engines = recipe.benchmark.engines if recipe.benchmark else []
     timed = recipe.quantize_for(next(iter(recipe.tasks))).by_arm().keys() & TIMED if recipe.tasks else set()
-    if set(engines) == {"torch"} and timed:
+    if timed and engines and not any(ENGINES[engine].runs_integers for engine in engines):
+        able = [engine for engine, one in ENGINES.items() if one.runs_integers]
         raise UserError(
-            "`benchmark.engines` has torch alone, which runs no quantized model; add onnxruntime or openvino"
+            f"`benchmark.engines` has {listed(engines)} alone, which runs no quantized model; add {listed(able, 'or')}"
         )
     for engine in engines:
         require(engine)
     if recipe.benchmark:
         check_length(max(recipe.benchmark.lengths), recipe.model, "benchmark.lengths")
-    if recipe.export or set(engines) - {"torch"}:
-        need("onnxscript", "onnx")
-    if "openvino" in recipe.export:
-        need("openvino", "openvino")
+    for format in dict.fromkeys([*(ENGINES[engine].format for engine in engines), *recipe.export]):
+        if format is not None:
+            FORMATS[format].require()
 
 
 def _run_stages(recipe: Recipe, output: Path) -> None:

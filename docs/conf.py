@@ -5,7 +5,10 @@ such as `../benchmarks/results/speed.md` then leads to a page of the site and to
 checks its file and its anchor. A link to a file that is no page, such as `../LICENSE`, becomes a download.
 """
 
+import inspect
 from importlib.metadata import version as version_of
+
+from pydantic import BaseModel
 
 project = "pruneonce"
 author = "the contributors of pruneonce"
@@ -26,6 +29,8 @@ include_patterns = [
 # Folders that Sphinx need not walk through.
 exclude_patterns = [".*", "build", "dist", "quickstart", "runs", "tests"]
 
+highlight_language = "text"
+
 myst_heading_anchors = 4  # anchors as code hosts make them: `page.md#some-heading`
 
 autodoc_member_order = "bysource"
@@ -43,3 +48,15 @@ html_css_files = ["site.css"]
 html_extra_path = ["_extra"]  # an index.html that leads to docs/index.html
 html_copy_source = False
 html_show_sphinx = False
+
+
+def keys_of_section(app, what, name, thing, options, signature, returned):
+    """The signature of a recipe's section: its keys with their defaults, without pydantic's annotations."""
+    if what != "class" or not issubclass(thing, BaseModel):
+        return None
+    keys = [each.replace(annotation=inspect.Parameter.empty) for each in inspect.signature(thing).parameters.values()]
+    return str(inspect.Signature(keys)), None
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", keys_of_section)

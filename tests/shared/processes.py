@@ -56,6 +56,8 @@ class Started:
     def __init__(self, folder: Path, function: Callable[..., Any], *arguments: Any, **environment: str):
         folder.mkdir(parents=True, exist_ok=True)
         self.stdout, self.stderr = (folder / name for name in ("stdout", "stderr"))
+        self.stdout.touch()
+        self.stderr.touch()
         silence_libraries()  # by variables that the server reads as it imports them
         self.process = SERVER.Process(target=_run, args=(self.stdout, self.stderr, environment, function, arguments))
         self.process.start()

@@ -26,6 +26,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The site, in build/docs. Warnings fail: a link or an anchor that leads nowhere is one. The source is the whole
 # repository, so that links out of docs/ work on the site as on a code host (docs/conf.py).

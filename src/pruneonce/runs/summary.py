@@ -27,7 +27,7 @@ from pruneonce.runs.layout import (
 from pruneonce.runs.sweep import losers
 from pruneonce.system import durable
 from pruneonce.system.machine import processor
-from pruneonce.tasks import KINDS
+from pruneonce.tasks import kind_class
 
 Values = dict[int, float]  # by seed
 
@@ -116,7 +116,7 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 "split": split,
                 "examples": splits[split]["examples"],
                 **over_seeds(values, dense),
-                "full_score": KINDS[recipe.tasks[task].kind].full_score,
+                "full_score": kind_class(recipe.tasks[task].kind).full_score,
                 "sweep": durable.read_json(sweep_file(first, arm)),
                 "size": sizes and _size(sizes, arm, packed),
                 "all": {

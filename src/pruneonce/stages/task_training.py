@@ -32,11 +32,11 @@ S = TypeVar("S", bound=Training)
 
 @dataclass(frozen=True)
 class TaskExamples:
-    """What a model is trained on.
+    """Examples of a task, encoded for training.
 
     Attributes:
         kind: of the task, for the model that learns.
-        data: the task's data; of it the labels count here.
+        data: the task's data, of which the head takes its labels.
         examples: model input, as `Kind.encode` makes it.
         tokenizer: the one that made it.
     """
@@ -48,7 +48,7 @@ class TaskExamples:
 
 
 class TaskStage(Generic[S]):
-    """A stage that trains a model on a task. Without further ado it fine-tunes densely."""
+    """A stage that trains a model on a task. A subclass says what it does beside that to the model."""
 
     name: ClassVar[str]  # in keys, provenance and progress lines
 
@@ -129,11 +129,12 @@ class TaskStage(Generic[S]):
             return build.output
         with unfinished(build.output, key) as begun:
             check_length(task.max_length, model, "max_length")
-            inputs = _read(kind_of(task).for_model(model), load_tokenizer(model), build.cache_in(begun), teacher)
-            inputs.kind.check_settings(settings)
+            kind = kind_of(task).for_model(model)
+            kind.check_settings(settings)
+            inputs = _read(kind, load_tokenizer(model), build.cache_in(begun), teacher)
             if teacher is not None:
                 assert isinstance(settings, Transfer)
-                check_teacher(inputs.kind, teacher, inputs.data, load_config(model), settings)
+                check_teacher(kind, teacher, inputs.data, load_config(model), settings)
             job = self.job(model, inputs, settings, device, build.seed, teacher=teacher)
             self.check(job, model)
             trained = build.train(job, begun, f"{self.name} {build.output.parent.name}")
@@ -156,7 +157,8 @@ def _freeze_what_is_not_taught(kind: Kind[Any], student: nn.Module, settings: Tr
 
 
 def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer) -> None:
-    """
+    """Refuse a teacher whose outputs, or hidden states as far as they are distilled, are not like the student's.
+
     Args:
         student: configuration of the model that it teaches.
 

@@ -67,11 +67,14 @@ class LoadedTask:
 
     def examples(self, split: str, tokenizer: Any, training: bool = False) -> Dataset:
         """Model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
+        if split == TAUGHT and self.data.unlabelled is None:
+            split = "train"
         identity = _tokenizer_key(tokenizer)
         key = (self.key, split, training, identity) if self.key and identity else None
         return KEPT.get(key, lambda: self.kind.encode(self.rows(split), tokenizer, training), _bytes)
 
     def rows(self, split: str) -> Dataset:
+        """The rows of a split, or of `TAUGHT`."""
         return self.data.taught if split == TAUGHT else self.data.splits[split]
 
 

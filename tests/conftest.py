@@ -1,6 +1,7 @@
-"""Fixtures: a tiny encoder, tokenizer, corpus, task and recipe."""
+"""Fixtures: a tiny encoder, tokenizer, corpus, task and recipe, and what the stages of shared/settings.py take."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,15 @@ import pytest
 import torch
 import transformers
 from shared.models import WORDS, make_model, make_tokenizer
+from shared.processes import ONE_THREAD, ForkedExecutor
+from shared.settings import Inputs, make_inputs
 from transformers import PreTrainedTokenizerFast
 
 from pruneonce import stages
+from pruneonce.plan import probe
 from pruneonce.recipe import Classification, Prune, Training, Transfer
+
+os.environ.update(ONE_THREAD)  # of the processes that the package starts
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +76,20 @@ def models(encoder: Path, task: Classification, tmp_path_factory: pytest.TempPat
     dense = stages.finetune(encoder, task, Training(**settings), folder / "dense")
     one_shot = stages.prune_one_shot(encoder, Prune(steps=1, learning_rate=1, sparsity=0.8), folder / "pruned")
     return dense, stages.transfer(one_shot, task, Transfer(**settings), folder / "sparse", teacher=dense)
+
+
+@pytest.fixture(scope="session")
+def inputs(
+    tokenizer: PreTrainedTokenizerFast, corpus_file: Path, task_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Inputs:
+    """What every stage and method of shared/settings.py takes."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"), tokenizer, corpus_file, task_files)
+
+
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plan` measures in a process that is forked off one with all imports."""
+    monkeypatch.setattr(probe, "ProcessPoolExecutor", ForkedExecutor)
 
 
 @pytest.fixture(scope="session")

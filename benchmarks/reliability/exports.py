@@ -28,16 +28,16 @@ class Exports:
     """A tiny int8 classifier, exported for each engine."""
 
     def __init__(self, folder: Path):
-        import conftest
-        from test_export import task_model
+        from shared.exports import task_model
+        from shared.models import WORDS, make_tokenizer
 
         chosen = random.Random(0)
-        rows = [{"text": " ".join(chosen.choices(conftest.WORDS, k=5)), "label": number % 2} for number in range(4)]
+        rows = [{"text": " ".join(chosen.choices(WORDS, k=5)), "label": number % 2} for number in range(4)]
         folder.mkdir()
         data = folder / "data.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.task = Classification(train=str(data), dev=str(data), labels=["LABEL_0", "LABEL_1"])
-        model = task_model(folder / "model", "bert", conftest.make_tokenizer(), "int8")
+        model = task_model(folder / "model", "bert", make_tokenizer(), "int8")
         onnx = stages.export(model, folder / "onnx")
         openvino = shutil.copytree(onnx, folder / "openvino", ignore=shutil.ignore_patterns("*.onnx"))
         convert(onnx / "model.onnx", openvino)  # as `export` would, without exporting once more

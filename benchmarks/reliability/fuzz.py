@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import results
+import page
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from targets import SHARES, Targets
@@ -30,7 +30,7 @@ from targets import SHARES, Targets
 from pruneonce.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
+sys.path.insert(0, str(ROOT / "tests"))  # `shared` makes tiny models and data
 
 CHUNK = 250
 SECONDS = 10.0  # of processor time a case may take
@@ -150,7 +150,7 @@ def main() -> None:
     rows.append(["failures: another exception, too slow, too large", len(state["failures"]), "", "", ""])
     columns = ["input", "cases", "refused", "slowest, processor time", "memory grown by, a process"]
     stopped = "" if options.minutes == float("inf") else f" --minutes {options.minutes:g}"
-    results.write("fuzz", f"fuzz.py --count {options.count} --seed {options.seed}{stopped}", columns, rows)
+    page.write("fuzz", f"fuzz.py --count {options.count} --seed {options.seed}{stopped}", columns, rows)
     raise SystemExit(bool(state["failures"]))
 
 

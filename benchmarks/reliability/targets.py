@@ -51,9 +51,9 @@ class Targets:
     """What is fuzzed. Each case writes its input into an empty folder, and reads it as a user would."""
 
     def __init__(self, folder: Path):
-        import conftest
+        from shared.models import make_model, make_tokenizer
 
-        self.model = conftest.make_model(folder / "model", conftest.make_tokenizer())
+        self.model = make_model(folder / "model", make_tokenizer())
         tensors = load_file(self.model / "model.safetensors")
         for name, weight in tensors.items():
             if weight.ndim == 2 and "embeddings" not in name:

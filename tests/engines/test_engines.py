@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from shared.processes import python
 
 from pruneonce import engines, stages
 from pruneonce.cli import main
@@ -211,5 +210,5 @@ del two
 signal.signal(signal.SIGTERM, lambda *_: print("alive"))
 os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python("-c", code)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]

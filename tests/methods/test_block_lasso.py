@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared.settings import BLOCKS
 
 from pruneonce import stages
 from pruneonce.config.pattern import Pattern
@@ -20,7 +21,7 @@ from pruneonce.recipe import Classification, Corpus, Gradual, Prune, Training
 from pruneonce.sparsity import PruningSchedule, holds, locked_masks
 from pruneonce.training.sparsifier import Pruner
 
-NAMES = ["unstructured", "1x1", "1x4", "3x1", "4x4", "16x16", "row", "column", "2:4"]  # 10 x 14 is ragged for most
+NAMES = ["unstructured", "1x1", *BLOCKS, "16x16", "2:4"]  # 10 x 14 is ragged for most
 
 
 def weights_of(seed=0):

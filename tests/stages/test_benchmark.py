@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_export import task_model
-from test_report import Page
+from shared.exports import task_model
+from shared.pages import Page
 
 from pruneonce import recipe, stages
 from pruneonce.cli import main, tables

@@ -12,8 +12,8 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from shared.folders import zeros_in_file
 from shared.models import WORDS, make_model
-from test_stages import zeros_in_file
 from transformers import AutoModel
 
 from pruneonce import stages

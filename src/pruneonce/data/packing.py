@@ -15,12 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from pruneonce.data import readers
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})  # of blocks
 KINDS = ("text", "json", "parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

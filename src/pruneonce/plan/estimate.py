@@ -1,6 +1,6 @@
 """What a run will take, told before it starts: steps, tokens, arithmetic, time on this machine, memory and disk.
 
-The formulas are in `workload`, the measuring is in `probe`.
+Stages and formulas are in `corpus_work` and `task_work`; `jobs` builds what is measured, `probe` measures it.
 """
 
 from __future__ import annotations

@@ -36,14 +36,13 @@ class Kept:
 
     def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
         """The value of `key`, made where it is not kept; with the key None, always made."""
-        if key is None:
-            return make()
-        if key not in self.values:
-            value = make()
+        if key is not None and key in self.values:
+            self.values.move_to_end(key)
+            return self.values[key][0]  # type: ignore[no-any-return]
+        value = make()
+        if key is not None and size(value) <= self.most:
             self.values[key] = value, size(value)
-        self.values.move_to_end(key)
-        value = self.values[key][0]
-        while self.values and sum(bytes for _, bytes in self.values.values()) > self.most:
+        while sum(bytes for _, bytes in self.values.values()) > self.most:
             self.values.popitem(last=False)
         return value
 

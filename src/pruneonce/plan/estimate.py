@@ -1,6 +1,6 @@
 """What a run will take, told before it starts: steps, tokens, arithmetic, time on this machine, memory and disk.
 
-The formulas are in `workload`, the measuring is in `probe`.
+Stages and formulas are in `corpus_work` and `task_work`; `jobs` builds what is measured, `probe` measures it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from pruneonce.plan import probe
 from pruneonce.plan.corpus_work import BYTES, Shape, Work, corpus_works
+from pruneonce.plan.jobs import Probe, usual
 from pruneonce.plan.task_work import SAMPLE, task_works
 from pruneonce.recipe import Recipe
 from pruneonce.runs import pipeline
@@ -128,20 +129,20 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
     return Plan(recipe.name, stages, Memory(highest, peak, device), _disk(recipe, works, blocks), notes)
 
 
-def _probes(works: list[Work]) -> dict[Work, probe.Probe]:
+def _probes(works: list[Work]) -> dict[Work, Probe]:
     """The probe of each work. Those that differ in nothing but length share one, of the longest."""
     alike: dict[Any, list[Work]] = {}
     for work in works:
-        key = work.kind, work.model, work.settings and probe.usual(work.settings)
-        alike.setdefault(key, []).append(work)
+        settings = work.settings and usual(work.settings)
+        alike.setdefault((work.kind, work.model, settings, work.sample and work.sample.alike()), []).append(work)
     found = {}
-    for (kind, model, settings), group in alike.items():
+    for (kind, model, settings, _), group in alike.items():
         length, longest = max(work.length for work in group), max(work.longest for work in group)
-        found.update(dict.fromkeys(group, probe.Probe(kind, model, length, longest, settings)))
+        found.update(dict.fromkeys(group, Probe(kind, model, length, longest, settings, group[0].sample)))
     return {work: found[work] for work in works}
 
 
-def _stage(work: Work, kind: probe.Probe, measured: probe.Measured) -> Stage:
+def _stage(work: Work, kind: Probe, measured: probe.Measured) -> Stage:
     """Time goes by tokens, padding included, where they are fewer than the probe's."""
     accumulate = work.settings.accumulate if work.settings else 1
     share = (work.padded / work.steps if work.padded and work.steps else work.rows * work.length) / (

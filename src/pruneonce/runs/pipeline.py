@@ -26,9 +26,9 @@ from pruneonce.runs.arms import Arms, Parents
 from pruneonce.runs.layout import BENCHMARK, arms, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
-from pruneonce.stages.finetune import check_teacher
+from pruneonce.stages.task_training import check_teacher
 from pruneonce.system import distributed, durable, locks
-from pruneonce.tasks import kind_of
+from pruneonce.tasks import kind_of, loaded
 from pruneonce.training import checkpoints
 from pruneonce.wording import listed
 
@@ -132,7 +132,7 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
     """Its data, and whether it can be learnt from its teacher, as far as that is there already."""
     task = recipe.tasks[name]
     kind = kind_of(task).for_model(recipe.model)
-    data = kind.load(cache)
+    data = loaded.load(kind, cache).data
     kind.encode(data.splits["dev"].select([0]), tokenizer)
     student = load_config(recipe.model)
     arms = [recipe.transfer_for(name), recipe.baselines.gradual, *recipe.quantize_for(name).by_arm().values()]
@@ -199,7 +199,7 @@ def _time(recipe: Recipe, output: Path) -> None:
         return
     _heading(f"benchmark: the models of {name}")
     kind = kind_of(task)
-    texts = kind.texts(kind.load(output / "cache").splits["dev"])
+    texts = kind.texts(loaded.load(kind, output / "cache").data.splits["dev"])
     found = stages.benchmark(models, recipe.benchmark, texts)
     durable.write_json({**found, **asked}, output / BENCHMARK)
 

@@ -19,11 +19,10 @@ from pruneonce.models import (
     publish_folder,
 )
 from pruneonce.recipe import Format
-from pruneonce.stages.common import is_made, tidy
+from pruneonce.stages.output import is_finished, unfinished
 from pruneonce.system import distributed, durable
 
 
-@tidy
 def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
     """Export any `model` that this package makes or takes; a quantized one with integer weights.
 
@@ -38,13 +37,15 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
     if format not in FORMATS:
         raise UserError(f"no format {format!r}; there are {', '.join(FORMATS)}")
     key = key_of("export", content_key(model), format)
-    if not is_made(output, key):
-        distributed.by_first(lambda: _write(model, output, format, key))
+    if not is_finished(output, key):
+        with unfinished(output, key) as begun:
+            distributed.by_first(lambda: _write(model, begun, format, key))
+            distributed.by_first(lambda: publish_folder(output))
     return output
 
 
-def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
-    folder = durable.partial(output)
+def _write(model: str | Path, folder: Path, format: Format, key: str) -> None:
+    """Write the model, its tokenizer and configuration, and its provenance into `folder`."""
     write(format, model, folder)
     config = load_config(model)
     config.save_pretrained(folder)
@@ -63,4 +64,3 @@ def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
         "versions": {name: version(name) for name in libraries},
     }
     durable.write_json(provenance, folder / PROVENANCE)
-    publish_folder(output)

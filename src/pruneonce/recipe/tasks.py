@@ -43,6 +43,11 @@ class Task(Section):
             raise ValueError(f"`{taken[0]}` is a key of the task itself; give a further split another name")
         return held_out
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a run has a dense teacher for the task without training one: a given one, or the dense model."""
+        return bool(self.teacher_model) or not self.trains_teacher
+
     def splits(self) -> dict[str, str]:
         """Files or hub splits by the name of the split: train, dev, test where there is one, and further ones."""
         named = {"train": self.train, "dev": self.dev, "test": self.test, **self.held_out}

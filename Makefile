@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
-.PHONY: setup quickstart test slow lint audit reliability benchmark clean
+.PHONY: setup quickstart test slow lint docs audit reliability benchmark clean
 
 setup: .venv/.done
 
@@ -10,7 +10,7 @@ setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev,docs]'
 	touch $@
 
 quickstart: setup
@@ -31,6 +31,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, in build/docs. Warnings fail: a link or an anchor that leads nowhere is one. The source is the whole
+# repository, so that links out of docs/ work on the site as on a code host (docs/conf.py).
+docs: setup
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --builder html --conf-dir docs . build/docs
+	@echo build/docs/index.html
+
 # What is known against the versions installed; needs `pip install pip-audit`, and its database over the network.
 audit: setup
 	@command -v $(BIN)/pip-audit > /dev/null || { echo "pip-audit is not installed: $(BIN)/pip install pip-audit"; exit 1; }
@@ -45,4 +51,4 @@ reliability: setup
 	$(BIN)/python benchmarks/reliability/fuzz.py --count 100000
 
 clean:
-	rm -rf .venv quickstart runs
+	rm -rf .venv build quickstart runs

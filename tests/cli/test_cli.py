@@ -447,7 +447,7 @@ def evaluated(monkeypatch):
     def of(architecture, *labels):
         names = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
         config = type("Config", (), {"architectures": [architecture], **names})
-        monkeypatch.setattr("pruneonce.models.folder.load_config", lambda model: config)
+        monkeypatch.setattr("pruneonce.models.load_config", lambda model: config)
         return given
 
     monkeypatch.setattr(stages, "evaluate", evaluate)

@@ -25,12 +25,12 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.reliability import results
+from benchmarks.reliability import page
 from benchmarks.reliability.targets import SHARES, Targets
 from pruneonce.errors import UserError
 
 TESTS = Path(__file__).parents[2] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "export")]  # shared.models and test_export make tiny models
+sys.path.insert(0, str(TESTS))  # `shared` makes tiny models and data
 
 COLUMNS: list[Any] = ["input", {"name": "cases", "format": "{:,}"}, {"name": "refused", "format": "{:,}"}]
 COLUMNS += [{"name": "slowest, processor time", "format": "{:,.2f} s"}]
@@ -103,7 +103,7 @@ def fuzz(count: int, work: Path, number: int, minutes: float) -> dict[str, Any]:
     state = json.loads(file.read_text()) if file.is_file() else state
     shutil.rmtree(work / "inputs", ignore_errors=True)
     targets = Targets(work / "inputs")
-    wanted = {name: max(1, count * share // 100) for name, (_, share) in SHARES.items()}
+    wanted = {name: max(1, count * share.percent // 100) for name, share in SHARES.items()}
     while time.monotonic() < ends:
         name = min(wanted, key=lambda name: state["targets"][name]["cases"] / wanted[name])
         mine = state["targets"][name]
@@ -145,13 +145,13 @@ def main() -> None:
     options = parser.parse_args()
     state = fuzz(options.count, options.work, options.seed, options.minutes)
     rows: list[list[Any]] = [
-        [text, found["cases"], found["refused"], found["slowest"], found["grown"]]
-        for name, (text, _) in SHARES.items()
+        [share.title, found["cases"], found["refused"], found["slowest"], found["grown"]]
+        for name, share in SHARES.items()
         for found in [state["targets"][name]]
     ]
     rows.append(["in all", sum(row[1] for row in rows), sum(row[2] for row in rows), None, None])
     rows.append(["failures: another exception, too slow, too large", len(state["failures"]), None, None, None])
-    results.write("fuzz", COLUMNS, rows)
+    page.write("fuzz", COLUMNS, rows)
     raise SystemExit(bool(state["failures"]))
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability import results
+from benchmarks.reliability import page
 from benchmarks.reliability.made import content, unreadable
 from benchmarks.reliability.tiny import make_inputs
 from pruneonce import cli
@@ -177,7 +177,7 @@ def main() -> None:
         ["files or checkpoints under a final name that were not whole after a kill", len(state["unreadable"])],
         ["tensors, logs or records of a finished run that differ from the reference", len(state["different"])],
     ]
-    results.write("kill", ["what", {"name": "count", "format": "{:,}"}], rows)
+    page.write("kill", ["what", {"name": "count", "format": "{:,}"}], rows)
     for problem in [*state["unreadable"], *state["different"]]:
         print(problem)
     raise SystemExit(bool(state["unreadable"] or state["different"]))

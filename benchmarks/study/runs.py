@@ -11,7 +11,7 @@ import yaml
 
 from pruneonce import recipe
 from pruneonce.config import safe_yaml
-from pruneonce.runs.staleness import differences, stale
+from pruneonce.runs.staleness import stale
 from pruneonce.system import durable
 
 PRETRAINING = ("model", "sparse_model", "seed", "corpus", "prepare", "prune")  # what sparse pre-training depends on
@@ -121,7 +121,7 @@ class Runs:
         resolved = self.recipe(job).model_dump(mode="json")
         for parent in self.parents(job):
             before = safe_yaml.read(parent.folder / "recipe.yaml")
-            outdated = stale(parent.folder, before, resolved, differences(before, resolved))
+            outdated = stale(parent.folder, before, self.recipe(job))
             for file in (path for path in parent.folder.rglob("*") if path.is_file()):
                 name = file.relative_to(parent.folder)
                 theirs = name.as_posix().startswith(tuple(f"{stage}{end}" for stage in outdated for end in "/."))

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test slow lint audit reliability benchmark clean
+.PHONY: setup quickstart test slow lint reference audit reliability benchmark clean
 
 setup: .venv/.done
 
@@ -26,6 +26,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The page of all keys, from the descriptions of the fields; a test compares it.
+reference: setup
+	$(BIN)/pruneonce recipes keys --markdown > docs/recipe-reference.md
 
 # What is known against the versions installed; needs `pip install pip-audit`, and its database over the network.
 audit: setup

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import traceback
 import warnings
@@ -16,9 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.syntax import Syntax
 from rich.text import Text
 from safetensors import SafetensorError
 from typer.exceptions import TyperException
@@ -28,28 +25,26 @@ from pruneonce.cli import benchmark as cli_benchmark
 from pruneonce.cli import deploy as cli_deploy
 from pruneonce.cli import methods as cli_methods
 from pruneonce.cli import packed_file as cli_storage
+from pruneonce.cli import recipes as cli_recipes
 from pruneonce.cli import stages as cli_stages
 from pruneonce.cli import tables
+from pruneonce.cli.recipes import Name
 from pruneonce.cli.stages import AsJson, Model, Output, Sets
 from pruneonce.console import console
 from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
 from pruneonce.system import durable, interruption
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or YAML file.", show_default=False)]
-
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: [cyan]pruneonce quickstart[/cyan]",
 )
-recipes = typer.Typer(help="List, show or copy the shipped recipes.", epilog="Example: pruneonce recipes list")
 app.add_typer(cli_stages.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
 app.add_typer(cli_benchmark.app)
-app.add_typer(recipes, name="recipes")
+app.add_typer(cli_recipes.app, name="recipes")
 app.add_typer(cli_methods.app, name="methods")
 
 
@@ -189,46 +184,6 @@ def _show_results(summary: dict[str, Any], output: Path) -> None:
     for sentence in filter(None, [*verdict(summary), of_seeds(summary)]):
         console.print(sentence, markup=False)
     typer.echo(f"report: {output / 'report.html'}")
-
-
-# -- recipes ----------------------------------------------------------------------------------------------------
-
-
-@recipes.command("list", epilog="Example: [cyan]pruneonce recipes list[/cyan]")
-def list_recipes() -> None:
-    """The shipped recipes."""
-    console.print(tables.recipes({name: recipe.load(name).description for name in recipe.shipped()}))
-
-
-@recipes.command("show", epilog="Example: [cyan]pruneonce recipes show bert-base-90 > mine.yaml[/cyan]")
-def show_recipe(name: Name) -> None:
-    """A recipe with every setting that it would run with."""
-    text = _dump(recipe.load(name).model_dump(mode="json"))
-    if console.is_terminal:
-        console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True))
-    else:
-        typer.echo(text, nl=False)
-
-
-@recipes.command("copy", epilog="Example: [cyan]pruneonce recipes copy bert-base-90 mine.yaml[/cyan]")
-def copy_recipe(
-    name: Name,
-    file: Annotated[Path | None, typer.Argument(help="Default: NAME.yaml here.", show_default=False)] = None,
-) -> None:
-    """Copy what a recipe sets to a file of your own, which stands alone."""
-    resolved = recipe.load(name)
-    target = file or Path(f"{resolved.name}.yaml")
-    text = _dump(resolved.model_dump(mode="json", exclude_unset=True))
-    try:
-        with target.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise UserError(f"{target} exists; choose another file") from None
-    typer.echo(f"next: pruneonce run {shlex.quote(str(target))} --output {shlex.quote(f'runs/{target.stem}')}")
-
-
-def _dump(values: dict[str, Any]) -> str:
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 # -- looking at models ------------------------------------------------------------------------------------------

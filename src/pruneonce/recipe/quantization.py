@@ -100,13 +100,14 @@ class Quantizations(Section):
     """Quantized models of each task's sparse model. Each has its own folder, results and packed file."""
 
     int8: Quantize | None = Field(
-        None, description="8 bits, by training on the grid with the zeros locked. Without it, not made."
+        None, description="Model in 8 bits, by training on the grid with the zeros locked. Without it, not made."
     )
     int8_ptq: Calibrate | None = Field(
-        None, description="8 bits after training, by calibration alone; `{}` will do. Without it, not made."
+        None, description="Model in 8 bits after training, by calibration alone; `{}` will do. Without it, not made."
     )
     int4: Int4 | None = Field(
-        None, description="4-bit weights, by training on the grid with the zeros locked. Without it, not made."
+        None,
+        description="Model with 4-bit weights, by training on the grid with the zeros locked. Without it, not made.",
     )
 
     @model_validator(mode="after")

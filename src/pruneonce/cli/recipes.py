@@ -15,7 +15,7 @@ from rich.syntax import Syntax
 from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson
-from pruneonce.console import console
+from pruneonce.console import results
 from pruneonce.errors import UserError
 from pruneonce.recipe.keys import find_place, places
 
@@ -43,15 +43,15 @@ app = typer.Typer(
 @app.command("list", epilog="Example: [cyan]pruneonce recipes list[/cyan]")
 def list_recipes() -> None:
     """The shipped recipes."""
-    console.print(tables.recipes({name: recipe.load(name).description for name in recipe.shipped()}))
+    results.print(tables.recipes({name: recipe.load(name).description for name in recipe.shipped()}))
 
 
 @app.command("show", epilog="Example: [cyan]pruneonce recipes show bert-base-90 > mine.yaml[/cyan]")
 def show_recipe(name: Name) -> None:
     """A recipe with every setting that it would run with."""
     text = _dump(recipe.load(name).model_dump(mode="json"))
-    if console.is_terminal:
-        console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True))
+    if results.is_terminal:
+        results.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True))
     else:
         typer.echo(text, nl=False)
 
@@ -103,7 +103,7 @@ def show_keys(
             shown = [{"section": place.name, "at": place.at, "summary": place.summary} for place in places().values()]
             typer.echo(json.dumps(shown, indent=1))
             return
-        console.print(tables.places(places().values()))
+        results.print(tables.places(places().values()))
         typer.echo("next: pruneonce recipes keys prune")
     else:
         place = find_place(section)
@@ -111,8 +111,8 @@ def show_keys(
             described = {"section": place.name, "at": place.at, "summary": place.summary}
             typer.echo(json.dumps({**described, "keys": [asdict(key) for key in place.all_keys()]}, indent=1))
             return
-        console.print(f"[bold]{place.name}[/bold]: {place.summary}\nstands in: {', '.join(place.at)}\n")
-        console.print(tables.keys(place.all_keys()))
+        results.print(f"[bold]{place.name}[/bold]: {place.summary}\nstands in: {', '.join(place.at)}\n")
+        results.print(tables.keys(place.all_keys()))
 
 
 @app.command("schema", epilog="Example: [cyan]pruneonce recipes schema > recipe.schema.json[/cyan]")

@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
+from pruneonce.console import logger
 from pruneonce.errors import UserError
 from pruneonce.models.source import first_line, must_be_bounded, must_exist
 
@@ -36,6 +37,7 @@ def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[
             trust_remote_code=False,  # left out, transformers would ask
             **config,
         )
+    logger.debug("%s loaded from %s", type(model).__name__, source)
     return model, set(info["missing_keys"])
 
 

@@ -28,12 +28,14 @@ from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
 from pruneonce.stages.finetune import check_teacher
 from pruneonce.system import distributed, durable, locks
+from pruneonce.system.libraries import quiet
 from pruneonce.tasks import kind_of
 from pruneonce.training import checkpoints
 
 TIMED = ("dense", "sparse", "int8", "int4")
 
 
+@quiet
 def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
     """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from pruneonce.console import logger
 from pruneonce.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -63,6 +64,7 @@ def publish(aside: Path, target: Path) -> None:
             _sync(path)
     aside.replace(target)
     _sync(target.parent)
+    logger.debug("%s is written", target)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pruneonce.config.lengths import as_steps
@@ -103,7 +104,7 @@ def train(
         train_dataset=data,
         data_collator=collate,
     )
-    for builtin in (PrinterCallback, ProgressCallback):
+    for builtin in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):  # the last one is of notebooks
         trainer.remove_callback(builtin)
     trainer.add_callback(Bar(title))
     if sparsifier:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import results
+import page
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from targets import SHARES, Targets
@@ -30,7 +30,7 @@ from targets import SHARES, Targets
 from pruneonce.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
+sys.path.insert(0, str(ROOT / "tests"))  # `shared` makes tiny models and data
 
 CHUNK = 250
 SECONDS = 10.0  # of processor time a case may take
@@ -100,7 +100,7 @@ def fuzz(count: int, work: Path, number: int, minutes: float) -> dict[str, Any]:
     state = json.loads(file.read_text()) if file.is_file() else state
     shutil.rmtree(work / "inputs", ignore_errors=True)
     targets = Targets(work / "inputs")
-    wanted = {name: max(1, count * share // 100) for name, (_, share) in SHARES.items()}
+    wanted = {name: max(1, count * share.percent // 100) for name, share in SHARES.items()}
     while time.monotonic() < ends:
         name = min(wanted, key=lambda name: state["targets"][name]["cases"] / wanted[name])
         mine = state["targets"][name]
@@ -142,15 +142,15 @@ def main() -> None:
     options = parser.parse_args()
     state = fuzz(options.count, options.work, options.seed, options.minutes)
     rows: list[list[Any]] = [
-        [text, found["cases"], found["refused"], f"{found['slowest']:.2f} s", f"{found['grown']:.0f} MB"]
-        for name, (text, _) in SHARES.items()
+        [share.title, found["cases"], found["refused"], f"{found['slowest']:.2f} s", f"{found['grown']:.0f} MB"]
+        for name, share in SHARES.items()
         for found in [state["targets"][name]]
     ]
     rows.append(["in all", sum(row[1] for row in rows), sum(row[2] for row in rows), "", ""])
     rows.append(["failures: another exception, too slow, too large", len(state["failures"]), "", "", ""])
     columns = ["input", "cases", "refused", "slowest, processor time", "memory grown by, a process"]
     stopped = "" if options.minutes == float("inf") else f" --minutes {options.minutes:g}"
-    results.write("fuzz", f"fuzz.py --count {options.count} --seed {options.seed}{stopped}", columns, rows)
+    page.write("fuzz", f"fuzz.py --count {options.count} --seed {options.seed}{stopped}", columns, rows)
     raise SystemExit(bool(state["failures"]))
 
 

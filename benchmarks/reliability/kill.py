@@ -29,14 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import results
+import page
 from made import content, unreadable
 from tiny import make_inputs
 
 from pruneonce import cli
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
+sys.path.insert(0, str(ROOT / "tests"))  # `shared` makes tiny models and data
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def main() -> None:
         ["files or checkpoints under a final name that were not whole after a kill", len(state["unreadable"])],
         ["tensors, logs or records of a finished run that differ from the reference", len(state["different"])],
     ]
-    results.write("kill", f"kill.py --count {options.count} --seed {options.seed}", ["", "count"], rows)
+    page.write("kill", f"kill.py --count {options.count} --seed {options.seed}", ["", "count"], rows)
     for problem in [*state["unreadable"], *state["different"]]:
         print(problem)
     raise SystemExit(bool(state["unreadable"] or state["different"]))

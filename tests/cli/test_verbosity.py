@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from shared.processes import ONE_THREAD
 
 from pruneonce.cli import main
 from pruneonce.console import console, logger
@@ -83,7 +84,7 @@ def test_nothing_of_it_stays(flags, capsys):
 
 def test_the_libraries_speak_where_asked(encoder, task_files, tmp_path):
     """transformers reports the new head of a fine-tuned model; only a process of its own has its usual settings."""
-    environment = {name: value for name, value in os.environ.items() if "VERBOSITY" not in name}
+    environment = {name: value for name, value in os.environ.items() if "VERBOSITY" not in name} | ONE_THREAD
     arguments = [sys.executable, "-m", "pruneonce", "-v", *finetune(encoder, task_files, tmp_path / "out")]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
     assert "classifier.weight" in done.stderr

@@ -14,7 +14,7 @@ from pruneonce.recipe import loading, schema
 ROOT = Path(__file__).parents[2]
 FILES = sorted(loading.RECIPES.glob("*.yaml"))
 BENCHMARKS = [ROOT / "benchmarks" / name for name in ("prune_once.yaml", "int8.yaml")]
-PAGES = ["README.md", "docs/recipes.md"]
+PAGES = ["README.md", "docs/recipes.md", "docs/tasks.md"]
 EXAMPLES = [
     (f"{page} {number}", text)
     for page in PAGES

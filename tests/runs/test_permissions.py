@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
+from shared.processes import ONE_THREAD
 
 from pruneonce.system import durable
 
@@ -44,7 +45,15 @@ def test_a_whole_run(recipe_values, tmp_path):
     recipe_values["prune"] |= {"steps": 6, "checkpoint_every": 1}
     recipe_values |= {"quantize": {"int8_ptq": {"examples": 8}}, "export": ["onnx"], "report_to": ["tensorboard"]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values))
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, umask=0o027, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        cwd=tmp_path,
+        env={**os.environ, **ONE_THREAD},
+        umask=0o027,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "0o640", "of checkpoints"
     found = {**modes(tmp_path / "run"), **modes(tmp_path / "unpacked")}

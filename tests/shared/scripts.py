@@ -1,21 +1,20 @@
-"""Scripts of `benchmarks/` as modules."""
+"""Programs of `benchmarks/` as modules."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
 
 @contextmanager
 def benchmark_scripts(folder: str) -> Iterator[None]:
-    """Import from `benchmarks/FOLDER`; its modules are forgotten afterwards, since other folders have some of the same
-    name."""
-    place = Path(__file__).parents[2] / "benchmarks" / folder
+    """Import from `benchmarks/FOLDER`, as its programs do: by the bare names of the files there.
+
+    No two files of `benchmarks/` have the same name, so that none is taken for another one.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(place)
+        patch.syspath_prepend(BENCHMARKS / folder)
         yield
-        for name, module in list(sys.modules.items()):
-            if Path(getattr(module, "__file__", None) or "").parent == place:
-                del sys.modules[name]

@@ -8,6 +8,7 @@ import warnings
 import datasets
 import huggingface_hub.utils as hub
 import pytest
+from shared.processes import ONE_THREAD
 from transformers.utils import logging as transformers
 
 from pruneonce.system.libraries import quiet, silenced
@@ -32,7 +33,7 @@ def spoken(code, *arguments, **environment):
     usual = {name: value for name, value in os.environ.items() if "VERBOSITY" not in name and "PROGRESS" not in name}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**usual, **environment},
+        env={**usual, **ONE_THREAD, **environment},
         capture_output=True,
         text=True,
         check=True,

@@ -27,11 +27,11 @@ from tokenizers import Tokenizer
 from pruneonce.console import logger
 from pruneonce.data import packing
 from pruneonce.data.keys import corpus_key
+from pruneonce.data.packing import SCHEMA
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 from pruneonce.system import durable
 
-SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})
 BLOCKS_AT_ONCE = 1_000
 ROWS_AT_ONCE = 1_000_000
 

@@ -6,17 +6,21 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pruneonce.config.pattern import Pattern
 from pruneonce.config.section import Section
+from pruneonce.plugins import engine_names, format_names
 from pruneonce.recipe.method import AnyMethod, must_work_in
 
 Objective = Literal["mlm", "hidden", "both"]
-EngineName = Literal["torch", "onnxruntime", "openvino"]
-Format = Literal["onnx", "openvino"]
+if TYPE_CHECKING:
+    EngineName = str
+    Format = str
+else:
+    EngineName, Format = Literal[engine_names()], Literal[format_names()]
 
 LENGTH = "Below 1 it is a fraction of the stage's steps, from 1 on a number of steps."
 
@@ -291,7 +295,7 @@ class Benchmark(Section):
     """Speed of models: each engine times each model at every batch size and length, and on real texts."""
 
     engines: list[EngineName] = Field(
-        ["torch", "onnxruntime", "openvino"],
+        list(engine_names()),
         min_length=1,
         description="Engines to time the models in. A quantized model is not timed in `torch`.",
     )

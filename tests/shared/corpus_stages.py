@@ -1,6 +1,5 @@
-"""What test_distributed.py runs in two processes: every architecture and objective through the corpus stages."""
+"""Every architecture and objective through the corpus stages, in each of two processes: system/test_distributed.py."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from pruneonce.recipe import Corpus, Prepare, Prune
 from pruneonce.system import distributed
 
 
-def main(models: Path, corpus: str, output: Path) -> None:
-    text = Corpus(source=corpus, block_length=16, validation=0.1)
+def run(models: Path, corpus: Path, output: Path) -> None:
+    text = Corpus(source=str(corpus), block_length=16, validation=0.1)
     shared = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3}
     for model in sorted(models.iterdir()):
         prepared = stages.prepare(model, text, Prepare(**shared), output / f"{model.name}-prepared")
@@ -25,7 +24,3 @@ def main(models: Path, corpus: str, output: Path) -> None:
     with pytest.raises(RuntimeError, match="the masks differ between the processes"):
         distributed.must_agree(f"of {distributed.rank()}", "the masks")
     distributed.leave()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

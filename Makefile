@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
-.PHONY: setup quickstart test slow lint docs audit reliability benchmark clean
+.PHONY: setup quickstart test slow lint docs reference audit reliability benchmark clean
 
 setup: .venv/.done
 
@@ -36,6 +36,10 @@ lint: setup
 docs: setup
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --builder html --conf-dir docs . build/docs
 	@echo build/docs/index.html
+
+# The page of all keys, from the descriptions of the fields; a test compares it.
+reference: setup
+	$(BIN)/pruneonce recipes keys --markdown > docs/recipe-reference.md
 
 # What is known against the versions installed; needs `pip install pip-audit`, and its database over the network.
 audit: setup

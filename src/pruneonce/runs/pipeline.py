@@ -30,11 +30,13 @@ from pruneonce.runs.task_run import TaskRun
 from pruneonce.stages.prune import check_same_shape
 from pruneonce.stages.task_training import check_teacher
 from pruneonce.system import distributed, durable, locks
+from pruneonce.system.libraries import quiet
 from pruneonce.tasks import kind_of, loaded
 from pruneonce.training import checkpoints
 from pruneonce.wording import listed
 
 
+@quiet
 def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
     """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
 

@@ -47,12 +47,12 @@ audit: setup
 	@$(BIN)/pip-audit --skip-editable || { echo "vulnerable packages are named above; if none is, the database could not be reached and nothing was checked"; exit 1; }
 
 benchmark: setup
-	$(BIN)/python benchmarks/prune_once.py ../shared/data
+	$(BIN)/python -m benchmarks.prune_once ../shared/data
 
 # Hours: 50 kills and 100 000 damaged inputs. Both go on where they stopped.
 reliability: setup
-	$(BIN)/python benchmarks/reliability/kill.py --count 50
-	$(BIN)/python benchmarks/reliability/fuzz.py --count 100000
+	$(BIN)/python -m benchmarks.reliability.kill --count 50
+	$(BIN)/python -m benchmarks.reliability.fuzz --count 100000
 
 clean:
 	rm -rf .venv build quickstart runs

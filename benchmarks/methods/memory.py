@@ -24,7 +24,7 @@ from pruneonce.models.architectures import prunable_weights
 from pruneonce.plugins.run import Run
 from pruneonce.sparsity import sparsity_of
 from pruneonce.system import machine
-from pruneonce.training.sparsifier import Gradual
+from pruneonce.training.sparsifier import Pruner
 
 BLOCK, GRADIENTS, BATCH, LENGTH = 50, 8, 16, 64
 LIMITS = (8.0, 4.0)  # GiB
@@ -51,7 +51,7 @@ def measured(limit: float) -> dict[str, Any]:
         pass
     before, began = psutil.Process().memory_info().rss, monotonic()
     method.begin(run)
-    sparsifier = Gradual(weights, settings, None, method)
+    sparsifier = Pruner(weights, settings, None, method)
     sparsifier.prune(0, 0.5)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {

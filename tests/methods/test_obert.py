@@ -21,7 +21,7 @@ from pruneonce.models.architectures import prunable_weights
 from pruneonce.plugins import make
 from pruneonce.plugins.run import Run
 from pruneonce.sparsity import PruningSchedule, holds, locked_masks, magnitude_masks, masks_of, sparsity_of
-from pruneonce.training.sparsifier import Gradual
+from pruneonce.training.sparsifier import Pruner
 
 SHAPE = (6, 8)
 PAIRS = Pattern.parse("1x2")
@@ -285,7 +285,7 @@ def begun(dense, tokenizer, corpus_file):
 def pruned(method, weights, pattern="unstructured", allocation="uniform", rounds=2):
     """Weights after updates to 40 and 80 %, by the sparsifier."""
     settings = recipe.OneShot(sparsity=0.8, pattern=pattern, allocation=allocation)
-    sparsifier = Gradual(weights, settings, None, method)
+    sparsifier = Pruner(weights, settings, None, method)
     for step in range(rounds):
         sparsifier.prune(step, 0.4 * (step + 1))
     return sparsifier
@@ -372,7 +372,7 @@ def test_a_reached_target_is_not_judged_again(begun, monkeypatch):
     """Nor is one of 0: gradients are dear."""
     method, weights = begun()
     settings = recipe.Sparsification(sparsity=0.8, start=0, end=4, until=8, every=2)
-    sparsifier = Gradual(weights, settings, PruningSchedule.of(settings, 10), method)
+    sparsifier = Pruner(weights, settings, PruningSchedule.of(settings, 10), method)
     judged, usual = [], method.scores
     monkeypatch.setattr(method, "scores", lambda step, *rest: [judged.append(step), usual(step, *rest)][1])
     for step in range(10):

@@ -17,6 +17,7 @@ from pruneonce.data.size import count_blocks
 from pruneonce.errors import UserError
 from pruneonce.plan import clock, plan, probe
 from pruneonce.plan.corpus_work import corpus_works
+from pruneonce.plan.jobs import usual
 from pruneonce.plan.task_work import Lengths, task_works
 from pruneonce.recipe import Classification, Corpus, Recipe, Training, validate
 from pruneonce.runs import pipeline
@@ -132,7 +133,7 @@ def test_what_differs_in_length_alone_is_measured_once(recipe_values, monkeypatc
 
     monkeypatch.setattr(probe, "measure", measure)
     found = plan(validate(Recipe, recipe_values))
-    assert [one.kind for one in asked] == ["prune", "finetune", "transfer", "gradual", "predict"]
+    assert [one.kind for one in asked] == ["prune", "finetune", "transfer", "transfer-gradual", "predict"]
     assert {stage.name: stage.seconds_per_step for stage in found.stages}["tasks/temper/sparse"] == 3.0
     assert "A step of sparse takes longer than there was time to measure: one was, the first." in found.notes
 
@@ -186,9 +187,9 @@ def test_a_probe_that_dies_is_said(monkeypatch):
 
 def test_usual_settings_keep_what_costs():
     one = Training(epochs=3, learning_rate=1e-3, batch_size=4, accumulate=8, checkpoint_every=5)
-    assert probe.usual(one) == probe.usual(Training(steps=7, learning_rate=1.0, batch_size=4, accumulate=2))
-    assert probe.usual(one) != probe.usual(Training(steps=7, learning_rate=1.0, batch_size=8, accumulate=2))
-    assert probe.usual(one) != probe.usual(Training(steps=7, learning_rate=1.0, batch_size=4))
+    assert usual(one) == usual(Training(steps=7, learning_rate=1.0, batch_size=4, accumulate=2))
+    assert usual(one) != usual(Training(steps=7, learning_rate=1.0, batch_size=8, accumulate=2))
+    assert usual(one) != usual(Training(steps=7, learning_rate=1.0, batch_size=4))
 
 
 # -- the size of a corpus ---------------------------------------------------------------------------------------

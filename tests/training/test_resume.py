@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 
 import pytest
 import torch
@@ -56,14 +57,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(name, inputs, signalled, t
 
 def test_between_two_logs(inputs, signalled, tmp_path, monkeypatch):
     """What was not logged when the signal came is part of what the next log says."""
-    usual = training._arguments
+    loop = sys.modules[training.train.__module__]  # the function has the name of its module
+    usual = loop._arguments
 
     def seldom(*args):
         arguments = usual(*args)
         arguments.logging_steps = 4
         return arguments
 
-    monkeypatch.setattr(training, "_arguments", seldom)
+    monkeypatch.setattr(loop, "_arguments", seldom)
     stage = STAGES["prune, both, not nested"](inputs)
     whole = stage(tmp_path / "whole")
     signalled(6, 6 + 5)

@@ -1,14 +1,16 @@
 """Stages: each takes a model folder and gives a model folder, and each is usable alone."""
 
 from pruneonce.stages.benchmark import benchmark
+from pruneonce.stages.calibrate import calibrate
 from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.one_shot import one_shot
 from pruneonce.stages.prepare import prepare
 from pruneonce.stages.product_quantize import product_quantize
-from pruneonce.stages.prune import prune, prune_one_shot
-from pruneonce.stages.quantize import calibrate, quantize
+from pruneonce.stages.prune import prune
+from pruneonce.stages.prune_one_shot import prune_one_shot
+from pruneonce.stages.quantize import quantize
 from pruneonce.stages.transfer import transfer, transfer_gradual
 
 __all__ = [

@@ -27,7 +27,7 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
     distributed.start(seed)
     zeros = [settings.sparsity, settings.allocation]
     pattern = [settings.pattern] if "pattern" in settings.model_dump() else []
-    key = key_of("prune-one-shot", content_key(model), [*zeros, *pattern], seed)
+    key = key_of("prune-one-shot", content_key(model), *zeros, *pattern, seed)
     if is_finished(output, key):
         return output
     with unfinished(output, key):

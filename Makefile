@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+BEGAN := $(shell date +%s)
 
-.PHONY: setup quickstart test slow lint docs audit reliability benchmark clean
+.PHONY: setup quickstart test slow lint docs reference audit reliability benchmark clean
 
 setup: .venv/.done
 
@@ -15,9 +16,11 @@ setup: .venv/.done
 quickstart: setup
 	$(BIN)/pruneonce quickstart --output quickstart
 
-# A process a core: the tests train tiny models, on one thread each. Those of a file share what they were made from.
+# A process a core: the tests train tiny models, on one thread each. Each process has files of its own, which share what
+# they are made from, until one has no more and takes tests from another.
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
+	@echo "make test: $$(( $$(date +%s) - $(BEGAN) )) s"
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -34,18 +37,22 @@ docs: setup
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --builder html --conf-dir docs . build/docs
 	@echo build/docs/index.html
 
+# The page of all keys, from the descriptions of the fields; a test compares it.
+reference: setup
+	$(BIN)/pruneonce recipes keys --markdown > docs/recipe-reference.md
+
 # What is known against the versions installed; needs `pip install pip-audit`, and its database over the network.
 audit: setup
 	@command -v $(BIN)/pip-audit > /dev/null || { echo "pip-audit is not installed: $(BIN)/pip install pip-audit"; exit 1; }
 	@$(BIN)/pip-audit --skip-editable || { echo "vulnerable packages are named above; if none is, the database could not be reached and nothing was checked"; exit 1; }
 
 benchmark: setup
-	$(BIN)/python benchmarks/prune_once.py ../shared/data
+	$(BIN)/python -m benchmarks.prune_once ../shared/data
 
 # Hours: 50 kills and 100 000 damaged inputs. Both go on where they stopped.
 reliability: setup
-	$(BIN)/python benchmarks/reliability/kill.py --count 50
-	$(BIN)/python benchmarks/reliability/fuzz.py --count 100000
+	$(BIN)/python -m benchmarks.reliability.kill --count 50
+	$(BIN)/python -m benchmarks.reliability.fuzz --count 100000
 
 clean:
 	rm -rf .venv build quickstart runs

@@ -1,14 +1,17 @@
 """Engines side by side: the same inputs give the same logits and the same accuracy, whichever runs the model."""
 
+import faulthandler
+import os
 import re
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from shared.processes import python
+from shared.processes import Started
 
 from pruneonce import engines, stages
 from pruneonce.cli import main
@@ -198,17 +201,16 @@ def test_the_examples_in_the_documentation_run(folders, tmp_path, monkeypatch, c
     assert set(shown) <= {"negative", "positive"}
 
 
-def test_a_signal_finds_its_way_after_two_models_were_closed(folders):
+def outlive_a_signal(folder):
+    faulthandler.enable()
+    one, two = (open_engine(folder, "openvino") for _ in range(2))
+    del one
+    del two
+    signal.signal(signal.SIGTERM, lambda *_: print("alive"))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_finds_its_way_after_two_models_were_closed(folders, tmp_path):
     """OpenVINO moves the signal stack: with a core for each model the process ended here with a segmentation fault."""
-    code = f"""
-import faulthandler, os, signal
-from pruneonce.engines import open_engine
-faulthandler.enable()
-one, two = (open_engine({str(folders["openvino"])!r}, "openvino") for _ in range(2))
-del one
-del two
-signal.signal(signal.SIGTERM, lambda *_: print("alive"))
-os.kill(os.getpid(), signal.SIGTERM)
-"""
-    done = python("-c", code)
+    done = Started(tmp_path, outlive_a_signal, folders["openvino"]).finish()
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]

@@ -4,7 +4,6 @@ That an interrupted and resumed run equals an uninterrupted one is tested in tra
 """
 
 import importlib
-import json
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shared.folders import assert_zeros_as_recorded, provenance
 from shared.processes import python
 from shared.settings import METHODS
 from transformers import AutoModel
@@ -56,12 +56,8 @@ def test_equals_its_reference(name):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("finetune")])
 def test_plain_from_pretrained_has_the_same_zeros(name, made):
-    folder = made(name)
-    said = json.loads((folder / "pruneonce.json").read_text())["sparsity"]
-    assert said["encoder"] > 0.3
-    loaded = prunable_weights(AutoModel.from_pretrained(folder))
-    zeros = {key: int((weight == 0).sum()) for key, weight in loaded.items()}
-    assert {layer["name"]: layer["zeros"] for layer in said["layers"] if layer["name"] in zeros} == zeros
+    assert provenance(made(name))["sparsity"]["encoder"] > 0.3
+    assert_zeros_as_recorded(made(name))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name.startswith(("prune", "gradual"))])
@@ -190,12 +186,17 @@ def third_party(tmp_path):
     return install
 
 
-def test_another_package_adds_a_method(third_party, encoder, corpus_file, tmp_path):
+def test_another_package_adds_a_method(third_party):
     pruneonce = third_party()
     assert "chance" in pruneonce("methods", "list").stdout
     shown = pruneonce("methods", "show", "chance").stdout
     assert "Prunes at random, by a seed." in shown
     assert "of the scores" in shown
+
+
+@pytest.mark.slow
+def test_a_method_of_another_package_prunes(third_party, encoder, corpus_file, tmp_path):
+    pruneonce = third_party()
     verb = ["prune", str(encoder), "--corpus", str(corpus_file), "--objective", "hidden", "--steps", "10"]
     sets = ["corpus.block_length=16", "corpus.validation=0.1", "batch_size=4", "method.name=chance"]
     made = pruneonce(*verb, "--output", str(tmp_path / "out"), *(part for one in sets for part in ("--set", one)))

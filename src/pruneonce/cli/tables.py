@@ -65,9 +65,8 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
         metric = next(iter(found.values()))["metric"]
         cells = [_compared(found[arm]) if arm in found else Text("-") for arm in arms]
         table.add_row(Text.assemble(task, "\n", (metric, "dim")), *cells)
-    table.add_row(
-        "mean % kept", *(_mean(recoveries_of(by_task, arm)) if arm != DENSE else "" for arm in arms), style="bold"
-    )
+    means = ["" if arm == DENSE else _mean(recoveries_of(by_task, arm)) for arm in arms]
+    table.add_row("mean % kept", *means, style="bold")
     return table
 
 

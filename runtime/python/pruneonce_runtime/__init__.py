@@ -1,0 +1,1 @@
+"""Run the sparse, quantized text encoders in .pruneonce files, without PyTorch."""

@@ -300,9 +300,9 @@ class Network:
 
 
 def arrays_of(part: Any) -> dict[int, npt.NDArray[Any]]:
-    """Every array in a part of a network, by its identity."""
+    """Every array in a part of a network, by the address of its memory: a shared one once."""
     if isinstance(part, np.ndarray):
-        return {id(part): part}
+        return {part.__array_interface__["data"][0]: part}
     if isinstance(part, tuple):
         return {key: array for each in part for key, array in arrays_of(each).items()}
     if hasattr(part, "__dataclass_fields__"):

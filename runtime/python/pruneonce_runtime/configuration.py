@@ -91,12 +91,7 @@ class Configuration:
     def number(self, key: str, default: float) -> float:
         """A positive number below 1, as the epsilon of a norm."""
         value = self.get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < 1
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             raise self.damaged(key)
         return float(value)
 

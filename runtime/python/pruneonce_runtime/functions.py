@@ -115,7 +115,8 @@ def gelu(x: Doubles) -> Doubles:
 
 def gelu_tanh(x: Doubles) -> Doubles:
     """`x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the approximation there."""
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    inner: Doubles = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return 0.5 * x * (1 + np.tanh(inner))
 
 
 def silu(x: Doubles) -> Doubles:
@@ -130,7 +131,7 @@ def sigmoid(x: Doubles) -> Doubles:
 
 def relu(x: Doubles) -> Doubles:
     """`max(x, 0)`."""
-    return np.asarray(np.maximum(x, 0))
+    return np.where(x > 0, x, 0.0)
 
 
 FUNCTIONS: dict[Activation, Callable[[Doubles], Doubles]] = {

@@ -11,11 +11,11 @@ from itertools import pairwise
 import numpy as np
 
 from pruneonce_runtime import functions
-from pruneonce_runtime.spec import Embeddings, Floats, Int32s, Layer, Linear, Network, check_batch
+from pruneonce_runtime.spec import Embeddings, Engine, Floats, Int32s, Layer, Linear, Network, check_batch
 
 
-class Engine:
-    """See `spec` for what an engine is."""
+class ReferenceEngine:
+    """See `spec.Engine`."""
 
     def __init__(self, network: Network) -> None:
         self.network = network

@@ -3,11 +3,7 @@
 `architectures.py` builds a `Network` out of a model's files; `reference.py` says what each part computes. Arrays are
 read-only, C-contiguous and little-endian, and may be shared with other networks of a family.
 
-A batch is ragged: the tokens of all texts are laid end to end, with no padding. An engine is
-
-    Engine(network)
-    engine.forward(ids, offsets, types) -> float32 [total, width]     last hidden states
-    engine.linear(linear, x)            -> float32 [rows, out]        one of the network's Linears, for heads
+A batch is ragged: the tokens of all texts are laid end to end, with no padding. What runs it is an `Engine`.
 
     ids      int32 [total]    token ids, each below `embeddings.words.rows`
     offsets  int32 [texts+1]  text t has the tokens offsets[t]:offsets[t+1]; offsets[0] is 0, offsets[texts] is total
@@ -21,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -297,6 +293,20 @@ class Network:
     def nbytes(self) -> int:
         """Bytes of all arrays, each counted once."""
         return sum(array.nbytes for array in arrays_of(self).values())
+
+
+class Engine(Protocol):
+    """Runs one network; the module's text describes a batch."""
+
+    def forward(self, ids: Int32s, offsets: Int32s, types: Int32s | None = None) -> Floats:
+        """The last hidden states of a batch, float32 [total, hidden].
+
+        Raises:
+            PruneonceError: as `check_batch`.
+        """
+
+    def linear(self, linear: Linear, x: Floats) -> Floats:
+        """One of the network's Linears, for heads: x float32 [rows, in] to [rows, out]."""
 
 
 def arrays_of(part: Any) -> dict[int, npt.NDArray[Any]]:

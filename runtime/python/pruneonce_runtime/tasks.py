@@ -158,7 +158,7 @@ class Answerer(Model[Answer]):
             raise PruneonceError("n_best and max_answer_length have to be 1 or more")
         stride = min(128, self.max_length // 3) if doc_stride is None else doc_stride
         found = [
-            windows(self._parts.tokenizer, *pair, max_length=self.max_length, doc_stride=stride) for pair in inputs
+            windows(self._parts.tokenizer, question, context, self.max_length, stride) for question, context in inputs
         ]
         outputs = iter(self.run([window.tokens for each in found for window in each]))
         return [

@@ -73,28 +73,17 @@ inline F gelu(F x) {
     return mul(x, fma(c, div(p, q), broadcast(0.5f)));
 }
 
-template <Activation A>
-inline F activate(F x) {
-    if constexpr (A == Activation::gelu) return gelu(x);
-    if constexpr (A == Activation::gelu_tanh) {
-        const F inner = mul(broadcast(0.7978845608028654f), fma(mul(broadcast(0.044715f), mul(x, x)), x, x));
-        return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
-    }
-    if constexpr (A == Activation::relu) return max(x, broadcast(0.0f));
-    if constexpr (A == Activation::silu) return mul(x, logistic(x));
-    if constexpr (A == Activation::tanh) return tangent(x);
-    return x;
-}
-
-template <class Body>
-inline void with_activation(Activation activation, Body&& body) {
+inline F activate(Activation activation, F x) {
     switch (activation) {
-        case Activation::none: body(std::integral_constant<Activation, Activation::none>{}); break;
-        case Activation::gelu: body(std::integral_constant<Activation, Activation::gelu>{}); break;
-        case Activation::gelu_tanh: body(std::integral_constant<Activation, Activation::gelu_tanh>{}); break;
-        case Activation::relu: body(std::integral_constant<Activation, Activation::relu>{}); break;
-        case Activation::silu: body(std::integral_constant<Activation, Activation::silu>{}); break;
-        case Activation::tanh: body(std::integral_constant<Activation, Activation::tanh>{}); break;
+        case Activation::gelu: return gelu(x);
+        case Activation::gelu_tanh: {
+            const F inner = mul(broadcast(0.7978845608028654f), fma(mul(broadcast(0.044715f), mul(x, x)), x, x));
+            return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
+        }
+        case Activation::relu: return max(x, broadcast(0.0f));
+        case Activation::silu: return mul(x, logistic(x));
+        case Activation::tanh: return tangent(x);
+        default: return x;
     }
 }
 
@@ -147,7 +136,7 @@ struct OwnLayer {
 // What one call needs beside the weights; kept by a thread for its next call.
 struct Scratch {
     std::vector<Tile> tiles;
-    Rows x, h, heads, mixed, wide;
+    Rows x, h, heads, mixed, wide, gated;
     Quads quads, wide_quads;
     std::vector<std::vector<float>> scores;  // of each part of the attention that runs at a time
     Aligned<float> angles;
@@ -349,39 +338,33 @@ private:
         }
     }
 
-    // put(tile, row, vector, value) for all outputs of all tiles; `x` are Rows of float or Quads of integer products.
-    template <class X, class Put>
-    void products(const Scratch& s, const Matrix& m, const X& x, Threads& threads, Put&& put) const {
+    // Outputs of all tiles, from the row `first_row` of `y` on; `x` are Rows of a float matrix, Quads of an integer one.
+    template <class X>
+    void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, const Rows* residual, Threads& threads,
+                  int first_row = 0, Activation activation = Activation::none) const {
         const int all = static_cast<int>(m.bundles.size());
         const int parts = threads.count() == 1 ? 1 : std::min(all, threads.count() * 2);
         threads.run(parts, [&](int part) {
             const int first = int(int64_t(all) * part / parts), last = int(int64_t(all) * (part + 1) / parts);
-            for (const Tile& tile : s.tiles)
-                with_vectors(tile.vectors, [&](auto nv) {
-                    tile_product<nv>(m, first, last, x.tile(tile),
-                                     [&](int row, int v, F value) { put(tile, row, v, value); });
-                });
+            for (const Tile& tile : s.tiles) {
+                Finish f;
+                f.stride = size_t(tile.lanes());
+                f.to = y.tile(tile) + size_t(first_row) * f.stride;
+                f.residual = residual ? residual->tile(tile) : nullptr;
+                f.activation = activation;
+                tile_product(tile.vectors, m, first, last, x.tile(tile), f);
+            }
         });
     }
 
-    // y = product (+ residual). Inputs are quantized where the product wants them so.
+    // y = product (+ residual) of float rows, which are quantized where the product wants them so.
     void product(Scratch& s, const Matrix& m, const Rows& x, Rows& y, const Rows* residual, Threads& threads) const {
         if (m.is_float()) {
-            finish(s, m, x, y, residual, threads);
+            multiply(s, m, x, y, residual, threads);
         } else {
             quantize(s, m, x, s.quads);
-            finish(s, m, s.quads, y, residual, threads);
+            multiply(s, m, s.quads, y, residual, threads);
         }
-    }
-
-    template <class X>
-    void finish(const Scratch& s, const Matrix& m, const X& x, Rows& y, const Rows* residual, Threads& threads,
-                int first_row = 0) const {
-        products(s, m, x, threads, [&](const Tile& tile, int row, int v, F value) {
-            const size_t at = size_t(first_row + row) * tile.lanes() + v * LANES;
-            if (residual) value = add(value, load(residual->tile(tile) + at));
-            store(y.tile(tile) + at, value);
-        });
     }
 
     void run_layer(Scratch& s, const OwnLayer& layer, const int32_t* offsets, int texts, int tokens,
@@ -398,11 +381,11 @@ private:
         const Matrix* before = nullptr;
         for (const Matrix& m : layer.inputs) {
             if (m.is_float()) {
-                finish(s, m, *in, s.heads, nullptr, threads, first_row);
+                multiply(s, m, *in, s.heads, nullptr, threads, first_row);
             } else {
                 if (!before || before->inverse != m.inverse || before->zero != m.zero) quantize(s, m, *in, s.quads);
                 before = &m;
-                finish(s, m, s.quads, s.heads, nullptr, threads, first_row);
+                multiply(s, m, s.quads, s.heads, nullptr, threads, first_row);
             }
             first_row += m.outputs;
         }
@@ -426,54 +409,32 @@ private:
     void feed(Scratch& s, const OwnLayer& layer, const Rows& in, int tokens, Threads& threads) const {
         const Matrix &up = layer.up, &down = layer.down;
         s.wide.reshape(up.outputs, tokens);
-        if (!up.is_float()) quantize(s, up, in, s.quads);
-        with_activation(layer.activation, [&](auto a) {
-            auto put = [&](const Tile& tile, int row, int v, F value) {
-                store(s.wide.tile(tile) + size_t(row) * tile.lanes() + v * LANES, layer.gated ? value : activate<a>(value));
-            };
-            if (up.is_float())
-                products(s, up, in, threads, put);
-            else
-                products(s, up, s.quads, threads, put);
-            if (layer.gated) {
-                const int inner = up.outputs / 2;
-                for (const Tile& tile : s.tiles) {
-                    float* u = s.wide.tile(tile);
-                    const float* gate = u + size_t(inner) * tile.lanes();
-                    for (size_t i = 0; i < size_t(inner) * tile.lanes(); i += LANES)
-                        store(u + i, mul(activate<a>(load(u + i)), load(gate + i)));
-                }
-            }
-        });
-        if (down.is_float() && !layer.gated) {
-            finish(s, down, s.wide, s.mixed, &s.x, threads);
-            return;
+        const Activation activation = layer.gated ? Activation::none : layer.activation;
+        if (up.is_float()) {
+            multiply(s, up, in, s.wide, nullptr, threads, 0, activation);
+        } else {
+            quantize(s, up, in, s.quads);
+            multiply(s, up, s.quads, s.wide, nullptr, threads, 0, activation);
         }
-        Rows inner;  // of a gated layer the first half of each tile
+        if (layer.gated) gate(s, layer.activation, tokens);
+        const Rows& inner = layer.gated ? s.gated : s.wide;
         if (down.is_float()) {
-            inner.reshape(down.inputs, tokens);
-            for (const Tile& tile : s.tiles) std::memcpy(inner.tile(tile), s.wide.tile(tile), sizeof(float) * size_t(down.inputs) * tile.lanes());
-            finish(s, down, inner, s.mixed, &s.x, threads);
-            return;
+            multiply(s, down, inner, s.mixed, &s.x, threads);
+        } else {
+            quantize(s, down, inner, s.wide_quads);
+            multiply(s, down, s.wide_quads, s.mixed, &s.x, threads);
         }
-        quantize_first(s, down, s.wide, s.wide_quads);
-        finish(s, down, s.wide_quads, s.mixed, &s.x, threads);
     }
 
-    // As `quantize`, of the first `inputs` rows.
-    void quantize_first(const Scratch& s, const Matrix& m, const Rows& from, Quads& to) const {
-        to.reshape(m.groups, s.tiles.back().first + s.tiles.back().lanes());
-        const Quantizer quantizer(m);
+    // gated = activation(first half of wide) * second half
+    void gate(Scratch& s, Activation activation, int tokens) const {
+        const int inner = s.wide.rows / 2;
+        s.gated.reshape(inner, tokens);
         for (const Tile& tile : s.tiles) {
-            const float* x = from.tile(tile);
-            int32_t* q = to.tile(tile);
-            const int lanes = tile.lanes();
-            for (int g = 0; g < m.groups; ++g)
-                for (int lane = 0; lane < lanes; lane += LANES)
-                    store(q + size_t(g) * lanes + lane, quantizer.quad([&](int i) {
-                        const int k = g * QUAD + i;
-                        return k < m.inputs ? load(x + size_t(k) * lanes + lane) : broadcast(0.0f);
-                    }));
+            const float* u = s.wide.tile(tile);
+            const size_t half = size_t(inner) * tile.lanes();
+            float* to = s.gated.tile(tile);
+            for (size_t i = 0; i < half; i += LANES) store(to + i, mul(activate(activation, load(u + i)), load(u + half + i)));
         }
     }
 
@@ -660,57 +621,58 @@ private:
 class ProductAlone final : public Product {
     Matrix m_;
 
-    template <class Put>
-    void tiles(const float* x, int rows, Put&& put) const {
+    // tile(columns or quads, first row, rows) for LANES rows of x at a time.
+    template <class Use>
+    void tiles(const float* x, int rows, Use&& use) const {
+        Aligned<float> columns(size_t(m_.inputs) * LANES);
+        Aligned<int32_t> quads(m_.is_float() ? 0 : size_t(m_.groups) * LANES);
         for (int first = 0; first < rows; first += LANES) {
             const int count = std::min(LANES, rows - first);
-            Aligned<float> columns(size_t(m_.inputs) * LANES, 0.0f);
-            for (int i = 0; i < count; ++i)
-                for (int k = 0; k < m_.inputs; ++k) columns[size_t(k) * LANES + i] = x[size_t(first + i) * m_.inputs + k];
-            put(columns, first, count);
+            for (int k = 0; k < m_.inputs; ++k)
+                for (int i = 0; i < LANES; ++i)
+                    columns[size_t(k) * LANES + i] = i < count ? x[size_t(first + i) * m_.inputs + k] : 0.0f;
+            if (m_.is_float()) {
+                use(static_cast<const void*>(columns.data()), first, count);
+                continue;
+            }
+            const Quantizer quantizer(m_);
+            for (int g = 0; g < m_.groups; ++g)
+                store(quads.data() + size_t(g) * LANES, quantizer.quad([&](int i) {
+                    const int k = g * QUAD + i;
+                    return k < m_.inputs ? load(columns.data() + size_t(k) * LANES) : broadcast(0.0f);
+                }));
+            use(static_cast<const void*>(quads.data()), first, count);
         }
     }
-    Aligned<int32_t> quads(const Aligned<float>& columns) const {
-        Aligned<int32_t> q(size_t(m_.groups) * LANES);
-        const Quantizer quantizer(m_);
-        for (int g = 0; g < m_.groups; ++g)
-            store(q.data() + size_t(g) * LANES, quantizer.quad([&](int i) {
-                const int k = g * QUAD + i;
-                return k < m_.inputs ? load(columns.data() + size_t(k) * LANES) : broadcast(0.0f);
-            }));
-        return q;
+
+    template <class T>
+    void rows_of(const Aligned<T>& columns, int first, int count, T* y) const {
+        for (int row = 0; row < m_.outputs; ++row)
+            for (int i = 0; i < count; ++i) y[size_t(first + i) * m_.outputs + row] = columns[size_t(row) * LANES + i];
     }
 
 public:
     explicit ProductAlone(const Linear& linear) : m_(pack(linear)) {}
 
     void run(const float* x, int rows, float* y) const override {
-        tiles(x, rows, [&](const Aligned<float>& columns, int first, int count) {
-            Aligned<int32_t> q;
-            if (!m_.is_float()) q = quads(columns);
-            tile_product<1>(m_, 0, static_cast<int>(m_.bundles.size()),
-                            m_.is_float() ? static_cast<const void*>(columns.data()) : q.data(), [&](int row, int, F value) {
-                                float lanes[LANES];
-                                store(lanes, value);
-                                for (int i = 0; i < count; ++i) y[size_t(first + i) * m_.outputs + row] = lanes[i];
-                            });
+        Aligned<float> out(size_t(m_.outputs) * LANES);
+        Finish f;
+        f.to = out.data();
+        f.stride = LANES;
+        tiles(x, rows, [&](const void* in, int first, int count) {
+            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
+            rows_of(out, first, count, y);
         });
     }
 
     void sums(const float* x, int rows, int32_t* y) const override {
-        tiles(x, rows, [&](const Aligned<float>& columns, int first, int count) {
-            const Aligned<int32_t> q = quads(columns);
-            auto put = [&](int row, int, I sum) {
-                int32_t lanes[LANES];
-                store(lanes, sum);
-                for (int i = 0; i < count; ++i) y[size_t(first + i) * m_.outputs + row] = lanes[i];
-            };
-            const int all = static_cast<int>(m_.bundles.size());
-            if (m_.kernel == Kernel::dense)
-                bundles<I, int32_t, 1, true>(m_, 0, all, q.data(), put);
-            else
-                bundles<I, int32_t, 1, false>(m_, 0, all, q.data(), put);
+        Aligned<int32_t> out(size_t(m_.outputs) * LANES);
+        Finish f;
+        f.sums = out.data();
+        f.stride = LANES;
+        tiles(x, rows, [&](const void* in, int first, int count) {
+            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
+            rows_of(out, first, count, y);
         });
     }
 };
-

@@ -127,6 +127,38 @@ inline Matrix pack(const Linear& linear) {
     return m;
 }
 
+// What is done with the sums of an output before they are stored: `activation(sum * scale + bias) + residual`. Data and
+// not a template, so that each kernel is compiled once a width.
+struct Finish {
+    float* to = nullptr;              // row r of a tile is to + r * stride
+    const float* residual = nullptr;  // likewise
+    int32_t* sums = nullptr;          // takes the integer sums as they are, in place of all that
+    size_t stride = 0;
+    Activation activation = Activation::none;
+};
+
+F activate(Activation activation, F x);
+
+inline void finish(const Matrix& m, const Finish& f, int row, int v, I sum) {
+    const size_t at = size_t(row) * f.stride + size_t(v) * LANES;
+    if (f.sums) {
+        store(f.sums + at, sum);
+        return;
+    }
+    F value = fma(real(sum), broadcast(m.scale[row]), broadcast(m.bias[row]));
+    if (f.activation != Activation::none) value = activate(f.activation, value);
+    if (f.residual) value = add(value, load(f.residual + at));
+    store(f.to + at, value);
+}
+
+inline void finish(const Matrix& m, const Finish& f, int row, int v, F sum) {
+    const size_t at = size_t(row) * f.stride + size_t(v) * LANES;
+    F value = add(sum, broadcast(m.bias[row]));
+    if (f.activation != Activation::none) value = activate(f.activation, value);
+    if (f.residual) value = add(value, load(f.residual + at));
+    store(f.to + at, value);
+}
+
 inline I multiply(I sum, I x, int32_t w) { return dot(sum, x, broadcast(w)); }
 inline F multiply(F sum, F x, int32_t w) {
     float value;
@@ -134,9 +166,9 @@ inline F multiply(F sum, F x, int32_t w) {
     return fma(x, broadcast(value), sum);
 }
 
-// Sums of R rows of a bundle, from the row `I0` on, for NV vectors of tokens; put(row, vector, sums) takes them.
-template <class T, class E, int R, int NV, bool ALL, class Put>
-inline void bundle_sums(const Matrix& m, const Bundle& bundle, int first_row, const E* x, Put&& put) {
+// Sums of R rows of a bundle, from `first_row` on, for NV vectors of tokens.
+template <class T, class E, int R, int NV, bool ALL>
+inline void bundle_sums(const Matrix& m, const Bundle& bundle, int first_row, const E* x, const Finish& f) {
     T sums[R][NV];
     const int32_t* weights = m.weights.data() + bundle.first + first_row;
     const uint16_t* where = ALL ? nullptr : m.where.data() + bundle.first + first_row;
@@ -172,7 +204,7 @@ inline void bundle_sums(const Matrix& m, const Bundle& bundle, int first_row, co
     for (int r = 0; r < R; ++r)
         if (bundle.rows[first_row + r] >= 0)
 #pragma GCC unroll 8
-            for (int v = 0; v < NV; ++v) put(bundle.rows[first_row + r], v, sums[r][v]);
+            for (int v = 0; v < NV; ++v) finish(m, f, bundle.rows[first_row + r], v, sums[r][v]);
 }
 
 // As many rows at once as there are registers for.
@@ -181,26 +213,31 @@ constexpr int rows_at_once(int vectors) {
     return vectors >= registers ? 1 : std::min(ROWS, registers / vectors >= 8 ? 8 : registers / vectors >= 4 ? 4 : registers / vectors >= 2 ? 2 : 1);
 }
 
-template <class T, class E, int NV, bool ALL, class Put>
-inline void bundles(const Matrix& m, int first, int last, const E* x, Put&& put) {
+template <class T, class E, int NV, bool ALL>
+inline void bundles(const Matrix& m, int first, int last, const E* x, const Finish& f) {
     constexpr int R = rows_at_once(NV);
     for (int b = first; b < last; ++b)
-        for (int row = 0; row < ROWS; row += R) bundle_sums<T, E, R, NV, ALL>(m, m.bundles[b], row, x, put);
+        for (int row = 0; row < ROWS; row += R) bundle_sums<T, E, R, NV, ALL>(m, m.bundles[b], row, x, f);
 }
 
-// One tile of NV vectors: put(output, vector, F) takes `sum * scale + bias`.
-template <int NV, class Put>
-inline void tile_product(const Matrix& m, int first, int last, const void* x, Put&& put) {
-    auto scaled = [&](int row, int v, I sum) {
-        put(row, v, fma(real(sum), broadcast(m.scale[row]), broadcast(m.bias[row])));
-    };
+// The bundles from `first` to `last` over one tile of NV vectors.
+template <int NV>
+void tile_product(const Matrix& m, int first, int last, const void* x, const Finish& f) {
     if (m.kernel == Kernel::floats)
-        bundles<F, float, NV, false>(m, first, last, static_cast<const float*>(x),
-                                     [&](int row, int v, F sum) { put(row, v, add(sum, broadcast(m.bias[row]))); });
+        bundles<F, float, NV, false>(m, first, last, static_cast<const float*>(x), f);
     else if (m.kernel == Kernel::dense)
-        bundles<I, int32_t, NV, true>(m, first, last, static_cast<const int32_t*>(x), scaled);
+        bundles<I, int32_t, NV, true>(m, first, last, static_cast<const int32_t*>(x), f);
     else
-        bundles<I, int32_t, NV, false>(m, first, last, static_cast<const int32_t*>(x), scaled);
+        bundles<I, int32_t, NV, false>(m, first, last, static_cast<const int32_t*>(x), f);
+}
+
+inline void tile_product(int vectors, const Matrix& m, int first, int last, const void* x, const Finish& f) {
+    switch (vectors) {
+        case 1: tile_product<1>(m, first, last, x, f); break;
+        case 2: tile_product<2>(m, first, last, x, f); break;
+        case 3: tile_product<3>(m, first, last, x, f); break;
+        default: tile_product<4>(m, first, last, x, f); break;
+    }
 }
 
 // Dwords of QUAD inputs, each put on uint8: clamp(rint(x / scale) + zero, 0, 255).

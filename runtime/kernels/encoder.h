@@ -96,31 +96,14 @@ struct OwnNorm {
     }
 };
 
-struct OwnTable {
-    int rows = 0, width = 0;
-    Aligned<float> floats;
-    Aligned<int8_t> integers;
-    Aligned<float> scale;
-    OwnTable() = default;
-    explicit OwnTable(const Table& t) : rows(t.rows), width(t.width) {
-        const size_t size = size_t(t.rows) * t.width;
-        if (t.integers) {
-            integers.assign(t.integers, t.integers + size);
-            scale.assign(t.scale, t.scale + t.rows);
-        } else {
-            floats.assign(t.floats, t.floats + size);
-        }
+inline void add_row(const Table& table, int r, float* to) {
+    const size_t first = size_t(r) * table.width;
+    if (table.integers) {
+        for (int k = 0; k < table.width; ++k) to[k] += static_cast<float>(table.integers[first + k]) * table.scale[r];
+    } else {
+        for (int k = 0; k < table.width; ++k) to[k] += table.floats[first + k];
     }
-    void add_row(int r, float* to) const {
-        if (!floats.empty()) {
-            const float* row = floats.data() + size_t(r) * width;
-            for (int k = 0; k < width; ++k) to[k] += row[k];
-        } else {
-            const int8_t* row = integers.data() + size_t(r) * width;
-            for (int k = 0; k < width; ++k) to[k] += static_cast<float>(row[k]) * scale[r];
-        }
-    }
-};
+}
 
 struct OwnLayer {
     std::vector<Matrix> inputs;
@@ -145,8 +128,8 @@ struct Scratch {
 
 class EncoderEngine final : public Engine {
     int hidden_, heads_, head_dim_, max_tokens_, offset_, pad_, reach_ = 0;
-    OwnTable words_;
-    std::optional<OwnTable> positions_, types_;
+    Table words_;
+    std::optional<Table> positions_, types_;
     OwnNorm embedding_norm_;
     std::optional<Matrix> projection_;
     std::vector<OwnLayer> layers_;
@@ -158,8 +141,8 @@ public:
         : hidden_(e.hidden), heads_(e.heads), head_dim_(e.hidden / e.heads), max_tokens_(e.max_tokens),
           offset_(e.embeddings.position_offset), pad_(e.embeddings.pad_id), words_(e.embeddings.words),
           embedding_norm_(e.embeddings.norm, e.embeddings.words.width) {
-        if (e.embeddings.positions) positions_.emplace(*e.embeddings.positions);
-        if (e.embeddings.types) types_.emplace(*e.embeddings.types);
+        positions_ = e.embeddings.positions;
+        types_ = e.embeddings.types;
         if (e.embeddings.projection) projection_ = pack(*e.embeddings.projection);
         for (const Layer& layer : e.layers) {
             OwnLayer own{{}, pack(layer.output), pack(layer.up), pack(layer.down), {}, OwnNorm(layer.feed_norm, hidden_),
@@ -243,7 +226,7 @@ private:
                 s.position[i - begin] = i - offsets[t];
             }
         s.x.reshape(hidden_, padded);
-        embed(s, ids + begin, types ? types + begin : nullptr, offsets, texts, tokens);
+        embed(s, ids + begin, types ? types + begin : nullptr, tokens);
         for (const OwnLayer& layer : layers_) run_layer(s, layer, offsets, texts, padded, threads);
         if (final_norm_) norm(s, *final_norm_, s.x, s.x);
         // Columns of tokens to rows.
@@ -257,7 +240,7 @@ private:
         }
     }
 
-    void embed(Scratch& s, const int32_t* ids, const int32_t* types, const int32_t* offsets, int texts, int tokens) const {
+    void embed(Scratch& s, const int32_t* ids, const int32_t* types, int tokens) const {
         const int width = words_.width;
         Rows& to = projection_ ? s.wide : s.x;
         const int padded = s.tiles.back().first + s.tiles.back().lanes();
@@ -270,18 +253,16 @@ private:
             std::fill(row.begin(), row.end(), 0.0f);
             if (i < tokens) {
                 if (s.position[i] == 0) counted = 0;
-                words_.add_row(ids[i], row.data());
+                add_row(words_, ids[i], row.data());
                 const bool is_pad = pad_ >= 0 && ids[i] == pad_;
-                if (types_) types_->add_row(types ? types[i] : 0, row.data());
-                if (positions_) positions_->add_row(is_pad ? offset_ - 1 : offset_ + counted, row.data());
+                if (types_) add_row(*types_, types ? types[i] : 0, row.data());
+                if (positions_) add_row(*positions_, is_pad ? offset_ - 1 : offset_ + counted, row.data());
                 if (!is_pad) ++counted;
             }
             const Tile& tile = s.tiles[tile_number];
             float* column = to.tile(tile) + (i - tile.first);
             for (int k = 0; k < width; ++k) column[size_t(k) * tile.lanes()] = row[k];
         }
-        (void)offsets;
-        (void)texts;
         norm(s, embedding_norm_, to, to);
         if (projection_) {
             Alone alone;

@@ -1,5 +1,5 @@
 // A network as plain arrays and numbers, as python/pruneonce_runtime/spec.py describes it. The caller has checked every
-// size; arrays are borrowed while an Engine is made, which copies what it needs.
+// size. Embedding tables stay the caller's and have to outlive the Engine; all other arrays are read while it is made.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 namespace pruneonce {
 
@@ -12,5 +13,9 @@ public:
     // Calls work(0) ... work(parts - 1), each once, and returns when all are done.
     virtual void run(int parts, const std::function<void(int)>& work) = 0;
 };
+
+// `count` threads, the calling one included; they are started by the first call. Calls from several threads are safe:
+// one of them has the workers, the others work alone.
+std::unique_ptr<Threads> make_threads(int count);
 
 }  // namespace pruneonce

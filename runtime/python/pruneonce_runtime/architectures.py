@@ -34,6 +34,14 @@ from pruneonce_runtime.weights import Weights
 
 Int64s = npt.NDArray[np.int64]
 
+# Keys of config.json that would make another model, with the values that do not.
+UNSUPPORTED: Mapping[str, Any] = {
+    "is_decoder": False,
+    "position_embedding_type": "absolute",
+    "quantization_config": None,
+    "rope_scaling": None,
+}
+
 ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -219,8 +227,9 @@ def build(member: Member, config: Configuration) -> Network:
         )
     if config.class_name and not config.class_name.startswith(architecture.classes):
         raise config.damaged("architectures")
-    if config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
-        raise PruneonceError("the model is a decoder or has relative positions of a kind that is not supported")
+    for key, usual in UNSUPPORTED.items():
+        if config.get(key, usual) != usual:
+            raise PruneonceError(f"{config.path}: config.json sets `{key}`, which is not supported")
     return _Builder(architecture, config, Weights(member, architecture.prefix)).network()
 
 
@@ -330,7 +339,7 @@ class _Builder:
         old_key, usual = DEFAULT_THETAS[kind]
         named = self.config.get("rope_parameters", {})
         parameters = named.get(kind) or {} if isinstance(named, dict) else None
-        if not isinstance(parameters, dict) or self.config.get("rope_scaling"):
+        if not isinstance(parameters, dict):
             raise self.config.damaged("rope_parameters")
         if parameters.get("rope_type", "default") != "default":
             raise PruneonceError("the model scales its rotary positions, which is not supported")

@@ -115,8 +115,8 @@ def gelu(x: Doubles) -> Doubles:
 
 def gelu_tanh(x: Doubles) -> Doubles:
     """`x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the approximation there."""
-    inner: Doubles = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return 0.5 * x * (1 + np.tanh(inner))
+    share: Doubles = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return x * share
 
 
 def silu(x: Doubles) -> Doubles:

@@ -9,6 +9,7 @@ namespace pruneonce {
     }
 
 #if defined(__x86_64__) || defined(_M_X64)
+PRUNEONCE_SET(avx512vbmi)
 PRUNEONCE_SET(avx512vnni)
 PRUNEONCE_SET(avxvnni)
 PRUNEONCE_SET(avx2)
@@ -27,6 +28,7 @@ bool has_avx512vnni() {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+bool has_avx512vbmi() { return has_avx512vnni() && __builtin_cpu_supports("avx512vbmi"); }
 #endif
 
 }  // namespace
@@ -34,6 +36,7 @@ bool has_avx512vnni() {
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> all = {
 #if defined(__x86_64__) || defined(_M_X64)
+        {"avx512vbmi", has_avx512vbmi, avx512vbmi::engine, avx512vbmi::product},
         {"avx512vnni", has_avx512vnni, avx512vnni::engine, avx512vnni::product},
         {"avxvnni", has_avxvnni, avxvnni::engine, avxvnni::product},
         {"avx2", has_avx2, avx2::engine, avx2::product},

@@ -167,8 +167,8 @@ public:
     std::vector<Choice> choices() const override {
         std::vector<Choice> all;
         auto tell = [&](const Matrix& m) {
-            const char* name = m.kernel == Kernel::floats ? "floats" : m.kernel == Kernel::dense ? "dense" : "groups";
-            all.push_back({name, m.outputs, m.inputs, m.kept, m.work});
+            static constexpr const char* NAMES[] = {"dense", "groups", "interleaved", "floats"};
+            all.push_back({NAMES[static_cast<int>(m.kernel)], m.outputs, m.inputs, m.kept, m.work});
         };
         if (projection_) tell(*projection_);
         for (const OwnLayer& layer : layers_) {
@@ -303,20 +303,9 @@ private:
     }
 
     void quantize(const Scratch& s, const Matrix& m, const Rows& from, Quads& to) const {
-        const int groups = m.groups, rows = from.rows;
-        to.reshape(groups, s.tiles.back().first + s.tiles.back().lanes());
-        const Quantizer quantizer(m);
-        for (const Tile& tile : s.tiles) {
-            const float* x = from.tile(tile);
-            int32_t* q = to.tile(tile);
-            const int lanes = tile.lanes();
-            for (int g = 0; g < groups; ++g)
-                for (int lane = 0; lane < lanes; lane += LANES)
-                    store(q + size_t(g) * lanes + lane, quantizer.quad([&](int i) {
-                        const int k = g * QUAD + i;
-                        return k < rows ? load(x + size_t(k) * lanes + lane) : broadcast(0.0f);
-                    }));
-        }
+        const int span = VECTORS * LANES;
+        to.reshape(m.groups, (s.tiles.back().first / span + 1) * span);
+        for (const Tile& tile : s.tiles) quantize_tile(m, tile.vectors, from.tile(tile), to.tile(tile));
     }
 
     // Outputs of all tiles, from the row `first_row` of `y` on; `x` are Rows of a float matrix, Quads of an integer one.
@@ -616,12 +605,7 @@ class ProductAlone final : public Product {
                 use(static_cast<const void*>(columns.data()), first, count);
                 continue;
             }
-            const Quantizer quantizer(m_);
-            for (int g = 0; g < m_.groups; ++g)
-                store(quads.data() + size_t(g) * LANES, quantizer.quad([&](int i) {
-                    const int k = g * QUAD + i;
-                    return k < m_.inputs ? load(columns.data() + size_t(k) * LANES) : broadcast(0.0f);
-                }));
+            quantize_tile(m_, 1, columns.data(), quads.data());
             use(static_cast<const void*>(quads.data()), first, count);
         }
     }

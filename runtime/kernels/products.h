@@ -14,7 +14,9 @@ struct Bundle {
     int rows[ROWS];       // outputs; -1: none
 };
 
-enum class Kernel { dense, groups, floats };
+// `dense` does all groups; `groups` those with a weight other than 0; `interleaved` any QUAD inputs of an output, whose
+// bytes of a tile stand apart and are brought together on the way; `floats` has one weight a group.
+enum class Kernel { dense, groups, interleaved, floats };
 
 struct Matrix {
     Kernel kernel = Kernel::dense;
@@ -22,7 +24,7 @@ struct Matrix {
     int groups = 0;                 // of a row: inputs / QUAD rounded up, or inputs of float weights
     double kept = 0, work = 0;
     std::vector<Bundle> bundles;
-    Aligned<uint16_t> where;        // number of the group; none for `dense`, whose step is its group
+    Aligned<uint16_t> where;        // number of the group, or QUAD numbers of inputs; none for `dense`
     Aligned<int32_t> weights;       // int8 x 4, int16 x 2, or a float
     Aligned<int32_t> start;         // [outputs]: -zero * sum of the weights
     Aligned<float> scale, bias;     // [outputs]
@@ -50,6 +52,21 @@ inline double occupied(const Linear& linear) {
 }
 
 constexpr double DENSE_FROM = 0.7;  // occupied groups from which on it is faster to multiply by all of them
+#if defined(PRUNEONCE_VBMI)
+// Interleaving four bytes of every token takes about twice the time of loading a group that stands together.
+constexpr double INTERLEAVED_COST = 2.0;
+#endif
+
+inline Kernel kernel_for(const Linear& linear) {
+    const double share = occupied(linear);
+#if defined(PRUNEONCE_VBMI)
+    size_t kept = 0;
+    for (size_t i = 0; i < size_t(linear.outputs) * linear.inputs; ++i) kept += linear.integers[i] != 0;
+    const double filled = double(kept) / (double(linear.outputs) * linear.inputs);
+    if (filled * INTERLEAVED_COST < std::min(share, DENSE_FROM)) return Kernel::interleaved;
+#endif
+    return share >= DENSE_FROM ? Kernel::dense : Kernel::groups;
+}
 
 inline Matrix pack(const Linear& linear) {
     Matrix m;
@@ -57,8 +74,13 @@ inline Matrix pack(const Linear& linear) {
     m.inputs = linear.inputs;
     const bool is_integer = linear.integers && linear.input_scale > 0;
     m.groups = is_integer ? (linear.inputs + QUAD - 1) / QUAD : linear.inputs;
-    m.kernel = !is_integer ? Kernel::floats : occupied(linear) >= DENSE_FROM ? Kernel::dense : Kernel::groups;
-    std::vector<std::vector<std::pair<uint16_t, int32_t>>> rows(linear.outputs);
+    m.kernel = is_integer ? kernel_for(linear) : Kernel::floats;
+    struct Step {
+        uint16_t where[4];
+        int32_t weights;
+    };
+    const int places = m.kernel == Kernel::interleaved ? 4 : 1;
+    std::vector<std::vector<Step>> rows(linear.outputs);
     size_t kept = 0;
     const int groups_of_scale = linear.scales > linear.outputs ? linear.scales / linear.outputs : 1;
     const int per_scale = linear.inputs / groups_of_scale;
@@ -70,10 +92,29 @@ inline Matrix pack(const Linear& linear) {
         int32_t sum = 0;
         for (int k = 0; k < linear.inputs; ++k)
             kept += linear.integers ? linear.integers[at + k] != 0 : linear.floats[at + k] != 0;
-        if (is_integer) {
+        if (m.kernel == Kernel::interleaved) {
+            Step step{};
+            int8_t w[4] = {};
+            int count = 0;
+            auto flush = [&] {
+                step.weights = quad(w, 4);
+                rows[r].push_back(step);
+                step = Step{};
+                std::memset(w, 0, 4);
+                count = 0;
+            };
+            for (int k = 0; k < linear.inputs; ++k) {
+                sum += linear.integers[at + k];
+                if (linear.integers[at + k] == 0) continue;
+                step.where[count] = static_cast<uint16_t>(k);
+                w[count++] = linear.integers[at + k];
+                if (count == 4) flush();
+            }
+            if (count) flush();
+        } else if (is_integer) {
             for (int g = 0; g < m.groups; ++g) {
                 const int32_t w = quad(linear.integers + at + g * QUAD, std::min(QUAD, linear.inputs - g * QUAD));
-                if (w != 0 || m.kernel == Kernel::dense) rows[r].emplace_back(static_cast<uint16_t>(g), w);
+                if (w != 0 || m.kernel == Kernel::dense) rows[r].push_back({{static_cast<uint16_t>(g)}, w});
             }
             for (int k = 0; k < linear.inputs; ++k) sum += linear.integers[at + k];
         } else {
@@ -88,7 +129,7 @@ inline Matrix pack(const Linear& linear) {
                 if (w == 0) continue;
                 int32_t dword;
                 std::memcpy(&dword, &w, 4);
-                rows[r].emplace_back(static_cast<uint16_t>(k), dword);
+                rows[r].push_back({{static_cast<uint16_t>(k)}, dword});
             }
         }
         m.start[r] = -linear.input_zero * sum;
@@ -112,15 +153,17 @@ inline Matrix pack(const Linear& linear) {
         m.bundles.push_back(bundle);
     }
     m.weights.resize(steps * ROWS);
-    if (m.kernel != Kernel::dense) m.where.resize(steps * ROWS);
+    if (m.kernel != Kernel::dense) m.where.resize(steps * ROWS * places);
     for (const Bundle& bundle : m.bundles)
         for (int i = 0; i < ROWS; ++i) {
             const auto* row = bundle.rows[i] < 0 ? nullptr : &rows[bundle.rows[i]];
             for (int s = 0; s < bundle.steps; ++s) {
                 const bool is_there = row && s < static_cast<int>(row->size());
                 const size_t at = bundle.first + size_t(s) * ROWS + i;
-                m.weights[at] = is_there ? (*row)[s].second : 0;
-                if (m.kernel != Kernel::dense) m.where[at] = is_there ? (*row)[s].first : 0;
+                m.weights[at] = is_there ? (*row)[s].weights : 0;
+                if (m.kernel == Kernel::dense) continue;
+                for (int place = 0; place < places; ++place)
+                    m.where[at * places + place] = is_there ? (*row)[s].where[place] : 0;
             }
         }
     m.work = double(steps * ROWS) * (is_integer ? QUAD : 1) / std::max(1.0, double(linear.outputs) * linear.inputs);
@@ -220,11 +263,90 @@ inline void bundles(const Matrix& m, int first, int last, const E* x, const Fini
         for (int row = 0; row < ROWS; row += R) bundle_sums<T, E, R, NV, ALL>(m, m.bundles[b], row, x, f);
 }
 
+#if defined(PRUNEONCE_VBMI)
+
+// Bytes of a row of inputs of a tile: of 16, 32 or 64 tokens.
+constexpr int row_bytes(int vectors) { return vectors <= 2 ? 16 * vectors : 64; }
+
+// Four rows of bytes as dwords of their tokens. Of 64 tokens, the rows stand in the order that unpacking undoes: token
+// 16 v + 4 l + i at byte 16 l + 4 v + i.
+template <int NV>
+inline void interleave(const uint8_t* x, const uint16_t* where, I (&out)[NV]) {
+    constexpr int BYTES = row_bytes(NV);
+    const uint8_t *a = x + size_t(where[0]) * BYTES, *b = x + size_t(where[1]) * BYTES, *c = x + size_t(where[2]) * BYTES,
+                  *d = x + size_t(where[3]) * BYTES;
+    if constexpr (NV == 1) {
+        __m512i all = _mm512_castsi128_si512(_mm_load_si128(reinterpret_cast<const __m128i*>(a)));
+        all = _mm512_inserti32x4(all, _mm_load_si128(reinterpret_cast<const __m128i*>(b)), 1);
+        all = _mm512_inserti32x4(all, _mm_load_si128(reinterpret_cast<const __m128i*>(c)), 2);
+        all = _mm512_inserti32x4(all, _mm_load_si128(reinterpret_cast<const __m128i*>(d)), 3);
+        const __m512i order = _mm512_set_epi32(
+            0x3f2f1f0f, 0x3e2e1e0e, 0x3d2d1d0d, 0x3c2c1c0c, 0x3b2b1b0b, 0x3a2a1a0a, 0x39291909, 0x38281808,
+            0x37271707, 0x36261606, 0x35251505, 0x34241404, 0x33231303, 0x32221202, 0x31211101, 0x30201000);
+        out[0] = _mm512_permutexvar_epi8(order, all);
+    } else if constexpr (NV == 2) {
+        auto pair = [](const uint8_t* low, const uint8_t* high) {
+            return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(low))),
+                                      _mm256_load_si256(reinterpret_cast<const __m256i*>(high)), 1);
+        };
+        const __m512i ab = pair(a, b), cd = pair(c, d);
+        const __m512i first = _mm512_set_epi32(
+            0x6f4f2f0f, 0x6e4e2e0e, 0x6d4d2d0d, 0x6c4c2c0c, 0x6b4b2b0b, 0x6a4a2a0a, 0x69492909, 0x68482808,
+            0x67472707, 0x66462606, 0x65452505, 0x64442404, 0x63432303, 0x62422202, 0x61412101, 0x60402000);
+        const __m512i second = _mm512_add_epi8(first, _mm512_set1_epi8(16));
+        out[0] = _mm512_permutex2var_epi8(ab, first, cd);
+        out[1] = _mm512_permutex2var_epi8(ab, second, cd);
+    } else {
+        const __m512i va = _mm512_load_si512(a), vb = _mm512_load_si512(b), vc = _mm512_load_si512(c),
+                      vd = _mm512_load_si512(d);
+        const __m512i low_ab = _mm512_unpacklo_epi8(va, vb), high_ab = _mm512_unpackhi_epi8(va, vb);
+        const __m512i low_cd = _mm512_unpacklo_epi8(vc, vd), high_cd = _mm512_unpackhi_epi8(vc, vd);
+        out[0] = _mm512_unpacklo_epi16(low_ab, low_cd);
+        out[1] = _mm512_unpackhi_epi16(low_ab, low_cd);
+        out[2] = _mm512_unpacklo_epi16(high_ab, high_cd);
+        if constexpr (NV == 4) out[3] = _mm512_unpackhi_epi16(high_ab, high_cd);
+    }
+}
+
+template <int NV>
+inline void interleaved(const Matrix& m, int first, int last, const uint8_t* x, const Finish& f) {
+    constexpr int R = NV <= 2 ? 4 : 2;
+    for (int b = first; b < last; ++b)
+        for (int row = 0; row < ROWS; row += R) {
+            const Bundle& bundle = m.bundles[b];
+            const int32_t* weights = m.weights.data() + bundle.first + row;
+            const uint16_t* where = m.where.data() + (bundle.first + row) * 4;
+            I sums[R][NV];
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < NV; ++v)
+                    sums[r][v] = broadcast(bundle.rows[row + r] < 0 ? 0 : m.start[bundle.rows[row + r]]);
+            for (int s = 0; s < bundle.steps; ++s, weights += ROWS, where += ROWS * 4)
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r) {
+                    I columns[NV];
+                    interleave<NV>(x, where + 4 * r, columns);
+#pragma GCC unroll 4
+                    for (int v = 0; v < NV; ++v) sums[r][v] = multiply(sums[r][v], columns[v], weights[r]);
+                }
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r)
+                if (bundle.rows[row + r] >= 0)
+#pragma GCC unroll 4
+                    for (int v = 0; v < NV; ++v) finish(m, f, bundle.rows[row + r], v, sums[r][v]);
+        }
+}
+
+#endif
+
 // The bundles from `first` to `last` over one tile of NV vectors.
 template <int NV>
 void tile_product(const Matrix& m, int first, int last, const void* x, const Finish& f) {
     if (m.kernel == Kernel::floats)
         bundles<F, float, NV, false>(m, first, last, static_cast<const float*>(x), f);
+#if defined(PRUNEONCE_VBMI)
+    else if (m.kernel == Kernel::interleaved)
+        interleaved<NV>(m, first, last, static_cast<const uint8_t*>(x), f);
+#endif
     else if (m.kernel == Kernel::dense)
         bundles<I, int32_t, NV, true>(m, first, last, static_cast<const int32_t*>(x), f);
     else
@@ -261,3 +383,33 @@ struct Quantizer {
         }
     }
 };
+
+// A tile of NV vectors of float rows as the product wants it: dwords of QUAD inputs, or rows of bytes.
+inline void quantize_tile(const Matrix& m, int vectors, const float* x, int32_t* q) {
+    const Quantizer quantizer(m);
+    const int lanes = vectors * LANES;
+#if defined(PRUNEONCE_VBMI)
+    if (m.kernel == Kernel::interleaved) {
+        auto* bytes = reinterpret_cast<uint8_t*>(q);
+        const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+        for (int k = 0; k < m.inputs; ++k, x += lanes, bytes += row_bytes(vectors)) {
+            alignas(64) uint8_t row[64] = {};
+            for (int v = 0; v < vectors; ++v)
+                _mm_store_si128(reinterpret_cast<__m128i*>(row + 16 * v), _mm512_cvtepi32_epi8(quantizer(load(x + v * LANES))));
+            if (vectors == 1)
+                _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm_load_si128(reinterpret_cast<const __m128i*>(row)));
+            else if (vectors == 2)
+                _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), _mm256_load_si256(reinterpret_cast<const __m256i*>(row)));
+            else
+                _mm512_store_si512(bytes, _mm512_permutexvar_epi32(order, _mm512_load_si512(row)));
+        }
+        return;
+    }
+#endif
+    for (int g = 0; g < m.groups; ++g)
+        for (int lane = 0; lane < lanes; lane += LANES)
+            store(q + size_t(g) * lanes + lane, quantizer.quad([&](int i) {
+                const int k = g * QUAD + i;
+                return k < m.inputs ? load(x + size_t(k) * lanes + lane) : broadcast(0.0f);
+            }));
+}

@@ -330,7 +330,7 @@ class _Builder:
 
     def activation(self, key: str) -> Activation:
         name = self.config.get(key, "gelu")
-        if name not in ACTIVATIONS:
+        if not isinstance(name, str) or name not in ACTIVATIONS:
             raise PruneonceError(f"activation {name!s:.40} is not supported; these are: {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[name]
 

@@ -88,6 +88,8 @@ def test_a_family_shares_its_pattern_tables_and_tokenizer(family):
         theirs = other.network.encoder
         assert theirs.layers[1].up.matrix.pattern is layer.up.matrix.pattern
         assert np.shares_memory(theirs.embeddings.words.values, first.network.encoder.embeddings.words.values)
+        assert np.shares_memory(theirs.embeddings.words.scale, first.network.encoder.embeddings.words.scale)
+        assert np.shares_memory(theirs.embeddings.norm.weight, first.network.encoder.embeddings.norm.weight)
         assert not np.shares_memory(theirs.layers[1].up.scale, layer.up.scale)
         assert other._parts.tokenizer.shared is first._parts.tokenizer.shared
         assert other("a great river") != first("a great river")

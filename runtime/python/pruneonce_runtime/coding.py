@@ -1,7 +1,8 @@
 """Streams of a packed file as arrays: a zero pattern, small integers, and numbers of any type.
 
 Each stream is one Zstandard frame; docs/format.md of the repository has the byte layouts. A decoder knows what size to
-expect and refuses any other before it allocates.
+expect and refuses any other before it allocates. Arrays are views of no other array: who has a view of one keeps it, so
+that it can be found again (see `PackedFile.shared`).
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def decode_values(coding: str, frame: memoryview, size: int) -> Int8s:
         return np.frombuffer(decompress(frame, size), np.int8)
     pairs = np.frombuffer(decompress(frame, -(-size // 2)), np.int8)
     # An arithmetic shift to the right brings the sign along.
-    values: Int8s = np.stack([pairs << 4 >> 4, pairs >> 4], axis=1).ravel()[:size]
+    values: Int8s = np.stack([pairs << 4 >> 4, pairs >> 4], axis=1).ravel()[:size].copy()
     values.flags.writeable = False
     return values
 
@@ -103,6 +104,7 @@ def decode_planes(frame: memoryview, dtype: np.dtype[Any], size: int) -> npt.NDA
         DamagedError: the bytes are not that many numbers.
     """
     planes = np.frombuffer(decompress(frame, size * dtype.itemsize), np.uint8).reshape(dtype.itemsize, -1)
-    numbers = np.array(planes.T, order="C").view(dtype).ravel()
+    numbers = np.empty(size, dtype)
+    numbers.view(np.uint8).reshape(size, dtype.itemsize)[:] = planes.T
     numbers.flags.writeable = False
     return numbers

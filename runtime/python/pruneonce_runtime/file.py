@@ -187,7 +187,7 @@ class Member:
 
     def _scale(self, grid: Scales, tensor: Tensor) -> Floats:
         def decode() -> Floats:
-            scale: Floats = coding.decode_planes(stream, DTYPES["F32"], prod(grid.shape)).reshape(grid.shape)
+            scale: Floats = coding.decode_planes(stream, DTYPES["F32"], prod(grid.shape))
             if not (np.isfinite(scale) & (scale > 0)).all():
                 raise DamagedError(f"the scales of {tensor.name} are not positive numbers")
             return scale
@@ -195,7 +195,7 @@ class Member:
         if not _fits(grid.shape, tensor.shape):
             raise DamagedError(f"the quantization grid of {tensor.name} does not fit its shape")
         stream = self.packed.stream(grid.stream)
-        return self.packed.shared(("scale", grid.stream, grid.shape), decode)
+        return self.packed.shared(("scale", grid.stream, prod(grid.shape)), decode).reshape(grid.shape)
 
     def file(self, name: str) -> bytes | None:
         """The content of a file that travels with the weights; None where there is no such file.

@@ -40,11 +40,16 @@ class Tokens:
 
 
 class SharedTokenizer:
-    """A tokenizer of a file, one for all members that have the same. Truncation is a state of it: hence the lock."""
+    """A tokenizer of a file, one for all members that have the same. Truncation is a state of it: hence the lock.
+
+    Attributes:
+        side: from which texts are cut, where tokenizer_config.json does not say.
+    """
 
     def __init__(self, content: bytes) -> None:
         try:
             self.tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+            self.side = str((self.tokenizer.truncation or {}).get("direction", "right")).lower()
             self.tokenizer.no_padding()
         except BaseException as error:  # of Rust: any, and a panic is not even an Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -90,7 +95,7 @@ class Tokenizer:
         if isinstance(most, int | float) and 0 < most < self.max_length:
             self.usual_length = int(most)
         self.special = self.shared.tokenizer.num_special_tokens_to_add(True)
-        self.side = "left" if settings.get("truncation_side") == "left" else "right"
+        self.side = "left" if settings.get("truncation_side", self.shared.side) == "left" else "right"
         types = network.encoder.embeddings.types
         self.has_types = types is not None and types.rows > 1 and _gives_types(settings)
         before = self.shared.tokenizer.pre_tokenizer
@@ -112,7 +117,7 @@ class Tokenizer:
                 check_text(word)
         spaced = [_with_spaces(words) if self.marks_spaces and words else list(words) for words in sentences]
         with self.shared.truncating(max_length, direction=self.side) as tokenizer:
-            encodings = tokenizer.encode_batch_fast(spaced, is_pretokenized=True)
+            encodings = tokenizer.encode_batch(spaced, is_pretokenized=True)  # the fast one knows no words
         return [(self.tokens(encoding), encoding.word_ids) for encoding in encodings]
 
     def tokens(self, encoding: Encoding) -> Tokens:

@@ -39,7 +39,12 @@ def test_integer_sums_are_those_of_numpy(name, density, shape):
     linear = random_linear(*shape, density, block=4 if density == 0.3 else 1)
     x = np.random.default_rng(1).normal(0, 2, (21, shape[1])).astype(np.float32)
     sums = kernels.Linear(linear, name).sums(x)
-    np.testing.assert_array_equal(sums, functions.integer_sums(functions.quantize(x, linear.input_scale, linear.input_zero), linear.input_zero, linear.weight))
+    np.testing.assert_array_equal(
+        sums,
+        functions.integer_sums(
+            functions.quantize(x, linear.input_scale, linear.input_zero), linear.input_zero, linear.weight
+        ),
+    )
     np.testing.assert_allclose(kernels.Linear(linear, name)(x), functions.linear(linear, x), rtol=1e-5, atol=1e-5)
 
 

@@ -17,9 +17,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.models import WordPiece
 from transformers import AutoModel, AutoModelForMaskedLM, BertTokenizer, PreTrainedTokenizerFast
 
-from pruneonce_runtime import PruneonceError, answers, load, pooling
+from pruneonce_runtime import PruneonceError, answers, instruction_sets, load, pooling
 from pruneonce_runtime.model import WINDOW, batches
-from pruneonce_runtime.reference import ReferenceEngine
 
 TEXTS = [
     "a great river",
@@ -486,19 +485,22 @@ def test_a_vocabulary_head_is_left_out(tmp_path):
     np.testing.assert_allclose(model.encode(TEXTS[0]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_provenance_and_an_engine_of_ones_own(tmp_path):
+def test_provenance_and_the_choice_of_an_engine(tmp_path):
     folder = tmp_path / "model"
     random_model(HEADS["sequence"], "bert").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     (folder / "pruneonce.json").write_text(json.dumps({"stage": "transfer", "settings": {"steps": 3}, "key": "k"}))
-    engines = []
-
-    def make(network):
-        engines.append(ReferenceEngine(network))
-        return engines[-1]
-
     file = pack_folder(folder).file
-    model = load(file, make_engine=make, verify=False)
+    model = load(file, instructions="reference", verify=False)
     assert model.provenance["stage"] == "transfer"
-    assert engines[0].network is model.network
-    assert model("a great river") == load(str(file))("a great river")
+    assert model.explain().startswith("plain numpy")
+    expected = model("a great river")
+    for name in instruction_sets():
+        native = load(str(file), instructions=name)
+        assert name in native.explain()
+        assert "64 x 32" in native.explain()
+        assert native("a great river").label == expected.label
+    with pytest.raises(PruneonceError, match=r"no kernels for .mmx. here; there are .*reference"):
+        load(file, instructions="mmx")
+    with pytest.raises(PruneonceError, match="threads: 0; 1 is the least"):
+        load(file, threads=0)

@@ -8,5 +8,6 @@ model("a great river")
 from pruneonce_runtime.errors import PruneonceError
 from pruneonce_runtime.loading import Family, load
 from pruneonce_runtime.model import Model
+from pruneonce_runtime.native import instruction_sets
 
-__all__ = ["Family", "Model", "PruneonceError", "load"]
+__all__ = ["Family", "Model", "PruneonceError", "instruction_sets", "load"]

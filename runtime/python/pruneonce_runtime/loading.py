@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from pruneonce_runtime.architectures import build
 from pruneonce_runtime.configuration import Configuration
+from pruneonce_runtime.errors import PruneonceError
 from pruneonce_runtime.file import PackedFile
 from pruneonce_runtime.model import Parts
+from pruneonce_runtime.native import NativeEngine, instruction_sets
 from pruneonce_runtime.reference import ReferenceEngine
 from pruneonce_runtime.spec import Engine, Network
 from pruneonce_runtime.tasks import AnyModel, kind_of
 from pruneonce_runtime.tokenize import Tokenizer
 
-MakeEngine = Callable[[Network], Engine]
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the models of a file are loaded; see `load`."""
+
+    max_length: int | None
+    threads: int
+    instructions: str | None
+    verify: bool
+
+    def engine(self, network: Network) -> Engine:
+        """What runs the network."""
+        sets = instruction_sets()
+        if self.instructions == REFERENCE or (self.instructions is None and not sets):
+            return ReferenceEngine(network)
+        if self.instructions is not None and self.instructions not in sets:
+            known = ", ".join([*sets, REFERENCE])
+            raise PruneonceError(f"no kernels for {self.instructions!r} here; there are {known}")
+        return NativeEngine(network, self.instructions or "", self.threads)
 
 
 class Family(Mapping[str, AnyModel]):
@@ -24,9 +47,9 @@ class Family(Mapping[str, AnyModel]):
     Their common zero pattern, their embedding tables if these are equal, and their tokenizer are in memory once.
     """
 
-    def __init__(self, packed: PackedFile, max_length: int | None, make_engine: MakeEngine, verify: bool) -> None:
+    def __init__(self, packed: PackedFile, settings: Settings) -> None:
         self._packed = packed
-        self._settings = (max_length, make_engine, verify)
+        self._settings = settings
         self._models: dict[str, AnyModel] = {}
         self._lock = Lock()
 
@@ -35,7 +58,7 @@ class Family(Mapping[str, AnyModel]):
             raise KeyError(name)
         with self._lock:
             if name not in self._models:
-                self._models[name] = _load(self._packed, name, *self._settings)
+                self._models[name] = _load(self._packed, name, self._settings)
             return self._models[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -50,7 +73,8 @@ def load(
     member: str | None = None,
     *,
     max_length: int | None = None,
-    make_engine: MakeEngine = ReferenceEngine,
+    threads: int = 1,
+    instructions: str | None = None,
     verify: bool = True,
 ) -> AnyModel | Family:
     """The model of a packed file; of a file with several and without `member`, all of them.
@@ -59,25 +83,30 @@ def load(
         member: which model of a family.
         max_length: tokens that texts are cut to; None: what the tokenizer and the positions allow, of an embedding
             model `max_seq_length`, of one that answers questions 384. A file does not record the value of training.
-        make_engine: makes what runs a network.
+        threads: of one call. Several calls may run at a time, whatever this is.
+        instructions: the instruction set of the kernels, one of `instruction_sets()`, or "reference" for plain numpy;
+            None: the fastest of this processor, and plain numpy where no kernels were built.
         verify: compare the unpacked weights with their hash. The bytes of the file are compared with theirs in any
             case; this takes about as long as loading.
 
     Raises:
         PruneonceError: there is no such file or member, it is damaged, or it is of a kind that cannot be run.
     """
+    if threads < 1:
+        raise PruneonceError(f"threads: {threads}; 1 is the least")
+    settings = Settings(max_length, threads, instructions, verify)
     packed = PackedFile(path)
     if member is None and len(packed.members) > 1:
-        return Family(packed, max_length, make_engine, verify)
-    return _load(packed, packed.member(member).name, max_length, make_engine, verify)
+        return Family(packed, settings)
+    return _load(packed, packed.member(member).name, settings)
 
 
-def _load(packed: PackedFile, name: str, max_length: int | None, make_engine: MakeEngine, verify: bool) -> AnyModel:
+def _load(packed: PackedFile, name: str, settings: Settings) -> AnyModel:
     member = packed.member(name)
     config = Configuration(member)
     kind = kind_of(config)
     network = build(member, config)
-    if verify:
+    if settings.verify:
         member.verify()
     tokenizer = Tokenizer(member, network)
-    return kind(Parts(member, config, network, make_engine(network), tokenizer, max_length))
+    return kind(Parts(member, config, network, settings.engine(network), tokenizer, settings.max_length))

@@ -12,6 +12,7 @@ import numpy as np
 
 from pruneonce_runtime.configuration import Configuration
 from pruneonce_runtime.file import Member
+from pruneonce_runtime.native import NativeEngine
 from pruneonce_runtime.reference import logits
 from pruneonce_runtime.spec import Engine, Floats, Int32s, Network
 from pruneonce_runtime.tokenize import Tokenizer, Tokens
@@ -63,6 +64,18 @@ class Model(ABC, Generic[Result]):
     @property
     def network(self) -> Network:
         return self._parts.network
+
+    def explain(self) -> str:
+        """Which kernel does the products of each matrix, as a table; see `native.NativeEngine.choices`."""
+        engine = self._parts.engine
+        if not isinstance(engine, NativeEngine):
+            return "plain numpy, the reference: no kernels"
+        lines = [f"{engine.instructions} instructions, {engine.threads} threads", ""]
+        lines.append(f"{'matrix':>14}  {'kernel':<12}  {'kept':>6}  {'done':>6}")
+        for row in engine.choices():
+            shape = f"{row['outputs']} x {row['inputs']}"
+            lines.append(f"{shape:>14}  {row['kernel']:<12}  {row['kept']:>6.1%}  {row['work']:>6.1%}")
+        return "\n".join(lines)
 
     def usual_length(self) -> int:
         """`max_length` where none is given."""

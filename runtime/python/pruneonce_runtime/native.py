@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from pruneonce_runtime.spec import Floats, Int32s, Linear, Network, check_batch
 
+kernels: Any
 try:
-    from pruneonce_runtime import _native as kernels
-except ImportError:  # installed without a compiler; the reference engine runs everything
-    kernels = None  # type: ignore[assignment]
+    kernels = import_module("pruneonce_runtime._native")
+except ImportError:  # installed without a compiler: the reference engine runs everything
+    kernels = None
 
 
 def instruction_sets() -> list[str]:
     """Names of the instruction sets that there are kernels for on this processor, the fastest first."""
-    return [] if kernels is None else kernels.instruction_sets()
+    return [] if kernels is None else list(kernels.instruction_sets())
 
 
 class NativeEngine:
@@ -35,6 +37,10 @@ class NativeEngine:
     @property
     def instructions(self) -> str:
         return str(self._encoder.instructions)
+
+    @property
+    def threads(self) -> int:
+        return int(self._encoder.threads)
 
     def forward(self, ids: Int32s, offsets: Int32s, types: Int32s | None = None) -> Floats:
         """The last hidden states of a ragged batch, [total, hidden].

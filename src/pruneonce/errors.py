@@ -5,7 +5,7 @@ class UserError(Exception):
     """Mistake in the user's input. Exit code 2.
 
     The message is one line that names the mistake and its remedy. It stays one line whatever it quotes: names in recipes
-    or files, and messages of libraries, may hold line breaks.
+    may hold line breaks.
     """
 
     def __init__(self, message: str):

@@ -4,8 +4,8 @@
 class UserError(Exception):
     """Mistake in the user's input. Exit code 2.
 
-    The message is one line that names the mistake and its remedy. It stays one line whatever it quotes: names in recipes
-    may hold line breaks.
+    The message is one line that names the mistake and its remedy, even where a name in a recipe or file that it quotes
+    holds line breaks.
     """
 
     def __init__(self, message: str):

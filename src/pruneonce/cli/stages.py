@@ -190,8 +190,8 @@ def sections(
 ) -> tuple[Any, Any]:
     """Return the inputs of a stage verb (a Corpus or a Task) and the settings of its stage, both validated.
 
-    Values are laid over one another: defaults, then options, then `--set`. Its keys `corpus.KEY` or `task.KEY` are those
-    of the inputs.
+    Values are laid over one another: defaults, then options, then `--set`, of which `corpus.KEY` or `task.KEY` belong
+    to the inputs.
     """
     prefix = inputs.__name__.lower()
     if inputs is recipe.Task:

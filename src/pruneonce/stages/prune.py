@@ -55,8 +55,8 @@ def prune(
     """Make a sparse pre-trained model of the dense `model`, which is also the teacher.
 
     Args:
-        model: dense model, a folder or hub id; with a `teacher`, a sparse model to go on from. The zeros it keeps from the
-            first step on are those of `settings.initial_sparsity`.
+        model: dense model, a folder or hub id; with a `teacher`, a sparse model to go on from. The zeros it keeps from
+            the first step on are those of `settings.initial_sparsity`.
         corpus: the text.
         settings: those of the stage.
         output: folder to write.

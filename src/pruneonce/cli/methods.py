@@ -37,7 +37,7 @@ def show_method(
         ),
     ],
 ) -> None:
-    """A method's options, how a recipe names it, and its description."""
+    """Show a method's options, its form in a recipe, and its description."""
     plugin = methods.plugins().get(name)
     if plugin is None:
         raise UserError(f"no method is named {name!r}; these are: {', '.join(methods.plugins())}")

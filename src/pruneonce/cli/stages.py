@@ -43,8 +43,8 @@ app = typer.Typer()
 
 def epilog_of(example: str, settings: dict[str, Any]) -> str:
     """Return the epilog of a verb's help: its default settings and an example."""
-    shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
-    return f"Defaults: {shown}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
+    values = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+    return f"Defaults: {values}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
 
 
 @app.command(epilog=epilog_of("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))

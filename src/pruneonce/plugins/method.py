@@ -70,9 +70,9 @@ class Method:
 
         Args:
             step: the step.
-            forward_backward: does so at the weights as they are. It may be called several times, and the log has the parts
-                of the first loss. It adds 0 to pruned weights. Of several batches that are accumulated into one step, each
-                adds its share of the mean.
+            forward_backward: does so at the weights as they are. It may be called several times, and the log has the
+                parts of the first loss. It adds 0 to pruned weights. Of several batches that are accumulated into one
+                step, each adds its share of the mean.
         """
         return forward_backward()
 

@@ -54,7 +54,7 @@ class Corpus(Section):
 
 
 class Training(Section):
-    """How a stage trains. Exactly one of `steps` and `epochs` has to be given."""
+    """Training of a stage. Exactly one of `steps` and `epochs` has to be given."""
 
     stage: ClassVar[str | None] = "finetune"  # methods name the stages that they work in; None: no method works here
 
@@ -142,7 +142,7 @@ class Distillation(Training):
 
 
 class Zeros(Section):
-    """How many weights are pruned, in which pattern, and how they are shared out over the layers."""
+    """Zeros of a model: their share of the weights, their pattern, and their allocation to the layers."""
 
     sparsity: float = Field(0.9, ge=0, lt=1, description="Share of the encoder's Linear weights that ends as zeros.")
     allocation: Literal["uniform", "global"] = Field(

@@ -56,7 +56,7 @@ class Task(Section):
         return bool(self.teacher_model) or not self.trains_teacher
 
     def splits(self) -> dict[str, str]:
-        """Return files or hub splits by the name of the split: train, dev, a test where there is one, and further ones."""
+        """Return files or hub splits by the name of the split: train, dev, an optional test, and further ones."""
         splits = {"train": self.train, "dev": self.dev, "test": self.test, **self.held_out}
         return {name: where for name, where in splits.items() if where is not None}
 

@@ -1,4 +1,4 @@
-"""All arms of one task with one seed, made and measured as `pruneonce.recipe.arms` declares them.
+"""Arms of one task with one seed, made and measured as `pruneonce.recipe.arms` declares them.
 
 With the first seed, arms are also packed and exported, and settings are swept.
 """

@@ -44,6 +44,7 @@ class EmbeddingKind(Kind[Embedding]):
         return architecture(config).endswith("Model")
 
     def load(self, cache: Path) -> TaskData:
+        """Read and check all splits: texts to train on, and judged pairs to measure on."""
         self.check_metric([*PAIRS, *RETRIEVAL], "an embedding")
         splits = {split: self._judged(where, cache) for split, where in self.task.splits().items() if split != "train"}
         task = self.task

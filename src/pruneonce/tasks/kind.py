@@ -97,8 +97,8 @@ class Kind(ABC, Generic[T]):
         """Return model input for the rows of a split, unpadded, in memory, with nothing written to disk.
 
         Returns:
-            `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives them, and `labels` where the kind has
-            a loss with labels. A row may have several examples, and other ones with `training` than without.
+            `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives them, and `labels` where the kind
+            has a loss with labels. A row may have several examples, and other ones with `training` than without.
         """
 
     @abstractmethod

@@ -65,7 +65,7 @@ class TokenClassificationKind(Kind[TokenClassification]):
         return TaskData(splits, labels)
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        """Encode sentences as `Kind.encode`: in training with the `labels` of words' first tokens, else with `words`."""
+        """Encode sentences as `Kind.encode`: in training with the `labels` of first tokens, else with `words`."""
         if not tokenizer.is_fast:
             raise UserError(
                 "the model's tokenizer does not tell which word a token is of; token classification needs a fast one"

@@ -106,8 +106,8 @@ def _short_forms(section: type[Section], suffix: str) -> Schema:
     """Return the schemas of the keys that take further forms in a file."""
     if section is Recipe:
         tasks = {"type": "object", "additionalProperties": _ref("Task" + suffix)}
-        choices = {"type": "array", "items": {"enum": list(PRESETS)}}
-        return {"tasks": _any_of([tasks, choices])}
+        names = {"type": "array", "items": {"enum": list(PRESETS)}}
+        return {"tasks": _any_of([tasks, names])}
     if issubclass(section, Task):
         return {key: _ref(changed.__name__ + CHANGES) for key, changed in OF_A_TASK.items()}
     if "method" in section.model_fields:

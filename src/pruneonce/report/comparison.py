@@ -127,9 +127,8 @@ def recoveries(results: Results, prefix: str) -> Markup:
         axes.grid(axis="x")
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)
-        with (
-            warnings.catch_warnings()
-        ):  # matplotlib's own font, used to measure, may lack glyphs that the page's font has
+        # Matplotlib measures with its own font, which may lack glyphs that the page's font has.
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")
             return plots.svg(figure, prefix, f"Percent of the dense value. {shares}")
 

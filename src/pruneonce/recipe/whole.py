@@ -22,7 +22,7 @@ class Recipe(Section):
     model: str = Field(description="Folder or hub id of the dense pre-trained encoder.")
     sparse_model: str | None = Field(
         None,
-        description="Sparse model that `prune` continues with, taught by `model`. Without it, `prune` starts from `model`.",
+        description="Sparse model that `prune` continues with, taught by `model`. Without it, `model`.",
     )
     seed: int = Field(42, ge=0, description="Seed of everything random. With `seeds`, of everything before the tasks.")
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(

@@ -16,7 +16,7 @@ import typer
 from benchmarks import common, tables
 from benchmarks.agreement import compared
 from pruneonce import recipe
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
 
 RECIPE = Path(__file__).with_name("int8.yaml")

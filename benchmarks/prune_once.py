@@ -13,7 +13,7 @@ import typer
 
 from benchmarks import common, summaries
 from pruneonce import recipe
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
 
 RECIPE = Path(__file__).with_name("prune_once.yaml")

@@ -15,7 +15,7 @@ import typer
 
 from benchmarks import common, tables
 from pruneonce import recipe
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
 from pruneonce.system import machine
 

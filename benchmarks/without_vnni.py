@@ -18,7 +18,7 @@ import typer
 from benchmarks import common, tables
 from benchmarks.agreement import compared
 from pruneonce import engines, recipe, stages
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.engines import timing
 from pruneonce.engines.session import Session
 from pruneonce.models import load_tokenizer

@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks import common, tables
 from pruneonce import recipe
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ import typer
 
 from benchmarks import common, tables
 from pruneonce import recipe, stages
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
 
 TASKS = {"sick": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2")}

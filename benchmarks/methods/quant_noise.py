@@ -15,7 +15,7 @@ import typer
 
 from benchmarks import common, tables
 from pruneonce import quantization, recipe, stages, storage
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.models import load_as_saved
 from pruneonce.quantization import codebooks
 from pruneonce.runs import quickstart

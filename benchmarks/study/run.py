@@ -22,7 +22,7 @@ import typer
 from benchmarks import common, tables
 from benchmarks.study import data as inputs
 from benchmarks.study.runs import Job, Runs
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.system import durable
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ import typer
 from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.training.measure import SHAPES, WORDS, tokenizer
-from pruneonce.cli.main import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.data.corpus import token_blocks
 from pruneonce.models import load_tokenizer
 from pruneonce.recipe import Corpus, Recipe

@@ -1,5 +1,6 @@
 """Every page of results is generated from its result file, and documents say what the pages say."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -125,3 +126,10 @@ def test_commands_of_the_pages_are_programs_that_are_there():
         for module in re.findall(r"python -m (benchmarks[\w.]+)", text):
             assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file(), f"{name}: {module}"
         assert "python benchmarks/" not in text, name
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.rglob("*.py")), ids=lambda file: file.stem)
+def test_a_program_imports_what_is_there(file):
+    if file.stem == "packed_file":
+        pytest.importorskip("constriction")
+    importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))

@@ -35,9 +35,8 @@ def calls(file):
 def is_write(name, arguments, keywords):
     mode = arguments[0].value if name == "open" and arguments and isinstance(arguments[0], ast.Constant) else ""
     is_ours = name == "write_text" and len(arguments) == 2  # of durable
-    return (name in ("write_text", "write_bytes") and not is_ours) or (
-        isinstance(mode, str) and bool(set(mode) & set("wax"))
-    )
+    opens = isinstance(mode, str) and bool(set(mode) & set("wax"))
+    return opens or (name in ("write_text", "write_bytes") and not is_ours)
 
 
 def is_rename(name, arguments, keywords):

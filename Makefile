@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+BEGAN := $(shell date +%s)
 
 .PHONY: setup quickstart test slow lint docs audit reliability benchmark clean
 
@@ -15,9 +16,11 @@ setup: .venv/.done
 quickstart: setup
 	$(BIN)/pruneonce quickstart --output quickstart
 
-# A process a core: the tests train tiny models, on one thread each. Those of a file share what they were made from.
+# A process a core: the tests train tiny models, on one thread each. Each process has files of its own, which share what
+# they are made from, until one has no more and takes tests from another.
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
+	@echo "make test: $$(( $$(date +%s) - $(BEGAN) )) s"
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

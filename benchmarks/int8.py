@@ -74,11 +74,11 @@ def in_engines_of(task: recipe.Task, model: Path, cache: Path) -> dict[str, Any]
     from agreement import compared
 
     from pruneonce import stages
-    from pruneonce.engines import EXTRAS, open_engine
+    from pruneonce.engines import ENGINES, open_engine
     from pruneonce.models import load_tokenizer
 
     ways = {"torch": (model, "torch", True)}
-    for engine, format in EXTRAS.items():
+    for engine, format in ((name, one.format) for name, one in ENGINES.items() if one.format):
         folder = stages.export(model, model.with_name(f"int8-{format}"), format=format)
         ways |= {f"{engine}, fp32": (folder, engine, True), engine: (folder, engine, False)}
     opened = {name: open_engine(folder, engine, exact=exact) for name, (folder, engine, exact) in ways.items()}

@@ -24,6 +24,7 @@ from agreement import compared
 from pruneonce import engines, recipe, stages
 from pruneonce.cli import silence_libraries
 from pruneonce.engines import timing
+from pruneonce.engines.session import Session
 from pruneonce.models import load_tokenizer
 from pruneonce.system import machine
 
@@ -41,7 +42,7 @@ def main(quickstart: Annotated[Path, typer.Argument(exists=True, file_okay=False
         dense_int8 = stages.calibrate(arms / "dense", task, recipe.Calibrate(), Path(scratch) / "dense-int8")
         models = {"dense": arms / "dense", "dense, int8": dense_int8, "sparse, int8": arms / "int8"}
         tokenizer = load_tokenizer(arms / "dense")
-        for engine in engines.EXTRAS:
+        for engine in (name for name, one in engines.ENGINES.items() if one.format):
             ways = {name: opened(model, engine, Path(scratch) / engine / name) for name, model in models.items()}
             del ways["dense"]["by itself"]  # it has no integers
             times = timed({(name, how): one for name, way in ways.items() for how, one in way.items()})
@@ -52,11 +53,11 @@ def main(quickstart: Annotated[Path, typer.Argument(exists=True, file_okay=False
     RESULT.write_text("\n".join(page(rows)) + "\n", encoding="utf-8")
 
 
-def opened(model: Path, engine: str, folder: Path) -> dict[str, engines.Engine]:
+def opened(model: Path, engine: str, folder: Path) -> dict[str, Session]:
     """A model as pruneonce sets the engine where there is no VNNI, and as the engine is by itself."""
-    made = stages.export(model, folder, format=engines.EXTRAS[engine])
+    made = stages.export(model, folder, format=engines.ENGINES[engine].format)
     found = {"set": engines.open_engine(made, engine)}
-    with patch(f"pruneonce.engines.{engine}.overflows_int8", return_value=False):
+    with patch.object(machine, "overflows_int8", return_value=False):
         return {**found, "by itself": engines.open_engine(made, engine)}
 
 

@@ -1,10 +1,13 @@
 """Fixtures: a tiny encoder, tokenizer, corpus, task and recipe, and what the stages of shared/settings.py take."""
 
+import gc
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +24,48 @@ from pruneonce.recipe import Classification, Prune, Training, Transfer
 os.environ.update(ONE_THREAD)  # of the processes that the package starts
 
 
+SLOW = pytest.StashKey[int]()  # the number of slow tests that were left out
+BEGAN = time.monotonic()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    left_out = sum(item.get_closest_marker("slow") is not None for item in items)
+    items[0].config.stash[SLOW] = left_out
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep what `make slow` took, and tell the first process of pytest-xdist what another one left out."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["slow"] = config.stash.get(SLOW, 0)
+    elif config.option.markexpr == "slow" and config.cache and session.testscollected > 20:
+        config.cache.set("slow/minutes", (time.monotonic() - BEGAN) / 60)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[SLOW] = getattr(node, "workeroutput", {}).get("slow", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if number := config.stash.get(SLOW, 0):
+        minutes = config.cache.get("slow/minutes", None) if config.cache else None
+        took = "not yet run here" if minutes is None else f"{minutes:.1f} min when last run here"
+        terminalreporter.line(f"{number} slow tests were left out; `make slow` runs them ({took})")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Training collects garbage, and would look through all that PyTorch and transformers define: half of its time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def fuzz(count: int, work: Path, number: int, minutes: float) -> dict[str, Any]:
     state = json.loads(file.read_text()) if file.is_file() else state
     shutil.rmtree(work / "inputs", ignore_errors=True)
     targets = Targets(work / "inputs")
-    wanted = {name: max(1, count * share // 100) for name, (_, share) in SHARES.items()}
+    wanted = {name: max(1, count * share.percent // 100) for name, share in SHARES.items()}
     while time.monotonic() < ends:
         name = min(wanted, key=lambda name: state["targets"][name]["cases"] / wanted[name])
         mine = state["targets"][name]
@@ -142,8 +142,8 @@ def main() -> None:
     options = parser.parse_args()
     state = fuzz(options.count, options.work, options.seed, options.minutes)
     rows: list[list[Any]] = [
-        [text, found["cases"], found["refused"], f"{found['slowest']:.2f} s", f"{found['grown']:.0f} MB"]
-        for name, (text, _) in SHARES.items()
+        [share.title, found["cases"], found["refused"], f"{found['slowest']:.2f} s", f"{found['grown']:.0f} MB"]
+        for name, share in SHARES.items()
         for found in [state["targets"][name]]
     ]
     rows.append(["in all", sum(row[1] for row in rows), sum(row[2] for row in rows), "", ""])

@@ -19,14 +19,14 @@ from shared.models import CONFIGS, make_model
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from pruneonce import quantization, stages
-from pruneonce.engines import FILES, open_engine, open_file
+from pruneonce.engines import ENGINES, open_engine, open_file
 from pruneonce.engines.openvino import core
 from pruneonce.errors import UserError
-from pruneonce.export import onnx as onnx_export
-from pruneonce.export import to_onnx
+from pruneonce.export import FORMATS, to_onnx
 from pruneonce.export.openvino import convert
 from pruneonce.models import grid as grid_file
 from pruneonce.models import load_as_saved
+from pruneonce.system import packages
 
 SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
 
@@ -90,7 +90,7 @@ def test_engines_agree_with_torch(architecture, grid, exported):
     model = load(folders["model"]).eval()
     most = 1e-5 if grid in ("fp32", "int4") else 0.1
     check(open_engine(folders["onnx"], "onnxruntime", exact=True), model, 1e-4, most)
-    xml = folders["openvino"] / FILES["openvino"]
+    xml = folders["openvino"] / FORMATS["openvino"].file
     check(open_file(xml, "openvino", exact=True), model, 1e-4, most)
     # By default it takes bf16 and int8 where they are fast.
     check(open_file(xml, "openvino"), model, 0.05, 0.2)
@@ -107,7 +107,7 @@ def test_bare_encoders(architecture, tokenizer, tmp_path):
     made = to_onnx(tmp_path / "model", tmp_path)
     convert(made, tmp_path)
     for engine in ("onnxruntime", "openvino"):
-        check(open_file(tmp_path / FILES[engine], engine, exact=True), model, 1e-5, 1e-4)
+        check(open_file(tmp_path / FORMATS[ENGINES[engine].format].file, engine, exact=True), model, 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_the_graph_names_its_dynamic_sizes_and_no_machine(architecture, exported
 
 def test_a_missing_extra_is_named(tokenizer, tmp_path, monkeypatch):
     folder = make_model(tmp_path / "model", tokenizer)
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnxscript.*pip install 'pruneonce\[onnx\]'"):
         stages.export(folder, tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

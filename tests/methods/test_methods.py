@@ -190,12 +190,17 @@ def third_party(tmp_path):
     return install
 
 
-def test_another_package_adds_a_method(third_party, encoder, corpus_file, tmp_path):
+def test_another_package_adds_a_method(third_party):
     pruneonce = third_party()
     assert "chance" in pruneonce("methods", "list").stdout
     shown = pruneonce("methods", "show", "chance").stdout
     assert "Prunes at random, by a seed." in shown
     assert "of the scores" in shown
+
+
+@pytest.mark.slow
+def test_a_method_of_another_package_prunes(third_party, encoder, corpus_file, tmp_path):
+    pruneonce = third_party()
     verb = ["prune", str(encoder), "--corpus", str(corpus_file), "--objective", "hidden", "--steps", "10"]
     sets = ["corpus.block_length=16", "corpus.validation=0.1", "batch_size=4", "method.name=chance"]
     made = pruneonce(*verb, "--output", str(tmp_path / "out"), *(part for one in sets for part in ("--set", one)))

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared.folders import zeros_in_file
 from shared.models import make_model
 
 from pruneonce import recipe, stages
@@ -411,8 +412,15 @@ def test_in_gradual_pruning(allocation, dense, task, teacher, tmp_path):
     how = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "every": 2, "method": SMALL, "allocation": allocation}
     settings = recipe.Gradual(**how, sparsity=0.7)
     made = stages.transfer_gradual(dense, task, settings, tmp_path / "gradual", teacher=teacher)
+    shares = zeros_in_file(made)
+    assert len(shares) == 13
+    sizes = {name: weight.numel() for name, weight in load_file(made / "model.safetensors").items()}
+    zeros = sum(share * sizes[name] for name, share in shares.items())
+    assert zeros / sum(sizes[name] for name in shares) == pytest.approx(0.7, abs=0.01)
     if allocation == "uniform":
-        checked(made, 0.7)
+        assert list(shares.values()) == pytest.approx([0.7] * 13, abs=1e-3)
+    else:  # one threshold for all
+        assert max(shares.values()) - min(shares.values()) > 0.02
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "1x4", "2x2", "column", "2:4"])

@@ -177,13 +177,12 @@ def test_a_clock_stops_in_time(monkeypatch, step, share, expected):
 
 
 def test_a_probe_that_dies_is_said(monkeypatch):
-    monkeypatch.setattr(probe, "_measure_all", _dies)
+    def dies(probes, seconds):  # a function of this one: its process need not import this module
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(probe, "_measure_all", dies)
     with pytest.raises(UserError, match="was killed, most likely for want of memory"):
         probe.measure([], 1)
-
-
-def _dies(probes, seconds):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_usual_settings_keep_what_costs():
@@ -256,7 +255,7 @@ def small(recipe_values, tmp_path):
     return file
 
 
-def test_json_has_everything(small, tmp_path, monkeypatch, capsys):
+def test_json_has_everything(small, quick_probe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", str(small), "--seconds", "0", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -294,7 +293,7 @@ def test_mistakes_are_found_as_run_finds_them(small, capsys, change, message):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_probe_of_a_model_of_another_kind(recipe_values, tokenizer, tmp_path):
+def test_a_probe_of_a_model_of_another_kind(recipe_values, quick_probe, tokenizer, tmp_path):
     recipe_values["model"] = str(make_model(tmp_path / "dense", tokenizer, "roberta", head=True))
     recipe_values |= {"tasks": {}, "baselines": {}}
     recipe_values["prune"]["objective"] = "mlm"

@@ -128,8 +128,7 @@ def make_inputs(folder: Path, tokenizer: PreTrainedTokenizerFast, corpus_file: P
         "corpus": corpus,
         "streamed": corpus.model_copy(update={"streaming": True}),
         "task": task,
-        "vectors": KINDS["embedding"](folder).model_copy(update={"train": str(corpus_file)}),
-        "scores": KINDS["reranking"](folder),
+        **{kind: make(folder) for kind, make in KINDS.items()},
         "sparse": stages.prune_one_shot(dense, Prune(**PRUNING), folder / "sparse"),
         "teacher": stages.finetune(dense, task, Training(**{**EPOCHS, "epochs": 1}), folder / "teacher"),
     }
@@ -176,12 +175,17 @@ STAGES: dict[str, Callable[..., Stage]] = {
     "prune, streamed": partial(prune, corpus="streamed", objective="hidden"),
     "finetune": finetune,
     "transfer": partial(transfer, task_weight=0.5, kd_weight=0.5),
-    "transfer, embedding": partial(transfer, task="vectors", teacher="dense", epochs=1.2, hidden_weight=0),
-    "finetune, reranking": partial(finetune, task="scores", epochs=6),
+    "transfer, embedding": partial(transfer, task="embedding", teacher="dense", epochs=6, hidden_weight=0),
     "gradual": gradual,
     "quantize": partial(quantize, averaging=0.1),
     "quantize, 4 bits": partial(quantize, bits=4, granularity="group", group_size=8),
     "product quantize": partial(from_teacher, stages.product_quantize, ProductQuantize, centroids=16),
+}
+
+# Every kind of task; there is nothing to fine-tune an embedding on but its teacher, and `finetune` is a classification.
+STAGES |= {
+    f"finetune, {kind}": partial(finetune, task=kind, epochs=6)
+    for kind in KINDS.keys() - {"classification", "embedding"}
 }
 
 # Every registered method in every stage that it trains in, with the options of its example.

@@ -309,4 +309,4 @@ def test_the_table(capsys):
 def test_the_defaults_are_every_engine():
     from pruneonce.engines import ENGINES
 
-    assert tuple(recipe.Benchmark().engines) == ENGINES
+    assert recipe.Benchmark().engines == list(ENGINES)

@@ -484,7 +484,7 @@ def test_a_run_that_would_need_labels_is_refused_at_its_start(section, changes, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan(recipe_values, tmp_path, capsys):
+def test_a_plan(recipe_values, quick_probe, tmp_path, capsys):
     import yaml
 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe_values, "name": "recipe"}))

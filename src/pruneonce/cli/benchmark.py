@@ -15,7 +15,9 @@ from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson, Sets
 from pruneonce.cli.task_options import PairColumn, TextColumn
 from pruneonce.console import console
+from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
+from pruneonce.wording import listed
 
 app = typer.Typer()
 
@@ -30,7 +32,7 @@ def benchmark(
         typer.Argument(metavar="MODEL", help="Model folders, plain or exported; the first is the measure of the rest."),
     ],
     engine: Annotated[
-        list[str] | None, typer.Option(help="torch, onnxruntime or openvino; may be repeated. Default: all.")
+        list[str] | None, typer.Option(help=f"{listed(list(ENGINES), 'or')}; may be repeated. Default: all.")
     ] = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(help="Texts in a batch; may be repeated. Default: 1 and 32.")

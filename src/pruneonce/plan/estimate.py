@@ -17,7 +17,8 @@ from pruneonce.plan import probe
 from pruneonce.plan.corpus_work import BYTES, Shape, Work, corpus_works
 from pruneonce.plan.jobs import Probe, usual
 from pruneonce.plan.task_work import SAMPLE, task_works
-from pruneonce.recipe import Recipe
+from pruneonce.recipe import Recipe, Training
+from pruneonce.recipe.arms import arms_of
 from pruneonce.runs import pipeline
 from pruneonce.stages.prune import check_pieces, check_settings
 
@@ -165,7 +166,8 @@ def _disk(recipe: Recipe, works: list[Work], blocks: int | None) -> Disk:
         assert work.settings is not None
         if work.settings.checkpoint_every:
             checkpoints.append(2 * 3 * size)  # two of them, each with weights and two moments
-    untrained = sum(recipe.quantize_for(name).int8_ptq is not None for name in recipe.tasks) * len(recipe.task_seeds)
+    arms = [settings for name in recipe.tasks for _, settings in arms_of(recipe, name)]
+    untrained = sum(not isinstance(settings, Training) for settings in arms) * len(recipe.task_seeds)
     models += max(beaten) + (untrained + recipe.baselines.one_shot) * BYTES * Shape.of(recipe.model, False).parameters
     tokens = None if blocks is None else BYTES * blocks * recipe.corpus.block_length
     return Disk(max(checkpoints), models, tokens, shutil.disk_usage(Path.cwd()).free)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,8 @@ from pruneonce.stages.transfer import GradualTransferStage, TransferStage
 from pruneonce.tasks import Kind, TaskData, kind_of
 from pruneonce.training import Job, examples_of
 
-# The stages that train; `head` is the training of a new MLM head alone, `predict` asks a model without training it.
-Stage = Literal[
-    "head", "prepare", "prune", "finetune", "transfer", "transfer-gradual", "quantize", "product-quantize", "predict"
-]
+# The name of a stage that trains, or `head`: a new MLM head is trained alone; or `predict`: a model is asked.
+Stage = str
 TASK_STAGES: dict[str, TaskStage[Any]] = {
     stage.name: stage
     for stage in (FinetuneStage(), TransferStage(), GradualTransferStage(), QuantizeStage(), ProductQuantizeStage())

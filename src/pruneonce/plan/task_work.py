@@ -14,7 +14,8 @@ from pruneonce.models import load_tokenizer
 from pruneonce.plan.corpus_work import Work
 from pruneonce.plan.jobs import Stage, TaskSample
 from pruneonce.plan.probe import PREDICT_ROWS
-from pruneonce.recipe import Gradual, Quantize, Recipe, Swept, Training, Transfer
+from pruneonce.recipe import Gradual, Recipe, Swept, Training, Transfer
+from pruneonce.recipe.arms import arms_of
 from pruneonce.runs.layout import given_teacher, task_folder
 from pruneonce.sparsity import PruningSchedule
 from pruneonce.tasks import Kind, kind_of, loaded
@@ -52,33 +53,24 @@ def _works_of_seed(recipe: Recipe, name: str, seed: int, lengths: dict[str, Leng
     is_given = given_teacher(recipe, Path(), name) is not None
     is_first = seed == recipe.task_seeds[0]
     train, at = lengths["train"], task_folder(recipe, Path(), name, seed).as_posix()
-    dense, transfer, gradual = recipe.teacher_for(name), recipe.transfer_for(name), recipe.baselines.gradual
-    trained: list[tuple[str, Stage, Swept]] = [("sparse", "transfer", transfer)]
-    if not is_given:
-        assert dense is not None
-        trained.insert(0, ("dense", "finetune", dense))
-    if recipe.baselines.one_shot:
-        trained.append(("one-shot", "transfer", transfer))
-    if gradual:
-        trained.append(("gradual", "transfer-gradual", gradual))
-    data = {kind: train if kind == "finetune" else lengths[TAUGHT] for _, kind, _ in trained}
-    works = [_arm_work(f"{at}/{arm}", kind, recipe, own, data[kind], is_first) for arm, kind, own in trained]
-    calibrations = []
-    for arm, settings in recipe.quantize_for(name).by_arm().items():
-        if isinstance(settings, Quantize):
-            works.append(_task_work(f"{at}/{arm}", "quantize", recipe, [settings], lengths[TAUGHT]))
+    works, calibrations = [], []
+    for arm, settings in arms_of(recipe, name):
+        place = f"{at}/{arm.name}"
+        if isinstance(settings, Training):
+            data = lengths[TAUGHT] if isinstance(settings, Transfer) else train
+            works.append(_arm_work(place, arm.stage_name, recipe, settings, data, is_first))
         elif settings.quantizes_inputs:
-            some = train.first(settings.examples)
-            calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
+            calibrations.append(_asking(f"{place}: calibration", recipe.model, [train.first(settings.examples)]))
     measured = len(works) + len(calibrations) + (is_given and is_first)
     evaluated = [found for split, found in lengths.items() if split not in ("train", TAUGHT)] * measured
     evaluated += [lengths["dev"]] * sum(work.candidates for work in works if work.candidates > 1)
     return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
 
 
-def _arm_work(name: str, kind: Stage, recipe: Recipe, settings: Swept, data: Lengths, is_first: bool) -> Work:
+def _arm_work(name: str, kind: Stage, recipe: Recipe, settings: Training, data: Lengths, is_first: bool) -> Work:
     """All candidates with the first seed; with others the longest one, as it is not known which will be the best."""
-    candidates = sorted(settings.candidates(), key=lambda one: total_steps(one, data.examples))
+    candidates = settings.candidates() if isinstance(settings, Swept) else [settings]
+    candidates = sorted(candidates, key=lambda one: total_steps(one, data.examples))
     for candidate in candidates:
         if isinstance(candidate, Gradual):
             PruningSchedule.of(candidate, total_steps(candidate, data.examples))  # raises where it does not fit

@@ -85,8 +85,3 @@ class Quantizations(Section):
             if settings and settings.bits != int(name[3]):
                 raise ValueError(f"`{name}` has `bits: {settings.bits}`; that is `int{settings.bits}`")
         return self
-
-    def by_arm(self) -> dict[str, Quantize | Calibrate]:
-        """Settings by the name of the arm: int8, int8-ptq, int4."""
-        found = {name.replace("_", "-"): getattr(self, name) for name in type(self).model_fields}
-        return {arm: settings for arm, settings in found.items() if settings}

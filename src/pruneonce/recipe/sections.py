@@ -6,17 +6,21 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pruneonce.config.pattern import Pattern
 from pruneonce.config.section import Section
+from pruneonce.plugins import engine_names, format_names
 from pruneonce.recipe.method import AnyMethod, must_work_in
 
 Objective = Literal["mlm", "hidden", "both"]
-EngineName = Literal["torch", "onnxruntime", "openvino"]
-Format = Literal["onnx", "openvino"]
+if TYPE_CHECKING:
+    EngineName = str
+    Format = str
+else:
+    EngineName, Format = Literal[engine_names()], Literal[format_names()]
 
 
 class Corpus(Section):
@@ -220,7 +224,7 @@ class Gradual(Transfer, Sparsification):
 class Benchmark(Section):
     """How fast models are: engines, times batch sizes, times lengths, and real texts beside them."""
 
-    engines: list[EngineName] = Field(["torch", "onnxruntime", "openvino"], min_length=1)
+    engines: list[EngineName] = Field(list(engine_names()), min_length=1)
     batch_sizes: list[Annotated[int, Field(ge=1)]] = Field([1, 32], min_length=1, description="texts in a batch")
     lengths: list[Annotated[int, Field(ge=2)]] = Field([32, 128], min_length=1, description="tokens of every text")
     threads: int | None = Field(None, ge=1, description="of the processor, for every engine; none: as PyTorch chooses")

@@ -1,4 +1,5 @@
-"""Tasks as a recipe names them: a section for each kind. What a kind does with it is in `pruneonce.tasks`."""
+"""Tasks as a recipe names them: a section for each kind, which also names the class in `pruneonce.tasks` that does the
+work. `KINDS` is the one list of kinds."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ class Task(Section):
     """What every kind of task has: data from files (`train`, `dev`, `test` are paths) or the hub (`source`, and they
     are splits)."""
 
+    code: ClassVar[str]  # "package.module:Class" of the kind's work, imported when there is work
     trains_teacher: ClassVar[bool] = True  # False: the dense model is the teacher as it is
     hidden_weight: ClassVar[float] = 1.0  # of a transfer that names none
 
@@ -40,6 +42,11 @@ class Task(Section):
         if taken:
             raise ValueError(f"`{taken[0]}` is a key of the task itself; give a further split another name")
         return held_out
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a run has a dense teacher for the task without training one: a given one, or the dense model."""
+        return bool(self.teacher_model) or not self.trains_teacher
 
     def splits(self) -> dict[str, str]:
         """Files or hub splits by the name of the split: train, dev, test where there is one, and further ones."""
@@ -73,6 +80,8 @@ class TextTask(Task):
 class Classification(TextTask):
     """One class out of several, for a text or a pair of texts."""
 
+    code: ClassVar[str] = "pruneonce.tasks.classification:ClassificationKind"
+
     kind: Literal["classification"] = "classification"
     text: str = Field("text", description="column with the text")
     text_pair: str | None = Field(None, description="column with the second text of a pair")
@@ -84,6 +93,8 @@ class Classification(TextTask):
 class Regression(TextTask):
     """A number for a text or a pair of texts."""
 
+    code: ClassVar[str] = "pruneonce.tasks.regression:RegressionKind"
+
     kind: Literal["regression"] = "regression"
     text: str = Field("text", description="column with the text")
     text_pair: str | None = Field(None, description="column with the second text of a pair")
@@ -93,6 +104,8 @@ class Regression(TextTask):
 
 class QuestionAnswering(TextTask):
     """The answer to a question as a span of a context: SQuAD's .json files, or rows with its columns."""
+
+    code: ClassVar[str] = "pruneonce.tasks.question_answering:QuestionAnsweringKind"
 
     # Beside the distance of distributions over hundreds of tokens, a weight of 1 leaves hidden states little say.
     hidden_weight: ClassVar[float] = 10.0
@@ -114,6 +127,8 @@ class QuestionAnswering(TextTask):
 class TokenClassification(Task):
     """A tag for each word: rows with a list of words and a list of tags, or text files as CoNLL has them."""
 
+    code: ClassVar[str] = "pruneonce.tasks.token_classification:TokenClassificationKind"
+
     kind: Literal["token-classification"] = "token-classification"
     tokens: str = Field("tokens", description="column with the list of words")
     tags: str = Field("tags", description="column with the list of their tags: names, or numbers from 0")
@@ -128,7 +143,8 @@ class Embedding(Task):
     `dev` and `test` are pairs with a similarity, or queries and passages with a relevance; `metric` says which.
     """
 
-    trains_teacher = False
+    code: ClassVar[str] = "pruneonce.tasks.embedding:EmbeddingKind"
+    trains_teacher: ClassVar[bool] = False
 
     kind: Literal["embedding"] = "embedding"
     text: str = Field("text", description="column with the text; with the first of a pair, or the query")
@@ -149,6 +165,8 @@ class Embedding(Task):
 
 class Reranking(TextTask):
     """A score for a query and a passage (a cross-encoder); rows of one query are its candidates."""
+
+    code: ClassVar[str] = "pruneonce.tasks.reranking:RerankingKind"
 
     kind: Literal["reranking"] = "reranking"
     query: str = Field("query", description="column with the query; equal ones belong together")

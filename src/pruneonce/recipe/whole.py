@@ -78,15 +78,20 @@ class Recipe(Section):
         """The seeds with which everything of a task is done; the first makes what is made once."""
         return self.seeds or [self.seed]
 
+    def section_for(self, task: str, name: str) -> Any:
+        """The section `name` with the changes of `task` laid over it; None where the recipe leaves it out."""
+        section, changes = getattr(self, name), getattr(self.tasks[task], name, {})
+        return section if section is None else changed(section, changes, f"tasks.{task}.{name}")
+
     def transfer_for(self, task: str) -> SweptTransfer:
         """The settings of the transfer to `task`, its own changes included."""
         assert self.transfer is not None
-        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")  # type: ignore[no-any-return]
+        return self.section_for(task, "transfer")  # type: ignore[no-any-return]
 
     def teacher_for(self, task: str) -> SweptTeacher | None:
         """The settings of the dense teacher of `task`, its own changes included."""
-        return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
+        return self.section_for(task, "teacher")  # type: ignore[no-any-return]
 
     def quantize_for(self, task: str) -> Quantizations:
         """The quantized models to make of `task`'s sparse one, its own changes included."""
-        return changed(self.quantize, self.tasks[task].quantize, f"tasks.{task}.quantize")  # type: ignore[no-any-return]
+        return self.section_for(task, "quantize")  # type: ignore[no-any-return]

@@ -14,24 +14,24 @@ from transformers import AutoModel
 from pruneonce import quantization, stages
 from pruneonce.config import safe_yaml
 from pruneonce.console import console
-from pruneonce.engines import require
+from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
-from pruneonce.export.onnx import need
+from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, load_config, load_tokenizer
 from pruneonce.models.architectures import check_length, roles_of
-from pruneonce.recipe import Recipe, Transfer
+from pruneonce.recipe import Quantization, Recipe, Transfer
+from pruneonce.recipe.arms import ARMS, arms_of
 from pruneonce.report import write_report
 from pruneonce.runs import inputs
-from pruneonce.runs.arms import Arms, Parents
-from pruneonce.runs.layout import BENCHMARK, arms, make_room_for_seeds
+from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
+from pruneonce.runs.task_run import TaskRun
 from pruneonce.stages.task_training import check_teacher
 from pruneonce.system import distributed, durable, locks
 from pruneonce.tasks import kind_of, loaded
 from pruneonce.training import checkpoints
-
-TIMED = ("dense", "sparse", "int8", "int4")
+from pruneonce.wording import listed
 
 
 def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _claim(recipe: Recipe, output: Path) -> bool:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
     before = safe_yaml.read(theirs)
     different = differences(before, resolved)
-    if outdated := stale(output, before, resolved, different):
+    if outdated := different and stale(output, before, recipe):
         raise UserError(
             f"{output} holds a run of another recipe (different: {', '.join(different)}; "
             f"stale: {', '.join(outdated)}); choose another --output"
@@ -134,8 +134,7 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
     data = loaded.load(kind, cache).data
     kind.encode(data.splits["dev"].select([0]), tokenizer)
     student = load_config(recipe.model)
-    arms = [recipe.transfer_for(name), recipe.baselines.gradual, *recipe.quantize_for(name).by_arm().values()]
-    for settings in arms:
+    for _, settings in arms_of(recipe, name):
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
@@ -147,23 +146,27 @@ def _check_deployment(recipe: Recipe) -> None:
     """What comes last would fail last: groups that do not fit, engines that are not there."""
     with torch.device("meta"):
         encoder = AutoModel.from_config(load_config(recipe.model))
-    for name in recipe.tasks:
-        for settings in recipe.quantize_for(name).by_arm().values():
+    quantized = {
+        name: [(arm, settings) for arm, settings in arms_of(recipe, name) if isinstance(settings, Quantization)]
+        for name in recipe.tasks
+    }
+    for arms in quantized.values():
+        for _, settings in arms:
             quantization.check_fits(encoder, settings)
     engines = recipe.benchmark.engines if recipe.benchmark else []
-    timed = recipe.quantize_for(next(iter(recipe.tasks))).by_arm().keys() & TIMED if recipe.tasks else set()
-    if set(engines) == {"torch"} and timed:
+    timed = [arm for arm, _ in next(iter(quantized.values()), []) if arm.timed]
+    if timed and engines and not any(ENGINES[engine].runs_integers for engine in engines):
+        able = [engine for engine, one in ENGINES.items() if one.runs_integers]
         raise UserError(
-            "`benchmark.engines` has torch alone, which runs no quantized model; add onnxruntime or openvino"
+            f"`benchmark.engines` has {listed(engines)} alone, which runs no quantized model; add {listed(able, 'or')}"
         )
     for engine in engines:
         require(engine)
     if recipe.benchmark:
         check_length(max(recipe.benchmark.lengths), recipe.model, "benchmark.lengths")
-    if recipe.export or set(engines) - {"torch"}:
-        need("onnxscript", "onnx")
-    if "openvino" in recipe.export:
-        need("openvino", "openvino")
+    for format in dict.fromkeys([*(ENGINES[engine].format for engine in engines), *recipe.export]):
+        if format is not None:
+            FORMATS[format].require()
 
 
 def _run_stages(recipe: Recipe, output: Path) -> None:
@@ -175,15 +178,14 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         _check_inputs(recipe, output)
     _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
     sparse = stages.prune(dense, recipe.corpus, recipe.prune, output / "sparse", **common)
-    one_shot = None
+    models: dict[str, str | Path] = {"dense": dense, "sparse": sparse}
     if recipe.baselines.one_shot:
-        one_shot = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
-    parents = Parents(dense, sparse, one_shot)
+        models["one-shot"] = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
     for name in recipe.tasks:
         for seed in recipe.task_seeds:
             _heading(f"task {name}, seed {seed}" if recipe.seeds else f"task {name}")
             _check_inputs(recipe, output)
-            Arms(recipe, output, name, seed).make(parents)
+            TaskRun(recipe, output, name, seed).make(models)
 
 
 def _time(recipe: Recipe, output: Path) -> None:
@@ -191,7 +193,8 @@ def _time(recipe: Recipe, output: Path) -> None:
     if not recipe.benchmark or not recipe.tasks:
         return
     name, task = next(iter(recipe.tasks.items()))
-    models = {arm: model for arm, model in arms(recipe, output, name, recipe.task_seeds[0]) if arm in TIMED}
+    models = dict(arm_models(recipe, output, name, recipe.task_seeds[0]))
+    models = {arm: model for arm, model in models.items() if ARMS[arm].timed}
     asked = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
     made = durable.read_json(output / BENCHMARK) or {}
     if asked == {key: made.get(key) for key in asked}:

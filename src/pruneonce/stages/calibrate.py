@@ -10,10 +10,11 @@ from datasets import Dataset
 from torch import nn
 
 from pruneonce.data.keys import task_key
-from pruneonce.models import content_key, key_of, load_tokenizer
+from pruneonce.models import content_key, load_tokenizer
 from pruneonce.models.architectures import check_length
 from pruneonce.quantization import LearningLinear
 from pruneonce.recipe import Calibrate, Task
+from pruneonce.stages import keys
 from pruneonce.stages.grids import put_on_grid, start_learning
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
@@ -31,7 +32,7 @@ def calibrate(
     Raises:
         UserError: a mistake in the model, the task or the settings.
     """
-    key = key_of("calibrate", content_key(model), task_key(task), settings.model_dump(), seed)
+    key = keys.calibrate(content_key(model), task_key(task), settings, seed)
     if is_finished(output, key):
         return output
     build = Build(output, seed, cache)

@@ -17,9 +17,10 @@ from pruneonce.console import console
 from pruneonce.data.blocks import masked_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.losses.objectives import held_out_loss, mlm_objective
-from pruneonce.models import content_key, key_of, load_config, load_tokenizer, load_vocabulary_model, without_dropout
+from pruneonce.models import content_key, load_config, load_tokenizer, load_vocabulary_model, without_dropout
 from pruneonce.models.architectures import base_of, check_length
 from pruneonce.recipe import Corpus, Prepare, changed
+from pruneonce.stages import keys
 from pruneonce.stages.corpus_blocks import CorpusBlocks
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
@@ -46,7 +47,7 @@ def prepare(
     """
     check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = load_tokenizer(model)
-    key = key_of("prepare", content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed)
+    key = keys.prepare(content_key(model), corpus_key(corpus, tokenizer), settings, seed)
     device = distributed.start(seed)
     if is_finished(output, key):
         return output

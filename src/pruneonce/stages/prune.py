@@ -20,7 +20,6 @@ from pruneonce.errors import UserError
 from pruneonce.losses.objectives import held_out_loss, likelihood_objective, pruning_objective
 from pruneonce.models import (
     content_key,
-    key_of,
     load_config,
     load_encoder,
     load_tokenizer,
@@ -31,6 +30,7 @@ from pruneonce.models.architectures import base_of, check_length, describe, prun
 from pruneonce.plugins import make
 from pruneonce.recipe import Corpus, Prune
 from pruneonce.sparsity import PruningSchedule, locked_masks, sparsity_of
+from pruneonce.stages import keys
 from pruneonce.stages.corpus_blocks import CorpusBlocks
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
@@ -67,8 +67,8 @@ def prune(
         check_same_shape(model, teacher)
     check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = load_tokenizer(model)
-    of_teacher = [] if teacher is None else [content_key(teacher)]
-    key = key_of("prune", content_key(model), *of_teacher, corpus_key(corpus, tokenizer), settings.model_dump(), seed)
+    text, of_teacher = corpus_key(corpus, tokenizer), None if teacher is None else content_key(teacher)
+    key = keys.prune(content_key(model), text, settings, seed, teacher=of_teacher)
     device = distributed.start(seed)
     if is_finished(output, key):
         return output

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruneonce.config.pattern import Pattern
-from pruneonce.models import content_key, key_of, load_encoder, load_tokenizer
+from pruneonce.models import content_key, load_encoder, load_tokenizer
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.recipe import Prune
 from pruneonce.sparsity import apply_masks, magnitude_masks
+from pruneonce.stages import keys
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.stages.prune import check_settings
 from pruneonce.system import distributed
@@ -25,9 +26,7 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
     """
     check_settings(settings)
     distributed.start(seed)
-    zeros = [settings.sparsity, settings.allocation]
-    pattern = [settings.pattern] if "pattern" in settings.model_dump() else []
-    key = key_of("prune-one-shot", content_key(model), *zeros, *pattern, seed)
+    key = keys.prune_one_shot(content_key(model), settings, seed)
     if is_finished(output, key):
         return output
     with unfinished(output, key):

@@ -16,10 +16,11 @@ from torch import nn
 from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
-from pruneonce.models import content_key, key_of, load_config, load_tokenizer, without_dropout
+from pruneonce.models import content_key, load_config, load_tokenizer, without_dropout
 from pruneonce.models.architectures import base_of, check_length
 from pruneonce.plugins import make
 from pruneonce.recipe import Task, Training, Transfer
+from pruneonce.stages import keys
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
 from pruneonce.tasks import Kind, TaskData, kind_of, loaded
@@ -122,8 +123,8 @@ class TaskStage(Generic[S]):
         """
         if isinstance(settings, Transfer):
             settings = task.completed(settings)  # type: ignore[assignment]
-        parents = [content_key(folder) for folder in (model, teacher) if folder is not None]
-        key = key_of(self.name, parents, task_key(task, taught=teacher is not None), settings.model_dump(), build.seed)
+        data, of_teacher = task_key(task, taught=teacher is not None), None if teacher is None else content_key(teacher)
+        key = keys.train_on_task(self.name, content_key(model), data, settings, build.seed, of_teacher)
         device = distributed.start(build.seed)
         if is_finished(build.output, key):
             return build.output

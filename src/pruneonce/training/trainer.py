@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pruneonce.config.lengths import as_steps
 from pruneonce.errors import DivergedError
-from pruneonce.plugins.run import Batch
+from pruneonce.plugins.run import Batch, Objective
 from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.system import distributed
 from pruneonce.system.interruption import Asked
@@ -37,7 +37,7 @@ class SparseTrainer(Trainer):
 
     def __init__(self, job: Job, args: TrainingArguments):
         super().__init__(job.model, args, data_collator=job.collate, train_dataset=job.examples)
-        self.objective = job.objective
+        self.objective: Objective = job.objective
         self.settings = job.settings
         self.sparsifier = job.sparsifier
         self.method = job.method

@@ -38,8 +38,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if hasattr(config, "workeroutput"):
         config.workeroutput["slow"] = config.stash.get(SLOW, 0)
-    elif config.option.markexpr == "slow" and config.cache and session.testscollected > 20:
-        config.cache.set("slow/minutes", (time.monotonic() - BEGAN) / 60)
+    elif config.option.markexpr == "slow" and session.testscollected > 20 and (cache := getattr(config, "cache", None)):
+        cache.set("slow/minutes", (time.monotonic() - BEGAN) / 60)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,7 +49,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if number := config.stash.get(SLOW, 0):
-        minutes = config.cache.get("slow/minutes", None) if config.cache else None
+        cache = getattr(config, "cache", None)  # there is none with `-p no:cacheprovider`
+        minutes = cache and cache.get("slow/minutes", None)
         took = "not yet run here" if minutes is None else f"{minutes:.1f} min when last run here"
         terminalreporter.line(f"{number} slow tests were left out; `make slow` runs them ({took})")
 

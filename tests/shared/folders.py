@@ -1,4 +1,4 @@
-"""Comparing folders that stages make, without any of the package's code."""
+"""Comparing folders that stages make."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers import AutoModel
+
+from pruneonce.models.architectures import prunable_weights
 
 PASSING = {"begun.json", "checkpoints", "lock", "head", "cache"}  # of a stage that is at work
 
@@ -16,10 +19,10 @@ def content(folder: Path) -> tuple[dict[str, torch.Tensor], list[Any]]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             tensors |= {f"{file.name} {name}": opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    provenance = json.loads((folder / "pruneonce.json").read_text())
-    provenance["training"].pop("seconds")
+    record = provenance(folder)
+    record["training"].pop("seconds")
     names = ("metrics.json", "quantized_inputs.json", "config.json")
-    return tensors, [provenance, *((folder / name).read_text() for name in names if (folder / name).is_file())]
+    return tensors, [record, *((folder / name).read_text() for name in names if (folder / name).is_file())]
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -42,3 +45,18 @@ def zeros_in_file(folder: Path) -> dict[str, float]:
             if tensor.dim() == 2 and (".layer" in name or "layers." in name or "pooler" in name):
                 shares[name] = int((tensor == 0).sum()) / tensor.numel()
     return shares
+
+
+def assert_zeros_as_recorded(folder: Path) -> None:
+    """Plain transformers loads a model with as many zeros in each layer as its pruneonce.json says."""
+    recorded = {layer["name"]: layer["zeros"] for layer in provenance(folder)["sparsity"]["layers"]}
+    weights = prunable_weights(AutoModel.from_pretrained(folder))
+    assert weights
+    assert {name: int((weight == 0).sum()) for name, weight in weights.items()} == {
+        name: recorded[name] for name in weights
+    }
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "pruneonce.json").read_text())
+    return record

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from shared.folders import assert_same
+from shared.folders import assert_same, assert_zeros_as_recorded
 from shared.settings import METHODS, STAGES, finetune
 
 from pruneonce import training
@@ -39,12 +39,7 @@ def signalled(monkeypatch):
     return install
 
 
-SLOW = ("prune, hidden", "prune, global", "prune, checkpointed activations", "quantize, 4 bits")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in STAGES | METHODS]
-)
+@pytest.mark.parametrize("name", STAGES | METHODS)
 def test_interrupted_and_resumed_equals_uninterrupted(name, inputs, signalled, tmp_path):
     stage = (STAGES | METHODS)[name](inputs)
     whole = stage(tmp_path / "whole")
@@ -57,6 +52,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(name, inputs, signalled, t
         assert stop.value.signal == signal.SIGTERM
         assert list((tmp_path / "resumed.partial").rglob("checkpoint-*/hashes.json"))
     assert_same(whole, stage(output))
+    assert_zeros_as_recorded(whole)
 
 
 def test_between_two_logs(inputs, signalled, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
-.PHONY: setup quickstart test slow lint docs audit reliability benchmark clean
+.PHONY: setup quickstart test slow lint docs reference audit reliability benchmark clean
 
 setup: .venv/.done
 
@@ -37,18 +37,22 @@ docs: setup
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --builder html --conf-dir docs . build/docs
 	@echo build/docs/index.html
 
+# The page of all keys, from the descriptions of the fields; a test compares it.
+reference: setup
+	$(BIN)/pruneonce recipes keys --markdown > docs/recipe-reference.md
+
 # What is known against the versions installed; needs `pip install pip-audit`, and its database over the network.
 audit: setup
 	@command -v $(BIN)/pip-audit > /dev/null || { echo "pip-audit is not installed: $(BIN)/pip install pip-audit"; exit 1; }
 	@$(BIN)/pip-audit --skip-editable || { echo "vulnerable packages are named above; if none is, the database could not be reached and nothing was checked"; exit 1; }
 
 benchmark: setup
-	$(BIN)/python benchmarks/prune_once.py ../shared/data
+	$(BIN)/python -m benchmarks.prune_once ../shared/data
 
 # Hours: 50 kills and 100 000 damaged inputs. Both go on where they stopped.
 reliability: setup
-	$(BIN)/python benchmarks/reliability/kill.py --count 50
-	$(BIN)/python benchmarks/reliability/fuzz.py --count 100000
+	$(BIN)/python -m benchmarks.reliability.kill --count 50
+	$(BIN)/python -m benchmarks.reliability.fuzz --count 100000
 
 clean:
 	rm -rf .venv build quickstart runs

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from mutations import lie, mutated
 
+from benchmarks.reliability.mutations import lie, mutated
 from pruneonce import stages
 from pruneonce.engines import ENGINES, open_engine
 from pruneonce.export import FORMATS, files

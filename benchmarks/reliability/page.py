@@ -1,32 +1,22 @@
-"""The page benchmarks/results/reliability.md: a section for each program here, replaced when it is run again."""
+"""The result reliability.json: a section for each program here, replaced when the program runs again."""
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from pruneonce.system.machine import processor
+from benchmarks import common, tables
+from pruneonce.system import durable
 
-PAGE = Path(__file__).parents[1] / "results" / "reliability.md"
 TITLES = {"kill": "Killed and started again", "fuzz": "Damaged and hostile input"}
-HEAD = """# Reliability, measured
-
-What happens when, and the fault matrix, is in [docs/reliability.md](../../docs/reliability.md).
-"""
+TEXT = "[docs/reliability.md](../../docs/reliability.md) says what happens when, and has the fault matrix."
 
 
-def write(name: str, command: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Put the table of a program into the page, with where, when and how it was made."""
-    table = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    lines = ["| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row) + " |"
-             for row in table]  # fmt: skip
-    versions = ", ".join(f"{library} {version(library)}" for library in ("torch", "transformers", "safetensors"))
-    made = f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {versions}"
-    section = f"## {TITLES[name]}\n\n`python benchmarks/reliability/{command}`\n\n{made}\n\n" + "\n".join(lines) + "\n"
-    page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else HEAD
-    page = re.sub(rf"## {TITLES[name]}\n.*?(?=\n## |\Z)", "", page, flags=re.S).rstrip() + "\n"
-    page = re.sub(r"\n{3,}", "\n\n", page)  # where a section was
-    PAGE.write_text(f"{page}\n{section}", encoding="utf-8")
+def write(name: str, columns: list[Any], rows: list[list[Any]]) -> None:
+    """Put the table of a program into the result, with where, when and how it was made."""
+    known = durable.read_json(tables.RESULTS / "reliability.json") or {"title": "Reliability, measured", "sections": {}}
+    made = common.made(libraries=("torch", "transformers", "safetensors"))
+    table = {"columns": columns, "rows": rows}
+    known["sections"][name] = [{"heading": TITLES[name]}, {"made": made}, table]
+    sections = known["sections"].values()
+    known["blocks"] = [TEXT, *(block for section in sections for block in section)]
+    tables.write("reliability", known)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 import yaml
 import zstandard
-from exports import Exports
 from hypothesis import strategies as st
-from mutations import LINES, lie, mutated
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.reliability.exports import Exports
+from benchmarks.reliability.mutations import LINES, lie, mutated
 from pruneonce import quantization, recipe, storage
 from pruneonce.models import load_encoder
 from pruneonce.system import durable

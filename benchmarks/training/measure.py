@@ -1,6 +1,6 @@
 """One measurement of the prune stage's training step, in a process of its own; prints JSON.
 
-    python benchmarks/training/measure.py ours --shape minilm --steps 8
+    python -m benchmarks.training.measure ours --shape minilm --steps 8
 
 `plain` is transformers.Trainer with BertForMaskedLM and the formula as it is written down, all logits in memory;
 `ours` is this package's training loop with its masks; `dense` is the same without them. Weights and tokens are random:

@@ -32,7 +32,7 @@ VERBS = [
     "unpack",
     "benchmark",
 ]
-RECIPES = [["recipes", verb] for verb in ("list", "show", "copy")]
+RECIPES = [["recipes", verb] for verb in ("list", "show", "copy", "keys", "schema")]
 FAST = ["--set", "epochs=1", "--set", "batch_size=16"]
 
 

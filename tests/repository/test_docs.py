@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic_core import PydanticUndefined
 
 from pruneonce import recipe
+from pruneonce.plugins import plugins
+from pruneonce.recipe.reference import page
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,38 +24,28 @@ def blocks(name, language):
     return re.findall(rf"^```{language}\n(.*?)^```", read(name), re.M | re.S)
 
 
-def documented(text):
-    """`{class: {key: default}}` out of the headings `### ... <!-- Class -->` and the table rows below them."""
-    found = {}
-    for heading in re.split(r"^##+ ", text, flags=re.M)[1:]:
-        if named := re.match(r".*<!-- (\w+) -->", heading):
-            found[named[1]] = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", heading, flags=re.M))
-    return found
-
-
-def own_fields(section):
-    """The fields that a section declares itself, a new default for an inherited one included."""
-    return {
-        name: section.model_fields[name] for name in inspect.get_annotations(section) if name in section.model_fields
-    }
-
-
-def as_documented(field):
-    if field.default is PydanticUndefined:
-        return "required"
-    if isinstance(field.default, recipe.Section):
-        return "none run"
-    text = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
-    return "-" if text == "null" else f"`{text}`"
+def test_the_reference_is_what_the_fields_say():
+    assert read("docs/recipe-reference.md") == page(), "run `make reference`"
 
 
 def test_the_reference_has_every_key_with_its_default():
+    """Read without the code that writes the page: a table row of every field that a section declares."""
+    chapters = re.split(r"^##+ ", read("docs/recipe-reference.md"), flags=re.M)
+    rows = [dict(re.findall(r"^\| `(\w+)` \| .*? \| (.*?) \| \S", chapter, flags=re.M)) for chapter in chapters]
     sections = [kind for kind in vars(recipe).values() if isinstance(kind, type) and issubclass(kind, recipe.Section)]
-    assert documented(read("docs/recipes.md")) == {
-        section.__name__: {name: as_documented(field) for name, field in own_fields(section).items()}
-        for section in sections
-        if own_fields(section)
-    }
+    sections += [plugin.options for plugin in plugins().values() if plugin.options.__module__.startswith("pruneonce.")]
+    for section in sections:
+        if declared := [name for name in inspect.get_annotations(section) if name in section.model_fields]:
+            assert {name: as_documented(section.model_fields[name]) for name in declared} in rows, section
+
+
+def as_documented(field):
+    if field.is_required():
+        return "required"
+    if isinstance(field.default, recipe.Section):
+        return "`{}`"
+    text = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
+    return "-" if text == "null" else f"`{text}`"
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/recipes.md", "docs/tasks.md"])

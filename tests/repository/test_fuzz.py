@@ -3,13 +3,11 @@
 import inspect
 
 import pytest
-from shared.scripts import benchmark_scripts
+import shared.scripts  # noqa: F401  # so that `benchmarks` can be imported
 
+from benchmarks.reliability import fuzz
+from benchmarks.reliability.targets import SHARES, Targets
 from pruneonce.errors import UserError
-
-with benchmark_scripts("reliability"):
-    import fuzz
-    from targets import SHARES, Targets
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2Model
 from pruneonce.errors import UserError
 from pruneonce.recipe import Recipe, validate
 from pruneonce.runs import pipeline
+from pruneonce.sparsity import verify
 
 
 def run(values, output):
@@ -218,3 +219,25 @@ def test_two_tasks_and_a_prepared_teacher(recipe_values, task_files, tmp_path):
     assert len(summary["results"]) == 4
     steps = {stage["name"]: stage["steps"] for stage in summary["stages"]}
     assert steps["tasks/temper/sparse"] * 2 == steps["tasks/mood/sparse"]
+
+
+def test_a_sparse_model_goes_on_from_its_zeros_with_the_dense_model_as_teacher(finished, recipe_values, tmp_path):
+    summary, output = finished
+    del recipe_values["quantize"], recipe_values["export"], recipe_values["baselines"]
+    recipe_values["sparse_model"] = str(output / "sparse")
+    recipe_values["prune"] |= {"steps": 4, "sparsity": 0.95, "initial_sparsity": 0.9}
+    longer = run(recipe_values, tmp_path / "longer")
+    assert longer["sparsity"]["encoder"] == pytest.approx(0.95, abs=2e-3)
+    assert verify(tmp_path / "longer" / "sparse", output / "sparse").ok
+    recovery = {row["arm"]: row["value"] for row in longer["results"]}
+    assert recovery["dense"] == next(row["value"] for row in summary["results"] if row["arm"] == "dense")
+    recipe_values["sparse_model"] = str(output / "one-shot")
+    with pytest.raises(UserError, match="different: sparse_model; stale: sparse, tasks/mood/sparse"):
+        run(recipe_values, tmp_path / "longer")
+
+
+def test_a_sparse_model_of_another_shape_is_refused(recipe_values, tokenizer, tmp_path):
+    other = make_model(tmp_path / "other", tokenizer, "distilbert")
+    with pytest.raises(UserError, match="the teacher is the dense model that"):
+        run({**recipe_values, "sparse_model": str(other)}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,20 +1,10 @@
-"""Programs of `benchmarks/` as modules."""
+"""The programs of `benchmarks/` as modules of a package."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 
-import pytest
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@contextmanager
-def benchmark_scripts(folder: str) -> Iterator[None]:
-    """Import from `benchmarks/FOLDER`, as its programs do: by the bare names of the files there.
-
-    No two files of `benchmarks/` have the same name, so that none is taken for another one.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS / folder)
-        yield
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))

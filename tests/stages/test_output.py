@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from pruneonce import recipe, stages
+from pruneonce.data.keys import task_key
 from pruneonce.errors import Interrupted, UserError
+from pruneonce.models import content_key, key_of
 from pruneonce.stages.output import is_finished, unfinished
 
 
@@ -80,3 +83,31 @@ def test_unfinished_work_of_another_key_is_refused_and_kept(output, begun):
         pass
     with unfinished(output, "a") as folder:
         assert folder == begun
+
+
+def test_keys_are_those_of_earlier_versions(encoder, models, task, tmp_path):
+    """What a finished stage is known by, part for part: with other parts, old folders would not resume."""
+    dense, sparse = models
+    common = {"steps": 1, "learning_rate": 1e-3}
+    even, in_rows = recipe.Prune(**common, sparsity=0.5), recipe.Prune(**common, sparsity=0.5, pattern="row")
+    training, transfer = recipe.Training(**common), recipe.Transfer(**common)
+    completed, calibrate = {**transfer.model_dump(), "hidden_weight": 1.0}, recipe.Calibrate(examples=8)
+    made = [
+        stages.prune_one_shot(encoder, even, tmp_path / "even", seed=3),
+        stages.prune_one_shot(encoder, in_rows, tmp_path / "rows"),
+        stages.finetune(encoder, task, training, tmp_path / "dense", seed=4),
+        stages.transfer(sparse, task, transfer, tmp_path / "sparse", teacher=dense),
+        stages.calibrate(sparse, task, calibrate, tmp_path / "int8"),
+        stages.export(sparse, tmp_path / "onnx"),
+    ]
+    source, teacher, student = map(content_key, (encoder, dense, sparse))
+    expected = [
+        ("prune-one-shot", source, 0.5, "uniform", 3),
+        ("prune-one-shot", source, 0.5, "uniform", "row", 42),
+        ("finetune", [source], task_key(task), training.model_dump(), 4),
+        ("transfer", [student, teacher], task_key(task, taught=True), completed, 42),
+        ("calibrate", student, task_key(task), calibrate.model_dump(), 42),
+        ("export", student, "onnx"),
+    ]
+    for folder, parts in zip(made, expected, strict=True):
+        assert json.loads((folder / "pruneonce.json").read_text())["key"] == key_of(*parts), folder.name

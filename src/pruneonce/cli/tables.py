@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     # what follows imports torch
     from pruneonce.plan import Plan
     from pruneonce.plugins import Plugin
+    from pruneonce.recipe.keys import Key, Place
     from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
     from pruneonce.storage.sizes import Sizes
 
@@ -64,9 +65,8 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
         metric = next(iter(found.values()))["metric"]
         cells = [_compared(found[arm]) if arm in found else Text("-") for arm in arms]
         table.add_row(Text.assemble(task, "\n", (metric, "dim")), *cells)
-    table.add_row(
-        "mean % kept", *(_mean(recoveries_of(by_task, arm)) if arm != DENSE else "" for arm in arms), style="bold"
-    )
+    means = ["" if arm == DENSE else _mean(recoveries_of(by_task, arm)) for arm in arms]
+    table.add_row("mean % kept", *means, style="bold")
     return table
 
 
@@ -145,6 +145,30 @@ def methods(plugins: Mapping[str, Plugin]) -> Table:
     table.add_column("works in")
     for name, plugin in plugins.items():
         table.add_row(name, plugin.summary, ", ".join(sorted(plugin.stages)))
+    return table
+
+
+def places(found: Iterable[Place]) -> Table:
+    """The sections of a recipe, where each stands, and the first sentence about it. It fits 80 columns."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("section", "stands in"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("holds", overflow="fold")
+    for place in found:
+        first = place.summary.partition(". ")[0].rstrip(".")
+        table.add_row(place.name, place.shown_at, Text(first.replace("`", "")))
+    return table
+
+
+def keys(found: Iterable[Key]) -> Table:
+    """Keys, below each its values and its default; beside them the meaning. It fits 80 columns."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("key", overflow="fold", width=26)
+    table.add_column("meaning", overflow="fold")
+    for key in found:
+        default = "required" if key.default == "required" else f"default: {key.default}"
+        below = f"{key.values.replace('`', '')}\n{default}"
+        table.add_row(Text.assemble((key.name, "bold"), "\n", (below, "dim")), Text(key.meaning.replace("`", "")))
     return table
 
 

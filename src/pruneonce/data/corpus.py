@@ -24,6 +24,7 @@ from datasets.table import MemoryMappedTable
 from joblib.externals.loky import ProcessPoolExecutor
 from tokenizers import Tokenizer
 
+from pruneonce.console import logger
 from pruneonce.data import packing
 from pruneonce.data.keys import corpus_key
 from pruneonce.data.packing import SCHEMA
@@ -82,6 +83,8 @@ def token_blocks(
             shutil.rmtree(begun)
             raise
         durable.publish(begun, folder)
+    else:
+        logger.debug("blocks of the corpus taken from %s", folder)
     return _blocks(folder, "train"), _blocks(folder, "validation")
 
 

@@ -67,9 +67,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     opening = "; ".join(sentences)
     lines = [opening[0].upper() + opening[1:] + "."] if opening else []
     lines += _quantized(results)
-    compared = sorted(
-        (_against(rival, results) for rival in RIVALS), key=lambda outcome: not outcome[0]
-    )  # bad news first
+    compared = sorted((_against(rival, results) for rival in RIVALS), key=lambda one: not one[0])  # bad news first
     lines += [text for _, text in compared if text]
     timed = (summary.get("benchmark") or {}).get("rows")
     if timed:
@@ -255,12 +253,11 @@ def _arm_of(stage: Mapping[str, Any]) -> str:
 
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:
     created = summary.get("created")
+    pattern = summary.get("pattern_hash") or summary.get("pattern")  # the name in summaries of older versions
     shown = {
         "name": summary["name"],
         "model": summary.get("model"),
-        "zero pattern": str(summary.get("pattern_hash") or summary.get("pattern") or "")[
-            :12
-        ],  # older runs say `pattern`
+        "zero pattern": str(pattern or "")[:12],
         "made": created and datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip(),
         **(summary.get("machine") or {}),
     }

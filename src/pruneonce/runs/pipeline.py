@@ -27,13 +27,16 @@ from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
 from pruneonce.runs.task_run import TaskRun
+from pruneonce.stages.prune import check_same_shape
 from pruneonce.stages.task_training import check_teacher
 from pruneonce.system import distributed, durable, locks
+from pruneonce.system.libraries import quiet
 from pruneonce.tasks import kind_of, loaded
 from pruneonce.training import checkpoints
 from pruneonce.wording import listed
 
 
+@quiet
 def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
     """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
 
@@ -121,6 +124,8 @@ def check(recipe: Recipe, cache: Path) -> None:
     roles_of(load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
+    if recipe.sparse_model:
+        check_same_shape(recipe.sparse_model, recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
         _check_task(recipe, name, tokenizer, cache)
@@ -177,7 +182,8 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         dense = stages.prepare(recipe.model, recipe.corpus, recipe.prepare, output / "teacher", **common)
         _check_inputs(recipe, output)
     _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
-    sparse = stages.prune(dense, recipe.corpus, recipe.prune, output / "sparse", **common)
+    start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
+    sparse = stages.prune(start, recipe.corpus, recipe.prune, output / "sparse", teacher=teacher, **common)
     models: dict[str, str | Path] = {"dense": dense, "sparse": sparse}
     if recipe.baselines.one_shot:
         models["one-shot"] = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)

@@ -69,7 +69,8 @@ def stage_keys(recipe: Recipe) -> dict[Stage, str]:
     corpus, dense = key_of(corpus_settings(recipe.corpus)), recipe.model
     if recipe.prepare:
         dense = found["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
-    found["sparse"] = keys.prune(dense, corpus, recipe.prune, recipe.seed)
+    start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
+    found["sparse"] = keys.prune(start, corpus, recipe.prune, recipe.seed, teacher=teacher)
     if recipe.baselines.one_shot:
         found["one-shot"] = keys.prune_one_shot(dense, recipe.prune, recipe.seed)
     for task in recipe.tasks:

@@ -14,6 +14,7 @@ from time import monotonic
 
 import torch
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pruneonce.config.lengths import as_steps
@@ -74,7 +75,7 @@ def train(
     job.method.begin(Run(job.model, weights, job.steps, seed, judge, job.examples, job.collate, job.settings))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
     trainer = SparseTrainer(job, _arguments(job.settings, job.steps, folder, seed, report_to or []))
-    for builtin in (PrinterCallback, ProgressCallback):
+    for builtin in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):  # the last one is of notebooks
         trainer.remove_callback(builtin)
     masks = [MaskHooks(job.sparsifier)] if job.sparsifier else []
     for callback in (Bar(title), *masks, *callbacks):

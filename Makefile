@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+BEGAN := $(shell date +%s)
 
-.PHONY: setup quickstart test slow lint audit reliability benchmark clean
+.PHONY: setup quickstart test slow lint docs reference audit reliability benchmark clean
 
 setup: .venv/.done
 
@@ -9,15 +10,17 @@ setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev,docs]'
 	touch $@
 
 quickstart: setup
 	$(BIN)/pruneonce quickstart --output quickstart
 
-# A process a core: the tests train tiny models, on one thread each. Those of a file share what they were made from.
+# A process a core: the tests train tiny models, on one thread each. Each process has files of its own, which share what
+# they are made from, until one has no more and takes tests from another.
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
+	@echo "make test: $$(( $$(date +%s) - $(BEGAN) )) s"
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -26,6 +29,17 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The site, in build/docs. Warnings fail: a link or an anchor that leads nowhere is one. The source is the whole
+# repository, so that links out of docs/ work on the site as on a code host (docs/conf.py).
+docs: setup
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --builder html --conf-dir docs . build/docs
+	@echo build/docs/index.html
+
+# The page of all keys, from the descriptions of the fields; a test compares it.
+reference: setup
+	$(BIN)/pruneonce recipes keys --markdown > docs/recipe-reference.md
 
 # What is known against the versions installed; needs `pip install pip-audit`, and its database over the network.
 audit: setup
@@ -33,12 +47,12 @@ audit: setup
 	@$(BIN)/pip-audit --skip-editable || { echo "vulnerable packages are named above; if none is, the database could not be reached and nothing was checked"; exit 1; }
 
 benchmark: setup
-	$(BIN)/python benchmarks/prune_once.py ../shared/data
+	$(BIN)/python -m benchmarks.prune_once ../shared/data
 
 # Hours: 50 kills and 100 000 damaged inputs. Both go on where they stopped.
 reliability: setup
-	$(BIN)/python benchmarks/reliability/kill.py --count 50
-	$(BIN)/python benchmarks/reliability/fuzz.py --count 100000
+	$(BIN)/python -m benchmarks.reliability.kill --count 50
+	$(BIN)/python -m benchmarks.reliability.fuzz --count 100000
 
 clean:
-	rm -rf .venv quickstart runs
+	rm -rf .venv build quickstart runs

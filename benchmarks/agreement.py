@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from pruneonce import recipe
-from pruneonce.engines import Engine
+from pruneonce.engines.session import Session
 from pruneonce.metrics import glue
 from pruneonce.tasks import kind_of
 from pruneonce.tasks.prediction import in_batches
 
 
-def compared(task: recipe.Task, tokenizer: Any, ways: dict[Any, Engine], reference: Any, cache: Path) -> dict[Any, Any]:
+def compared(
+    task: recipe.Task, tokenizer: Any, ways: dict[Any, Session], reference: Any, cache: Path
+) -> dict[Any, Any]:
     """On test, of each of `ways`: the accuracy; the largest, the typical (median) difference of the logits from those
     of `reference`, one of `ways`, whose largest logit is `range`; and how many classes are others."""
     kind = kind_of(task)
@@ -36,5 +38,5 @@ def compared(task: recipe.Task, tokenizer: Any, ways: dict[Any, Engine], referen
     }
 
 
-def _logits(engine: Engine, batch: Any) -> torch.Tensor:
+def _logits(engine: Session, batch: Any) -> torch.Tensor:
     return torch.from_numpy(engine(batch)["logits"])

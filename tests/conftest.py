@@ -1,18 +1,58 @@
-"""Fixtures: a tiny encoder, tokenizer, corpus, task and recipe."""
+"""Fixtures: a tiny encoder, tokenizer, corpus, task and recipe, and what the stages of shared/settings.py take."""
 
+import gc
 import json
+import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from shared.models import WORDS, make_model, make_tokenizer
+from shared.processes import ONE_THREAD, ForkedExecutor
+from shared.settings import Inputs, make_inputs
 from transformers import PreTrainedTokenizerFast
 
 from pruneonce import stages
+from pruneonce.plan import probe
 from pruneonce.recipe import Classification, Prune, Training, Transfer
+
+os.environ.update(ONE_THREAD)  # of the processes that the package starts
+
+
+SLOW = pytest.StashKey[int]()  # the number of slow tests that were left out
+BEGAN = time.monotonic()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    left_out = sum(item.get_closest_marker("slow") is not None for item in items)
+    items[0].config.stash[SLOW] = left_out
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep what `make slow` took, and tell the first process of pytest-xdist what another one left out."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["slow"] = config.stash.get(SLOW, 0)
+    elif config.option.markexpr == "slow" and session.testscollected > 20 and (cache := getattr(config, "cache", None)):
+        cache.set("slow/minutes", (time.monotonic() - BEGAN) / 60)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[SLOW] = getattr(node, "workeroutput", {}).get("slow", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if number := config.stash.get(SLOW, 0):
+        cache = getattr(config, "cache", None)  # there is none with `-p no:cacheprovider`
+        minutes = cache and cache.get("slow/minutes", None)
+        took = "not yet run here" if minutes is None else f"{minutes:.1f} min when last run here"
+        terminalreporter.line(f"{number} slow tests were left out; `make slow` runs them ({took})")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,6 +60,13 @@ def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # tiny models: a second thread only waits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Training collects garbage, and would look through all that PyTorch and transformers define: half of its time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +117,20 @@ def models(encoder: Path, task: Classification, tmp_path_factory: pytest.TempPat
     dense = stages.finetune(encoder, task, Training(**settings), folder / "dense")
     one_shot = stages.prune_one_shot(encoder, Prune(steps=1, learning_rate=1, sparsity=0.8), folder / "pruned")
     return dense, stages.transfer(one_shot, task, Transfer(**settings), folder / "sparse", teacher=dense)
+
+
+@pytest.fixture(scope="session")
+def inputs(
+    tokenizer: PreTrainedTokenizerFast, corpus_file: Path, task_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Inputs:
+    """What every stage and method of shared/settings.py takes."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"), tokenizer, corpus_file, task_files)
+
+
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plan` measures in a process that is forked off one with all imports."""
+    monkeypatch.setattr(probe, "ProcessPoolExecutor", ForkedExecutor)
 
 
 @pytest.fixture(scope="session")

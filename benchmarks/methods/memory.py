@@ -1,33 +1,37 @@
-"""oBERT's memory on BERT-Base's shape: one mask update, within a limit; writes ../results/obert_memory.md.
+"""oBERT's memory on BERT-Base's shape: one mask update, within a limit; writes ../results/obert_memory.json.
 
-    python benchmarks/methods/memory.py
+    python -m benchmarks.methods.memory
 
 The weights and the token ids are random: neither memory nor time depends on them. Each limit has a process of its own.
 """
 
 import resource
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import psutil
 import torch
 import typer
-from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks import common, tables
 from pruneonce import methods, recipe
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.plugins.run import Run
 from pruneonce.sparsity import sparsity_of
-from pruneonce.system import machine
-from pruneonce.training.sparsifier import Gradual
+from pruneonce.training.sparsifier import Pruner
 
 BLOCK, GRADIENTS, BATCH, LENGTH = 50, 8, 16, 64
 LIMITS = (8.0, 4.0)  # GiB
+TEXT = (
+    f"One mask update to 50 % of a model of BERT-Base's shape in fp32. The block size is {BLOCK}; there are "
+    f"{GRADIENTS} gradients of {BATCH} x {LENGTH} tokens.",
+    "Memory is in GiB. The peak is counted from the memory that the process holds after it has taken a gradient.",
+)
+COLUMNS = [{"name": name, "format": "{:,}"} for name in ("`memory`", "prunable weights", "groups")]
+COLUMNS += [{"name": name, "format": "{:,.2f}"} for name in ("process before", "peak beyond it")]
+COLUMNS += [{"name": "seconds", "format": "{:,}"}]
 
 
 def loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -51,7 +55,7 @@ def measured(limit: float) -> dict[str, Any]:
         pass
     before, began = psutil.Process().memory_info().rss, monotonic()
     method.begin(run)
-    sparsifier = Gradual(weights, settings, None, method)
+    sparsifier = Pruner(weights, settings, None, method)
     sparsifier.prune(0, 0.5)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
@@ -65,29 +69,14 @@ def measured(limit: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pruneonce"))
-    lines = [
-        "# The memory of oBERT",
-        "",
-        f"`python benchmarks/methods/memory.py`, {date.today()}, {machine.processor()}, {torch.get_num_threads()} "
-        f"threads, {versions}, seed 0.",
-        "",
-        f"BERT-Base's shape, fp32, one mask update to 50 %, block size {BLOCK}, {GRADIENTS} gradients of {BATCH} x "
-        f"{LENGTH} tokens. GiB beyond what the process holds after a gradient has been taken.",
-        "",
-        "| `memory` | prunable weights | groups | process before | peak beyond it | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for limit in LIMITS:
-        with ProcessPoolExecutor(max_workers=1) as process:
-            found = process.submit(measured, limit).result()
+        found = common.alone(measured, limit)
         assert abs(found["sparsity"] - 0.5) < 0.001
-        lines.append(
-            f"| {limit:g} | {found['weights']:,} | {found['groups']} | {found['before']:.2f} | {found['more']:.2f} | "
-            f"{found['seconds']:.0f} |"
-        )
-    file = Path(__file__).parent.parent / "results" / "obert_memory.md"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        memory = [found["before"], found["more"]]
+        rows.append([round(limit), found["weights"], found["groups"], *memory, round(found["seconds"])])
+    blocks = [*TEXT, {"columns": COLUMNS, "rows": rows}]
+    tables.write("obert_memory", {"title": "The memory of oBERT", "made": common.made(note="seed 0"), "blocks": blocks})
 
 
 if __name__ == "__main__":

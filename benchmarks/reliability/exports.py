@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from mutations import lie, mutated
 
+from benchmarks.reliability.mutations import lie, mutated
 from pruneonce import stages
-from pruneonce.engines import open_engine
-from pruneonce.export import files
+from pruneonce.engines import ENGINES, open_engine
+from pruneonce.export import FORMATS, files
 from pruneonce.export.openvino import convert
 from pruneonce.models import PROVENANCE, read_provenance
 from pruneonce.recipe import Benchmark, Classification
@@ -21,23 +21,22 @@ from pruneonce.system import durable
 
 SPEED = {"batch_sizes": [1], "lengths": [8], "seconds": 0.001, "texts": 0}
 VERBS = ("open", "evaluate", "benchmark")
-FORMATS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
 class Exports:
     """A tiny int8 classifier, exported for each engine."""
 
     def __init__(self, folder: Path):
-        import conftest
-        from test_export import task_model
+        from shared.exports import task_model
+        from shared.models import WORDS, make_tokenizer
 
         chosen = random.Random(0)
-        rows = [{"text": " ".join(chosen.choices(conftest.WORDS, k=5)), "label": number % 2} for number in range(4)]
+        rows = [{"text": " ".join(chosen.choices(WORDS, k=5)), "label": number % 2} for number in range(4)]
         folder.mkdir()
         data = folder / "data.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.task = Classification(train=str(data), dev=str(data), labels=["LABEL_0", "LABEL_1"])
-        model = task_model(folder / "model", "bert", conftest.make_tokenizer(), "int8")
+        model = task_model(folder / "model", "bert", make_tokenizer(), "int8")
         onnx = stages.export(model, folder / "onnx")
         openvino = shutil.copytree(onnx, folder / "openvino", ignore=shutil.ignore_patterns("*.onnx"))
         convert(onnx / "model.onnx", openvino)  # as `export` would, without exporting once more
@@ -53,14 +52,16 @@ class Exports:
         changed = json.dumps(lie(data, json.loads(content))).encode() if lies else mutated(data, content)
         (folder / name).write_bytes(changed)
         self._use(data, folder, engine)
-        assert name not in files.FILES[FORMATS[engine]] or changed == content, f"{name} is damaged, and was opened"
+        assert name not in FORMATS[ENGINES[engine].format].files or changed == content, (
+            f"{name} is damaged, and was opened"
+        )
 
     def lying(self, data: Any, folder: Path) -> None:
         """The file is damaged and its hash is right, as none but an attacker makes it: the engine is on its own."""
         engine = self._copy(data, folder)
-        name = data.draw(st.sampled_from(files.FILES[FORMATS[engine]]))
+        name = data.draw(st.sampled_from(FORMATS[ENGINES[engine].format].files))
         (folder / name).write_bytes(mutated(data, (folder / name).read_bytes()))
-        _record(folder, FORMATS[engine])
+        _record(folder, ENGINES[engine].format)
         self._use(data, folder, engine)
 
     def _copy(self, data: Any, folder: Path) -> str:

@@ -1,11 +1,11 @@
 """Damaged and hostile input, case after case: a UserError of one line or a good result, in little memory and time.
 
-    python benchmarks/reliability/fuzz.py --count 100000
+    python -m benchmarks.reliability.fuzz --count 100000
 
 Cases are drawn by hypothesis, in processes forked off this one, of 250 cases each, so that a crash is seen as one. A
 case fails on any exception but UserError, on more than 10 seconds of processor time, or where its process would need
 more than 1 GiB beyond what it began with. `--work` keeps the state: started again with the same one, it goes on. The
-table goes into benchmarks/results/reliability.md.
+table goes into benchmarks/results/reliability.json, and onto its page.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import results
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from targets import SHARES, Targets
 
+from benchmarks.reliability import page
+from benchmarks.reliability.targets import SHARES, Targets
 from pruneonce.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
+TESTS = Path(__file__).parents[2] / "tests"
+sys.path.insert(0, str(TESTS))  # `shared` makes tiny models and data
 
+COLUMNS: list[Any] = ["input", {"name": "cases", "format": "{:,}"}, {"name": "refused", "format": "{:,}"}]
+COLUMNS += [{"name": "slowest, processor time", "format": "{:,.2f} s"}]
+COLUMNS += [{"name": "memory grown by, a process", "format": "{:,.0f} MB"}]
 CHUNK = 250
 SECONDS = 10.0  # of processor time a case may take
 MEMORY = 1 << 30  # bytes a process may ask for beyond what it began with
@@ -100,7 +103,7 @@ def fuzz(count: int, work: Path, number: int, minutes: float) -> dict[str, Any]:
     state = json.loads(file.read_text()) if file.is_file() else state
     shutil.rmtree(work / "inputs", ignore_errors=True)
     targets = Targets(work / "inputs")
-    wanted = {name: max(1, count * share // 100) for name, (_, share) in SHARES.items()}
+    wanted = {name: max(1, count * share.percent // 100) for name, share in SHARES.items()}
     while time.monotonic() < ends:
         name = min(wanted, key=lambda name: state["targets"][name]["cases"] / wanted[name])
         mine = state["targets"][name]
@@ -142,15 +145,13 @@ def main() -> None:
     options = parser.parse_args()
     state = fuzz(options.count, options.work, options.seed, options.minutes)
     rows: list[list[Any]] = [
-        [text, found["cases"], found["refused"], f"{found['slowest']:.2f} s", f"{found['grown']:.0f} MB"]
-        for name, (text, _) in SHARES.items()
+        [share.title, found["cases"], found["refused"], found["slowest"], found["grown"]]
+        for name, share in SHARES.items()
         for found in [state["targets"][name]]
     ]
-    rows.append(["in all", sum(row[1] for row in rows), sum(row[2] for row in rows), "", ""])
-    rows.append(["failures: another exception, too slow, too large", len(state["failures"]), "", "", ""])
-    columns = ["input", "cases", "refused", "slowest, processor time", "memory grown by, a process"]
-    stopped = "" if options.minutes == float("inf") else f" --minutes {options.minutes:g}"
-    results.write("fuzz", f"fuzz.py --count {options.count} --seed {options.seed}{stopped}", columns, rows)
+    rows.append(["in all", sum(row[1] for row in rows), sum(row[2] for row in rows), None, None])
+    rows.append(["failures: another exception, too slow, too large", len(state["failures"]), None, None, None])
+    page.write("fuzz", COLUMNS, rows)
     raise SystemExit(bool(state["failures"]))
 
 

@@ -1,6 +1,6 @@
 """Kill a run at random moments, start it again, and compare what it makes with an uninterrupted run.
 
-    python benchmarks/reliability/kill.py --count 50
+    python -m benchmarks.reliability.kill --count 50
 
 Processes that run a tiny recipe with dropout and every stage: teacher preparation with a new head, pruning, two tasks
 with two seeds each, a sweep, both baselines, int8 by training and by calibration, packing, exports, timing. They are
@@ -9,7 +9,8 @@ forked off this one, which has imported the package; with `--no-fork` each is a 
 SIGKILL comes at a moment that is drawn anew each time: most while a checkpoint is being written, others while a
 finished model is, during an export, or at any time. After each kill, all that is under a final name must be whole;
 after each run, every tensor, log, record, export and packed file equal to those of the reference. `--work` keeps the
-state: started again with the same one, it goes on. The table goes into benchmarks/results/reliability.md.
+state: started again with the same one, it goes on. The table goes into
+benchmarks/results/reliability.json and its page.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import results
-from made import content, unreadable
-from tiny import make_inputs
-
+from benchmarks.reliability import page
+from benchmarks.reliability.made import content, unreadable
+from benchmarks.reliability.tiny import make_inputs
 from pruneonce import cli
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # conftest makes tiny models and data
+TESTS = Path(__file__).parents[2] / "tests"
+sys.path.insert(0, str(TESTS))  # shared.models makes tiny models
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def main() -> None:
         ["files or checkpoints under a final name that were not whole after a kill", len(state["unreadable"])],
         ["tensors, logs or records of a finished run that differ from the reference", len(state["different"])],
     ]
-    results.write("kill", f"kill.py --count {options.count} --seed {options.seed}", ["", "count"], rows)
+    page.write("kill", ["what", {"name": "count", "format": "{:,}"}], rows)
     for problem in [*state["unreadable"], *state["different"]]:
         print(problem)
     raise SystemExit(bool(state["unreadable"] or state["different"]))

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import safe_open
 
 from pruneonce import storage
-from pruneonce.export import files
+from pruneonce.export import FORMATS, files
 from pruneonce.models import read_provenance
 from pruneonce.training import checkpoints
 
@@ -42,9 +42,9 @@ def unreadable(run: Path) -> list[str]:
             is_model = file.name == "config.json" and ".sweep/" not in str(file)
             if is_model and read_provenance(file.parent) is None:
                 bad.append(f"{file.parent}: no provenance")
-            for format, names in files.FILES.items():
-                if file.name == names[0]:
-                    files.must_be_whole(file.parent, format)
+            for format in FORMATS.values():
+                if file.name == format.file:
+                    files.must_be_whole(file.parent, format.name)
         except Exception as error:
             bad.append(f"{file}: {error}")
     return bad

@@ -8,17 +8,17 @@ import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import yaml
 import zstandard
-from exports import Exports
 from hypothesis import strategies as st
-from mutations import LINES, lie, mutated
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.reliability.exports import Exports
+from benchmarks.reliability.mutations import LINES, lie, mutated
 from pruneonce import quantization, recipe, storage
 from pruneonce.models import load_encoder
 from pruneonce.system import durable
@@ -35,15 +35,24 @@ tasks:
 """
 RECIPE_VALUES = yaml.safe_load(RECIPE)
 
+
+class Share(NamedTuple):
+    """What a target is called in the table, its percentage of all cases, and how many the test suite runs."""
+
+    title: str
+    percent: int
+    quick: int
+
+
 SHARES = {
-    "recipe": ("recipes, and `--set`", 30),
-    "packed_bytes": ("packed files, damaged", 38),
-    "packed_lies": ("packed files, lying: every hash is right", 11),
-    "grids": ("scales and input ranges of a quantized model", 8),
-    "checkpoint_files": ("checkpoints: each change must be found", 6),
-    "model_folder": ("weights and configuration of a model folder", 2),
-    "exports_damaged": ("exports for ONNX Runtime and OpenVINO, damaged", 4),
-    "exports_lying": ("exports, damaged with the hash put right: engines on their own", 1),
+    "recipe": Share("recipes, and `--set`", 30, 300),
+    "packed_bytes": Share("packed files, damaged", 38, 100),
+    "packed_lies": Share("packed files, lying: every hash is right", 11, 60),
+    "grids": Share("scales and input ranges of a quantized model", 8, 60),
+    "checkpoint_files": Share("checkpoints: each change must be found", 6, 60),
+    "model_folder": Share("weights and configuration of a model folder", 2, 25),
+    "exports_damaged": Share("exports for ONNX Runtime and OpenVINO, damaged", 4, 60),
+    "exports_lying": Share("exports, damaged with the hash put right: engines on their own", 1, 25),
 }
 
 
@@ -51,9 +60,9 @@ class Targets:
     """What is fuzzed. Each case writes its input into an empty folder, and reads it as a user would."""
 
     def __init__(self, folder: Path):
-        import conftest
+        from shared.models import make_model, make_tokenizer
 
-        self.model = conftest.make_model(folder / "model", conftest.make_tokenizer())
+        self.model = make_model(folder / "model", make_tokenizer())
         tensors = load_file(self.model / "model.safetensors")
         for name, weight in tensors.items():
             if weight.ndim == 2 and "embeddings" not in name:

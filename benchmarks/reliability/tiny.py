@@ -13,13 +13,13 @@ import yaml
 
 def make_inputs(folder: Path) -> Path:
     """Write all of it into `folder`; gives the recipe."""
-    import conftest
+    from shared.models import WORDS
 
     folder.mkdir(parents=True, exist_ok=True)
     chosen = random.Random(0)
 
     def words(number: int) -> str:
-        return " ".join(chosen.choices(conftest.WORDS, k=number))
+        return " ".join(chosen.choices(WORDS, k=number))
 
     (folder / "text.txt").write_text("".join(words(20) + "\n" for _ in range(100)))
     # The first one is timed. Exports take longest, so one task has them.
@@ -55,10 +55,10 @@ def make_inputs(folder: Path) -> Path:
 
 def _make_model(folder: Path) -> None:
     """An encoder of one layer: exporters take seconds for each."""
-    import conftest
+    from shared.models import CONFIGS, make_tokenizer
     from transformers import AutoModel
 
-    config = copy.deepcopy(conftest.CONFIGS["bert"])
+    config = copy.deepcopy(CONFIGS["bert"])
     config.num_hidden_layers = 1
     AutoModel.from_config(config).save_pretrained(folder)
-    conftest.make_tokenizer().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)

@@ -1,12 +1,25 @@
-"""How far a sparse model's hidden states are from the dense one's, by what it reads. No training, a minute a model."""
+"""The distance of sparse models' hidden states from the dense model's, by kind of text: OUTPUT/distance/RUN.json.
 
+    python -m benchmarks.study.distance sparse-90 sparse-95 --output runs/study
+
+It takes the sparse models of finished runs (`python -m benchmarks.study.run`), which then writes the table. It trains
+nothing and takes a minute for each model.
+"""
+
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 
+from benchmarks.common import kept
+from benchmarks.study import data
+from benchmarks.study.runs import Runs
+from pruneonce import recipe
 from pruneonce.losses.distillation import hidden_distillation, states
-from pruneonce.models import load_encoder
+from pruneonce.models import load_encoder, load_tokenizer
 
 TEXTS = 200  # of each kind
 BATCH = 20
@@ -14,7 +27,7 @@ LONGEST = 256  # tokens
 
 
 def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[Any]]:
-    """Token ids by what they are: blocks of running text, sentences of the same corpus, examples of tasks.
+    """Token ids by kind: blocks of running text, sentences of the same corpus, examples of tasks.
 
     Args:
         sentences: of the corpus, in their order.
@@ -39,7 +52,7 @@ def texts(tokenizer: Any, sentences: list[str], tasks: dict[str, list[tuple[Any,
 
 
 @torch.no_grad()
-def distances(sparse: Path, dense: str, kinds: dict[str, list[Any]], tokenizer: Any) -> dict[str, float]:
+def distances(sparse: Path, dense: Path, kinds: dict[str, list[Any]], tokenizer: Any) -> dict[str, float]:
     """The loss of hidden states by kind of text: 0 for a model like the dense one, 1 for one that says nothing."""
     ours, theirs = (load_encoder(model).eval() for model in (sparse, dense))
     found = {}
@@ -54,3 +67,23 @@ def distances(sparse: Path, dense: str, kinds: dict[str, list[Any]], tokenizer: 
             total += hidden_distillation(*(states(output, mask) for output in outputs)).item() * len(chosen)
         found[kind] = total / len(inputs)
     return found
+
+
+def main(runs: list[str], output: Path = Path("runs/study")) -> None:
+    known = Runs(data.RECIPE.with_name("study.yaml"))
+    os.chdir(output)
+    tokenizer = load_tokenizer("model")
+    lines = Path("data/embedding/train.jsonl").read_text(encoding="utf-8").splitlines()
+    sentences = [json.loads(line)["text"] for line in lines]
+    tasks = [name for name, task in recipe.load(str(data.RECIPE)).tasks.items() if task.trains_teacher]
+    kinds = texts(tokenizer, sentences, {task: data.examples(task, "dev") for task in tasks})
+    for run in runs:
+        sparse = known.pretraining(run).folder / "sparse"
+        found = kept(
+            Path("distance") / f"{run}.json", lambda sparse=sparse: distances(sparse, Path("model"), kinds, tokenizer)
+        )  # type: ignore[misc]
+        print(run, ", ".join(f"{kind} {value:.3f}" for kind, value in found.items()))
+
+
+if __name__ == "__main__":
+    typer.run(main)

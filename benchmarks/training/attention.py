@@ -1,25 +1,20 @@
-"""Time and memory of MiniLM's training step by attention, length and dropout; writes ../results/attention.md.
+"""Time and memory of MiniLM's training step by attention, length and dropout; writes ../results/attention.json.
 
-    python benchmarks/training/attention.py
+    python -m benchmarks.training.attention
 
 Every measurement has a process of its own, for its peak of memory. The weights are random (seed 0).
 """
 
-import json
-import subprocess
-import sys
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from measure import SHAPES, WORDS
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks import common, tables
+from benchmarks.training.measure import SHAPES, WORDS
 from pruneonce.plan.clock import peak_memory
 from pruneonce.system import machine
 from pruneonce.training import attention
@@ -29,50 +24,36 @@ LENGTHS = (128, 256, 384, 512)
 STEPS = 5
 
 
-def main(
-    threads: Annotated[int, typer.Option(help="processor threads")] = 1,
-    one: Annotated[str, typer.Option(help="measure this alone, and print it: a list of JSON", hidden=True)] = "",
-) -> None:
-    torch.set_num_threads(threads)
-    if one:
-        print(json.dumps(step(*json.loads(one))))
-        return
-    lines = [
-        "# Attention in training",
-        "",
-        f"`python benchmarks/training/attention.py --threads {threads}`, {date.today()}, {machine.processor()}, torch "
-        f"{version('torch')}, transformers {version('transformers')}. MiniLM's shape, {TOKENS:,} tokens a step, bf16 "
-        f"where the processor has it ({'here it has' if machine.has_bf16() else 'here it has not'}): the median of "
-        f"{STEPS - 1} steps, forward and backward, and the process's peak of memory. In bold: the package's choice.",
-        "",
-        "| tokens | dropout | weights kept, s | PyTorch's, s | kept is faster by | weights kept, MB | PyTorch's, MB |",
-        "|---|---|---|---|---|---|---|",
-    ]
+COLUMNS: list[Any] = [{"name": "tokens", "format": "{:,}"}, {"name": "dropout", "format": "{:g}"}]
+COLUMNS += [{"name": name, "format": "{:,.2f}"} for name in ("weights kept, s", "PyTorch's, s", "kept is faster by")]
+COLUMNS += [{"name": name, "format": "{:,.0f}"} for name in ("weights kept, MB", "PyTorch's, MB")]
+TEXT = (
+    f"Time is the median of {STEPS - 1} steps of MiniLM's shape, forward and backward, of {TOKENS:,} tokens each. "
+    "Memory is the process's peak.",
+    "The package keeps the attention weights where the last column says so, and has PyTorch's attention elsewhere.",
+)
+
+
+def main(threads: Annotated[int, typer.Option(help="processor threads")] = 1) -> None:
+    rows = []
     for length in LENGTHS:
         for dropout in (0.0, 0.1):
-            kept, usual = (measured(threads, length, dropout, keep) for keep in (True, False))
-            cells = [f"{found[0]:.2f}" for found in (kept, usual)]
-            chosen = int(not attention.keeps_weights(config(dropout), length))
-            cells[chosen] = f"**{cells[chosen]}**"
-            memory = [f"{found[1] / 1e6:,.0f}" for found in (kept, usual)]
-            row = [str(length), f"{dropout:g}", *cells, f"{usual[0] / kept[0]:.2f}", *memory]
-            lines.append(f"| {' | '.join(row)} |")
-    file = Path(__file__).parents[1] / "results" / "attention.md"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            kept, usual = (common.alone(step, length, dropout, keep, threads) for keep in (True, False))
+            seconds, memory = [kept[0], usual[0], usual[0] / kept[0]], [kept[1] / 1e6, usual[1] / 1e6]
+            choice = "weights kept" if attention.keeps_weights(config(dropout), length) else "PyTorch's"
+            rows.append([length, dropout, *seconds, *memory, choice])
+    note = f"{threads} threads; bf16" if machine.has_bf16() else f"{threads} threads; fp32"
+    blocks = [*TEXT, {"columns": [*COLUMNS, "the package's choice"], "rows": rows}]
+    tables.write("attention", {"title": "Attention in training", "made": common.made(note=note), "blocks": blocks})
 
 
-def measured(threads: int, *of: float) -> tuple[float, float]:
-    command = [sys.executable, __file__, "--threads", str(threads), "--one", json.dumps(of)]
-    seconds, peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return seconds, peak
-
-
-def step(length: int, dropout: float, keep: bool) -> tuple[float, int]:
+def step(length: int, dropout: float, keep: bool, threads: int) -> tuple[float, int]:
     """Seconds and bytes.
 
     Args:
         keep: the attention weights; False: PyTorch's attention.
     """
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     machine.keep_freed_memory()
     model = BertForSequenceClassification(config(dropout)).train()

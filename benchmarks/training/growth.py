@@ -1,7 +1,7 @@
 """How a run's other costs grow: packing a corpus ten times as large, four tasks instead of one; prints JSON.
 
-python benchmarks/training/growth.py corpus --times 10
-python benchmarks/training/growth.py tasks --times 4
+python -m benchmarks.training.growth corpus --times 10
+python -m benchmarks.training.growth tasks --times 4
 """
 
 import json
@@ -13,10 +13,10 @@ from time import perf_counter
 
 import torch
 import typer
-from measure import SHAPES, WORDS, tokenizer
 from transformers import BertConfig, BertForMaskedLM
 
-from pruneonce.cli import silence_libraries
+from benchmarks.training.measure import SHAPES, WORDS, tokenizer
+from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.data.corpus import token_blocks
 from pruneonce.models import load_tokenizer
 from pruneonce.recipe import Corpus, Recipe

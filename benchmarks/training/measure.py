@@ -1,6 +1,6 @@
 """One measurement of the prune stage's training step, in a process of its own; prints JSON.
 
-    python benchmarks/training/measure.py ours --shape minilm --steps 8
+    python -m benchmarks.training.measure ours --shape minilm --steps 8
 
 `plain` is transformers.Trainer with BertForMaskedLM and the formula as it is written down, all logits in memory;
 `ours` is this package's training loop with its masks; `dense` is the same without them. Weights and tokens are random:
@@ -27,11 +27,11 @@ from pruneonce.losses.objectives import pruning_objective
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.recipe import Prune
 from pruneonce.sparsity import PruningSchedule, pattern_hash
-from pruneonce.stages.common import freeze
 from pruneonce.system import distributed
 from pruneonce.system.machine import autocast
 from pruneonce.training import attention
-from pruneonce.training.sparsifier import Gradual
+from pruneonce.training.sparsifier import Pruner
+from pruneonce.training.train import _arguments
 
 WORDS = 30_522
 SHAPES = {
@@ -62,7 +62,7 @@ class Clock(TrainerCallback):
             self.losses.append(logs["loss"])
 
 
-class TimedMasks(Gradual):
+class TimedMasks(Pruner):
     """The package's masks, and what they cost: seconds of each step's work, and of each update."""
 
     def __init__(self, *args: Any):
@@ -163,7 +163,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         if arm == "plain":
             torch.set_flush_denormal(True)
-            arguments = training._arguments(settings, steps, Path(folder), 42, [])
+            arguments = _arguments(settings, steps, Path(folder), 42, [])
             arguments.logging_steps = 1
             teacher.eval().requires_grad_(False).to(device)
             with autocast(device):
@@ -174,19 +174,9 @@ def main(
         else:
             if arm == "ours":
                 masks = TimedMasks(prunable_weights(student), settings, PruningSchedule.of(settings, steps))
-            training.train(
-                student.to(device),
-                pruning_objective(freeze(teacher, device), settings),
-                data,
-                collate,
-                settings,
-                steps=steps,
-                length=length,
-                folder=Path(folder),
-                title=arm,
-                sparsifier=masks,
-                callbacks=[clock],
-            )
+            objective = pruning_objective(training.frozen_teacher(teacher, device), settings)
+            job = training.Job(student.to(device), objective, data, collate, settings, steps, length, masks)
+            training.train(job, Path(folder), arm, callbacks=[clock])
     found = {
         "seconds": clock.seconds,
         "losses": clock.losses,

@@ -1,20 +1,19 @@
-"""All measurements of training in turn, each in a process of its own; writes results/training.md. Takes 15 minutes.
+"""All measurements of training in turn, each in a process of its own; writes results/training.json and its page.
 
-    python benchmarks/training/run.py --output runs/training
+    python -m benchmarks.training.run --output runs/training
 
-Interrupted, it goes on with what is missing. Ratios are of medians of one run; nothing else should run meanwhile.
+It takes 15 minutes and, interrupted, goes on with what is missing. Ratios are of medians of
+one run; the machine has to be idle.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,14 +21,13 @@ from typing import Any
 
 import torch
 import typer
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pruneonce.system.machine import processor
+from benchmarks import common, tables
 
-HERE = Path(__file__).parent
-MEASURE = [sys.executable, str(HERE / "measure.py")]
-GROWTH = [sys.executable, str(HERE / "growth.py")]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(HERE / "measure.py")]
+MEASURE = [sys.executable, "-m", "benchmarks.training.measure"]
+GROWTH = [sys.executable, "-m", "benchmarks.training.growth"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TWO += ["-m", "benchmarks.training.measure"]
 BASE = ["--shape", "bert-base", "--steps", "6"]
 
 # name: (command, rounds); the rounds of all are interleaved
@@ -67,26 +65,30 @@ VARIANTS = {
     "`kd_tokens: masked`": "kd masked",
     "`objective: hidden`": "hidden",
 }
+ATTENTION = {"weights kept (what the package chooses)": "256 kept", "fused": "256 fused"}
 
 
 def main(output: Path = Path("runs/training")) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    ceiling = output / "ceiling.json"
-    if not ceiling.is_file():
-        ceiling.write_text(
-            json.dumps({"bf16": flops_per_second(torch.bfloat16), "fp32": flops_per_second(torch.float32)})
-        )
+    ceiling = common.kept(output / "ceiling.json", ceilings)
     for number in range(max(rounds for _, rounds in RUNS.values())):
         for name, (command, rounds) in RUNS.items():
-            file = output / f"{name.replace(' ', '-')}-{number}.json"
-            if number < rounds and not file.is_file():
+            if number < rounds:
                 print(f"{name}, round {number + 1} of {rounds}", flush=True)
-                file.write_text(json.dumps(measured(command)))
+                common.kept(file_of(output, name, number), lambda command=command: measured(command))  # type: ignore[misc]
     found = {
-        name: [json.loads((output / f"{name.replace(' ', '-')}-{number}.json").read_text()) for number in range(rounds)]
+        name: [json.loads(file_of(output, name, number).read_text()) for number in range(rounds)]
         for name, (_, rounds) in RUNS.items()
     }
-    print(write_page(found, json.loads(ceiling.read_text())))
+    title, made = "Training: speed and memory of the prune stage", common.made(note="seeds 0 and 1")
+    tables.write("training", {"title": title, "made": made, "blocks": blocks(found, ceiling)})
+
+
+def file_of(output: Path, name: str, number: int) -> Path:
+    return output / f"{name.replace(' ', '-')}-{number}.json"
+
+
+def ceilings() -> dict[str, float]:
+    return {"bf16": flops_per_second(torch.bfloat16), "fp32": flops_per_second(torch.float32)}
 
 
 def measured(command: list[str]) -> dict[str, Any]:
@@ -115,9 +117,6 @@ def step_flops(hidden: int, layers: int, inner: int, tokens: int, length: int, w
     encoder = layers * (2 * tokens * (4 * hidden**2 + 2 * hidden * inner) + 4 * tokens * length * hidden)
     head = 2 * tokens * hidden * (words + hidden)
     return 4 * (encoder + head)
-
-
-# -- the page ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -150,36 +149,133 @@ def apart(one: Arm, other: Arm) -> float:
     return max(abs(a - b) / a for a, b in zip(one.losses, other.losses, strict=True))
 
 
-def write_page(found: dict[str, list[dict[str, Any]]], ceiling: dict[str, float]) -> Path:
+SPEED: list[Any] = [{"name": "seconds a step", "format": "{:.2f}"}, {"name": "tokens a second", "format": "{:,.0f}"}]
+SPEED += [{"name": "times plain", "format": "{:.2f}"}, {"name": "peak MB", "format": "{:,.0f}"}]
+METHOD = (
+    "A step has 32 x 128 tokens. The objective is `mlm`: cross-entropy of masked tokens and distillation of all. "
+    "Weights and tokens are random, there is no dropout, and products are in bf16.",
+    "Times are medians of the steps after the first two. The peak is the process's resident memory with libraries, "
+    "which take about 500 MB.",
+)
+PLAIN = (
+    "`plain` is transformers.Trainer with `BertForMaskedLM` and a distillation term over full logits. `dense` is this "
+    "package's training without masks, which is the same mathematics. `sparse` is the prune stage with masks and "
+    "updates."
+)
+PATTERNS = (
+    "Within a run, patterns are compared between the processes at every update. `tests/system/test_distributed.py` "
+    "kills a process and resumes the run."
+)
+
+
+def speed(first: str, rows: dict[str, Arm], plain: Arm | None = None) -> dict[str, Any]:
+    """A table of arms, compared with `plain` where it is given."""
+    cells = [
+        [name, arm.step, arm.tokens / arm.step, plain.step / arm.step if plain else None, arm.peak]
+        for name, arm in rows.items()
+    ]
+    return {"columns": [first, *SPEED], "rows": cells}
+
+
+def blocks(found: dict[str, list[dict[str, Any]]], ceiling: dict[str, float]) -> list[Any]:
     growing = {name: rounds[0] for name, rounds in found.items() if name.startswith(("corpus", "tasks"))}
     arms = {
         name: Arm.of(rounds, processes=2 if name == "two processes" else 1)
         for name, rounds in found.items()
         if name not in growing
     }
-    shapes = [
-        {"name": name, "flops": step_flops(**SIZES[name], tokens=4096, length=128)}
-        | {arm: arms[prefix + arm] for arm in ("plain", "dense", "ours")}
-        for name, prefix in (("MiniLM (6 layers of 384)", ""), ("BERT-Base (12 layers of 768)", "base "))
+    rate = {name: f"{value / 1e12:.2f}" for name, value in ceiling.items()}
+    products = f"Products of 4096 x 4096 matrices ran at {rate['bf16']} TFLOP/s in bf16 and {rate['fp32']} in fp32."
+    page: list[Any] = [products, *METHOD, {"heading": "Against the plain formula"}, PLAIN]
+    costs = []
+    for (name, sizes), prefix in zip(SIZES.items(), ("", "base "), strict=True):
+        plain, dense, ours = (arms[prefix + arm] for arm in ("plain", "dense", "ours"))
+        flops = step_flops(**sizes, tokens=4096, length=128)
+        least = flops / ceiling["bf16"]
+        page += [
+            speed(name, {"plain": plain, "dense": dense, "sparse": ours}, plain),
+            f"The sparse run has {ours.peak / plain.peak:.2f} times the memory of plain. The products alone "
+            f"({flops / 1e12:.2f} TFLOP) would take {least:.2f} s at the measured ceiling; the sparse step takes "
+            f"{ours.step / least:.1f} times that. Losses of plain and dense differ by at most "
+            f"{apart(plain, dense):.1e} of their value in {len(plain.losses)} steps.",
+        ]
+        shares = [100 * ours.masking / ours.step, ours.update / ours.step, 100 * (ours.step / dense.step - 1)]
+        costs.append([name, *shares])
+    columns = [
+        {"name": "masking, % of a step", "format": "{:.2f}"},
+        {"name": "an update in 100 steps, %", "format": "{:.2f}"},
     ]
-    environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
-    page = HERE.parent / "results" / "training.md"
-    text = environment.get_template("page.md.j2").render(
-        command=shlex.join(["python", *sys.argv]),
-        date=date.today(),
-        processor=processor(),
-        threads=torch.get_num_threads(),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        ceiling=ceiling,
-        shapes=shapes,
-        arms=arms,
-        growth=growing,
-        variants=VARIANTS,
-        apart=apart,
-    )
-    page.write_text(text.lstrip(), encoding="utf-8")
-    return page
+    columns += [{"name": "sparse against dense, %", "format": "{:+.1f}"}]
+    page += [
+        {"heading": "What sparsity costs"},
+        "Masking covers gradients and weights. The last column compares two separate runs, noise included.",
+        {"columns": ["model", *columns], "rows": costs},
+        {"heading": "Variants, MiniLM"},
+        speed(
+            "", {"sparse, as above": arms["ours"], **{name: arms[key] for name, key in VARIANTS.items()}}, arms["plain"]
+        ),
+        "Attention by length, 4 096 tokens a step:",
+        speed("", {f"16 x 256, {name}": arms[key] for name, key in ATTENTION.items()}),
+        *growth(arms, growing),
+    ]
+    one, two = arms["one process"], arms["two processes"]
+    same = "equal" if one.pattern == two.pattern else "not equal: rounding decides for weights at the threshold"
+    processes = {
+        "one process, 2 threads, batch 32": one,
+        "two processes, a thread and batch 16 each (peak: of one)": two,
+    }
+    losses = f"Losses of one and of two processes differ by at most {apart(one, two):.1e} of their value"
+    return [
+        *page,
+        {"heading": "Two processes over gloo"},
+        speed("", processes),
+        f"{losses} in {len(one.losses)} steps (bf16). The final patterns are {same}.",
+        PATTERNS,
+    ]
+
+
+def growth(arms: dict[str, Arm], growing: dict[str, Any]) -> list[Any]:
+    """How time and memory grow with the model, the length, the corpus and the number of tasks."""
+    larger = {
+        "MiniLM, 32 x 128": "ours",
+        "four times the layers": "layers x4",
+        "four times the length, 32 x 512": "512",
+    }
+    corpora = [[name, growing[f"corpus {name}"]] for name in ("x1", "x10")]
+    tasks = [[number, growing[f"tasks x{number}"]] for number in (1, 4)]
+    of_corpus: list[Any] = [{"name": "tokens", "format": "{:.1f} M"}, {"name": "seconds", "format": "{:.1f}"}]
+    of_corpus += [
+        {"name": "tokens a second", "format": "{:.2f} M"},
+        {"name": "MB over the process before", "format": "{:.0f}"},
+    ]
+    of_tasks: list[Any] = [
+        {"name": name, "format": "{:.1f}"} for name in ("seconds", "of these pruning, once", "for each task")
+    ]
+    return [
+        {"heading": "As work grows"},
+        speed("", {name: arms[key] for name, key in larger.items()}),
+        {
+            "columns": ["corpus", *of_corpus],
+            "rows": [
+                [
+                    name,
+                    it["tokens"] / 1e6,
+                    it["seconds"],
+                    it["tokens"] / it["seconds"] / 1e6,
+                    it["peak_mb"] - it["at_start_mb"],
+                ]
+                for name, it in corpora
+            ],
+        },
+        "A small run has 10 steps of pruning and tasks of 512 short texts, with an epoch for each model:",
+        {
+            "columns": ["tasks", *of_tasks, {"name": "peak MB", "format": "{:,.0f}"}],
+            "rows": [
+                [number, it["seconds"], it["prune"], (it["seconds"] - it["prune"]) / number, it["peak_mb"]]
+                for number, it in tasks
+            ],
+        },
+    ]
 
 
 if __name__ == "__main__":

@@ -16,5 +16,7 @@ __all__ = ["UserError", "__version__", "load"]
 def load(path: str | Path, member: str | None = None) -> Any:
     """A ready torch model from a packed file or a model folder; see `pruneonce.storage.load`."""
     from pruneonce import storage  # imports torch
+    from pruneonce.system.libraries import silenced
 
-    return storage.load(path, member)
+    with silenced():
+        return storage.load(path, member)

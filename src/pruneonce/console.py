@@ -1,5 +1,36 @@
-"""The one console that progress and results are printed to."""
+"""Where progress, results and diagnostics go.
+
+Progress is for the person who waits: it is printed unless the logger `pruneonce` is above INFO, its level by default.
+Diagnostics are messages of level DEBUG of that logger, which nothing shows unless a handler does.
+"""
+
+import importlib.util
+import logging
 
 from rich.console import Console
 
-console = Console(highlight=False)
+logger = logging.getLogger("pruneonce")
+logger.addHandler(logging.NullHandler())
+if logger.level == logging.NOTSET:  # somebody may have chosen another before
+    logger.setLevel(logging.INFO)
+
+
+class _Progress(Console):
+    """A console that is quiet while the logger is."""
+
+    @property
+    def quiet(self) -> bool:
+        return not logger.isEnabledFor(logging.INFO)
+
+    @quiet.setter
+    def quiet(self, value: bool) -> None:
+        """Follows the logger alone; rich sets it once as it begins."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a line can be drawn again: in a terminal, and in a notebook that has widgets."""
+        return self.is_terminal or (self.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
+
+
+console = _Progress(highlight=False)
+results = Console(highlight=False)

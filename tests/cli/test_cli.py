@@ -3,12 +3,11 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
+from shared.processes import python
 
 from pruneonce import recipe, stages
 from pruneonce.cli import main
@@ -33,7 +32,7 @@ VERBS = [
     "unpack",
     "benchmark",
 ]
-RECIPES = [["recipes", verb] for verb in ("list", "show", "copy")]
+RECIPES = [["recipes", verb] for verb in ("list", "show", "copy", "keys", "schema")]
 FAST = ["--set", "epochs=1", "--set", "batch_size=16"]
 
 
@@ -103,13 +102,14 @@ def test_help_of_a_task_names_kinds_and_known_tasks(verb, columns, monkeypatch, 
 
 def test_help_does_not_import_torch():
     code = "import sys; from pruneonce.cli import main; main(['--help']); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout.splitlines()[-1] == "False"
     assert all(verb in done.stdout for verb in VERBS)
 
 
 def test_python_dash_m(here):
-    done = subprocess.run([sys.executable, "-m", "pruneonce", "--version"], capture_output=True, text=True, check=True)
+    done = python("-m", "pruneonce", "--version")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("pruneonce 0.")
 
 
@@ -447,7 +447,7 @@ def evaluated(monkeypatch):
     def of(architecture, *labels):
         names = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
         config = type("Config", (), {"architectures": [architecture], **names})
-        monkeypatch.setattr("pruneonce.models.folder.load_config", lambda model: config)
+        monkeypatch.setattr("pruneonce.models.load_config", lambda model: config)
         return given
 
     monkeypatch.setattr(stages, "evaluate", evaluate)

@@ -1,7 +1,9 @@
 """How the benchmarks compare a model in an engine with the same model in PyTorch."""
 
+import importlib
+
 import pytest
-from shared.scripts import benchmark_scripts
+import shared.scripts  # noqa: F401  # so that `benchmarks` can be imported
 
 from pruneonce import stages
 from pruneonce.engines import open_engine
@@ -10,10 +12,7 @@ from pruneonce.models import load_tokenizer
 
 @pytest.fixture
 def compared():
-    with benchmark_scripts(""):
-        from agreement import compared
-
-        yield compared
+    return importlib.import_module("benchmarks.agreement").compared
 
 
 def test_a_model_agrees_with_itself_and_not_with_its_opposite(compared, models, task, tmp_path):

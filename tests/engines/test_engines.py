@@ -1,22 +1,24 @@
 """Engines side by side: the same inputs give the same logits and the same accuracy, whichever runs the model."""
 
+import faulthandler
+import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from shared.processes import Started
 
 from pruneonce import engines, stages
 from pruneonce.cli import main
 from pruneonce.engines import engine_of, open_engine, open_file
 from pruneonce.errors import UserError
-from pruneonce.export import onnx as onnx_export
 from pruneonce.recipe import Calibrate, Training
-from pruneonce.system import machine
+from pruneonce.system import machine, packages
 
 ROOT = Path(__file__).parents[2]
 BATCH = {
@@ -74,14 +76,14 @@ def test_what_an_engine_tells(folders):
 def test_exact_products_without_vnni(folders, monkeypatch):
     """ONNX Runtime takes other kernels then; our graphs let it, and the result is the same."""
     expected = open_engine(folders["onnxruntime"], "onnxruntime")(BATCH)["logits"]
-    monkeypatch.setattr("pruneonce.engines.onnxruntime.overflows_int8", lambda: True)
+    monkeypatch.setattr(machine, "overflows_int8", lambda: True)
     found = open_engine(folders["onnxruntime"], "onnxruntime")(BATCH)["logits"]
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_openvino_is_right_without_vnni(folders, monkeypatch):
     expected = open_engine(folders["torch"], "torch")(BATCH)["logits"]
-    monkeypatch.setattr("pruneonce.engines.openvino.overflows_int8", lambda: True)
+    monkeypatch.setattr(machine, "overflows_int8", lambda: True)
     found = open_engine(folders["openvino"], "openvino", exact=True)(BATCH)["logits"]
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
 
@@ -114,7 +116,7 @@ def test_a_damaged_export_never_gets_into_an_engine(engine, name, verb, folders,
     content = bytearray((damaged / name).read_bytes())
     content[len(content) // 2] ^= 1
     (damaged / name).write_bytes(content)
-    monkeypatch.setattr(f"pruneonce.engines.{engine}.open_model", None)
+    monkeypatch.setitem(engines.ENGINES, engine, replace(engines.ENGINES[engine], open=None))
     options = ["--test", task.test] if verb == "evaluate" else ["--engine", engine, "--length", "8"]
     assert main([verb, str(damaged), *options]) == 2
     said = capsys.readouterr().err.strip()
@@ -156,7 +158,7 @@ def test_a_bare_encoder_cannot_be_evaluated(encoder, task, tmp_path):
 
 @pytest.mark.parametrize(("engine", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
 def test_a_missing_engine_is_named(engine, extra, folders, monkeypatch):
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"needs {engine}.*pip install 'pruneonce\[{extra}\]'"):
         open_engine(folders[engine], engine)
     assert engines.open_engine(folders["torch"], "torch").name == "torch", "which needs neither"
@@ -199,17 +201,16 @@ def test_the_examples_in_the_documentation_run(folders, tmp_path, monkeypatch, c
     assert set(shown) <= {"negative", "positive"}
 
 
-def test_a_signal_finds_its_way_after_two_models_were_closed(folders):
+def outlive_a_signal(folder):
+    faulthandler.enable()
+    one, two = (open_engine(folder, "openvino") for _ in range(2))
+    del one
+    del two
+    signal.signal(signal.SIGTERM, lambda *_: print("alive"))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_finds_its_way_after_two_models_were_closed(folders, tmp_path):
     """OpenVINO moves the signal stack: with a core for each model the process ended here with a segmentation fault."""
-    code = f"""
-import faulthandler, os, signal
-from pruneonce.engines import open_engine
-faulthandler.enable()
-one, two = (open_engine({str(folders["openvino"])!r}, "openvino") for _ in range(2))
-del one
-del two
-signal.signal(signal.SIGTERM, lambda *_: print("alive"))
-os.kill(os.getpid(), signal.SIGTERM)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = Started(tmp_path, outlive_a_signal, folders["openvino"]).finish()
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]

@@ -3,7 +3,6 @@
 Warnings are errors here as everywhere, so that a deprecated path of an exporter fails these tests.
 """
 
-import copy
 import json
 import logging
 from collections import Counter
@@ -15,65 +14,21 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from shared.exports import GRIDS, inputs, small, task_model
 from shared.models import CONFIGS, make_model
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from pruneonce import quantization, stages
-from pruneonce.engines import FILES, open_engine, open_file
+from pruneonce.engines import ENGINES, open_engine, open_file
 from pruneonce.engines.openvino import core
 from pruneonce.errors import UserError
-from pruneonce.export import onnx as onnx_export
-from pruneonce.export import to_onnx
+from pruneonce.export import FORMATS, to_onnx
 from pruneonce.export.openvino import convert
 from pruneonce.models import grid as grid_file
 from pruneonce.models import load_as_saved
-from pruneonce.recipe import Quantization
+from pruneonce.system import packages
 
-GRIDS = {
-    "fp32": None,
-    "int8": Quantization(),
-    "int8-tensor": Quantization(granularity="tensor"),
-    "int4": Quantization(bits=4, granularity="group", group_size=16),
-}
 SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
-
-
-def inputs(rows, length, names=("input_ids", "attention_mask")):
-    chosen = torch.Generator().manual_seed(rows * 1000 + length)
-    ids = torch.randint(5, 50, (rows, length), generator=chosen)
-    mask = torch.ones_like(ids)
-    mask[-1, (length + 1) // 2 :] = 0
-    second = torch.zeros_like(ids)
-    second[:, length // 2 :] = 1
-    batch = {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask, "token_type_ids": second}
-    return {name: batch[name] for name in names}
-
-
-def small(architecture):
-    """One layer is enough to export, and two of ModernBERT, whose second has local attention."""
-    config = copy.deepcopy(CONFIGS[architecture])
-    if architecture != "modernbert":
-        config.num_hidden_layers = 1
-    return config
-
-
-def task_model(folder, architecture, tokenizer, grid):
-    """A classifier with half of its weights zero, quantized or not; large weights, so that outputs differ."""
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(small(architecture)).eval()
-    for module in quantization.quantizable(model).values():
-        module.weight.data.mul_(4).masked_fill_(torch.rand_like(module.weight) < 0.5, 0.0)
-    if GRIDS[grid] is not None:
-        for layer in quantization.insert(model, GRIDS[grid], 1.0).values():
-            layer.train()
-        with torch.no_grad():
-            model(**inputs(8, 20))
-        folder.mkdir(parents=True)
-        quantization.save(quantization.freeze(model), folder)
-        quantization.unwrap(model)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +90,7 @@ def test_engines_agree_with_torch(architecture, grid, exported):
     model = load(folders["model"]).eval()
     most = 1e-5 if grid in ("fp32", "int4") else 0.1
     check(open_engine(folders["onnx"], "onnxruntime", exact=True), model, 1e-4, most)
-    xml = folders["openvino"] / FILES["openvino"]
+    xml = folders["openvino"] / FORMATS["openvino"].file
     check(open_file(xml, "openvino", exact=True), model, 1e-4, most)
     # By default it takes bf16 and int8 where they are fast.
     check(open_file(xml, "openvino"), model, 0.05, 0.2)
@@ -152,7 +107,7 @@ def test_bare_encoders(architecture, tokenizer, tmp_path):
     made = to_onnx(tmp_path / "model", tmp_path)
     convert(made, tmp_path)
     for engine in ("onnxruntime", "openvino"):
-        check(open_file(tmp_path / FILES[engine], engine, exact=True), model, 1e-5, 1e-4)
+        check(open_file(tmp_path / FORMATS[ENGINES[engine].format].file, engine, exact=True), model, 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +268,7 @@ def test_the_graph_names_its_dynamic_sizes_and_no_machine(architecture, exported
 
 def test_a_missing_extra_is_named(tokenizer, tmp_path, monkeypatch):
     folder = make_model(tmp_path / "model", tokenizer)
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnxscript.*pip install 'pruneonce\[onnx\]'"):
         stages.export(folder, tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared.settings import BLOCKS
 
 from pruneonce import stages
 from pruneonce.config.pattern import Pattern
@@ -18,9 +19,9 @@ from pruneonce.models.architectures import prunable_weights
 from pruneonce.plugins import make
 from pruneonce.recipe import Classification, Corpus, Gradual, Prune, Training
 from pruneonce.sparsity import PruningSchedule, holds, locked_masks
-from pruneonce.training.sparsifier import Gradual as Sparsifier
+from pruneonce.training.sparsifier import Pruner
 
-NAMES = ["unstructured", "1x1", "1x4", "3x1", "4x4", "16x16", "row", "column", "2:4"]  # 10 x 14 is ragged for most
+NAMES = ["unstructured", "1x1", *BLOCKS, "16x16", "2:4"]  # 10 x 14 is ragged for most
 
 
 def weights_of(seed=0):
@@ -122,7 +123,7 @@ def method_of(pattern="unstructured", steps=20, weights=None, **settings):
 
 def pruned_at_end(pattern, weights):
     method, section = method_of(pattern, weights=weights, sparsity=0.5)
-    sparsifier = Sparsifier(weights, section, PruningSchedule.of(section, 20), method)
+    sparsifier = Pruner(weights, section, PruningSchedule.of(section, 20), method)
     for step in range(10):
         sparsifier.before_step(step)
         assert sparsifier.sparsity() == 0
@@ -171,7 +172,7 @@ def test_small_groups_at_the_edge_compare_with_whole_ones():
 def test_betas_are_refreshed_at_mask_updates_alone():
     weights = weights_of()
     method, section = method_of("1x4", start=4, end=10, weights=weights)
-    sparsifier = Sparsifier(weights, section, PruningSchedule.of(section, 20), method)
+    sparsifier = Pruner(weights, section, PruningSchedule.of(section, 20), method)
     found = {}
     for step in range(14):
         sparsifier.before_step(step)

@@ -19,6 +19,7 @@ from pruneonce.methods.cram.cram import cram_gradients
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.plan import probe
 from pruneonce.plan.corpus_work import Work
+from pruneonce.plan.jobs import Probe, TaskSample, usual
 from pruneonce.plugins import make
 from pruneonce.recipe import Gradual, Prune, Training, Transfer
 from pruneonce.sparsity import apply_masks, holds, locked_masks, magnitude_masks
@@ -410,11 +411,13 @@ def test_gradual(encoder, task, teacher, tmp_path):
         assert 1 - mask.float().mean() == pytest.approx(0.8, abs=0.01), name
 
 
-def test_a_plan_measures_and_counts_both_passes(encoder, passes, tmp_path):
+def test_a_plan_measures_and_counts_both_passes(encoder, task, passes):
+    example = {"input_ids": [2, 5, 3], "attention_mask": [1, 1, 1], "labels": 0}
+    sample = TaskSample(task, ("bad", "good"), str(encoder), example)
     settings = {name: Training(**TRAIN, method=method) for name, method in (("plain", None), ("cram", CRAM))}
     for name, section in settings.items():
         passes.clear()
-        probe._measure(probe.Probe("finetune", str(encoder), 16, 16, probe.usual(section)), 0.01)
+        probe._measure(Probe("finetune", str(encoder), 16, 16, usual(section), sample), 0.01)
         assert {len(each) for each in passes} == {1 if name == "plain" else 2}
     flops = {
         name: Work(name, "finetune", str(encoder), section, 6, 768, 768.0, 8, 16, 16).flops()

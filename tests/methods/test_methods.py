@@ -1,19 +1,19 @@
 """What every registered method has to bear, and how methods are registered.
 
-That an interrupted and resumed run equals an uninterrupted one is tested in test_resume.py, for each of them too.
+That an interrupted and resumed run equals an uninterrupted one is tested in training/test_resume.py, for each of them.
 """
 
 import importlib
-import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from test_resume import METHODS, inputs  # noqa: F401
+from shared.folders import assert_zeros_as_recorded, provenance
+from shared.processes import python
+from shared.settings import METHODS
 from transformers import AutoModel
 
 from pruneonce import recipe
@@ -29,7 +29,7 @@ SETTINGS = {"steps": 5, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
-def made(inputs, tmp_path_factory):  # noqa: F811
+def made(inputs, tmp_path_factory):
     """The result of each method in each stage, made when it is first asked for."""
     folder, found = tmp_path_factory.mktemp("made"), {}
 
@@ -56,12 +56,8 @@ def test_equals_its_reference(name):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("finetune")])
 def test_plain_from_pretrained_has_the_same_zeros(name, made):
-    folder = made(name)
-    said = json.loads((folder / "pruneonce.json").read_text())["sparsity"]
-    assert said["encoder"] > 0.3
-    loaded = prunable_weights(AutoModel.from_pretrained(folder))
-    zeros = {key: int((weight == 0).sum()) for key, weight in loaded.items()}
-    assert {layer["name"]: layer["zeros"] for layer in said["layers"] if layer["name"] in zeros} == zeros
+    assert provenance(made(name))["sparsity"]["encoder"] > 0.3
+    assert_zeros_as_recorded(made(name))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name.startswith(("prune", "gradual"))])
@@ -70,14 +66,14 @@ def test_the_sparsity_is_the_one_asked_for(name, made):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name.startswith(("transfer", "quantize"))])
-def test_locked_zeros_stay_zero(name, made, inputs):  # noqa: F811
+def test_locked_zeros_stay_zero(name, made, inputs):
     checked = verify(made(name), inputs["sparse"])
     assert checked.ok
     assert checked.zeros > 0
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name.startswith(("prune", "gradual"))])
-def test_its_zeros_outlive_locked_steps(name, made, inputs, tmp_path):  # noqa: F811
+def test_its_zeros_outlive_locked_steps(name, made, inputs, tmp_path):
     """N steps of AdamW with weight decay after it, the zeros locked."""
     settings = Transfer(epochs=1, batch_size=16, learning_rate=1e-2, weight_decay=0.1)
     from pruneonce import stages
@@ -183,29 +179,27 @@ def third_party(tmp_path):
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: chance-pruning\nVersion: 1.0\n")
         (metadata / "entry_points.txt").write_text("[pruneonce.methods]\nchance = chance_pruning:plugin\n")
 
-        def pruneonce(*arguments):
-            path = os.pathsep.join([str(tmp_path), *sys.path])
-            return subprocess.run(
-                [sys.executable, "-c", "import sys; from pruneonce.cli import main; sys.exit(main())", *arguments],
-                env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": ""},
-                capture_output=True,
-                text=True,
-            )
-
-        return pruneonce
+        path = os.pathsep.join([str(tmp_path), *sys.path])
+        script = "import sys; from pruneonce.cli import main; sys.exit(main())"
+        return lambda *arguments: python("-c", script, *arguments, PYTHONPATH=path, PYTHONWARNINGS="")
 
     return install
 
 
-def test_another_package_adds_a_method(third_party, encoder, corpus_file, tmp_path):
+def test_another_package_adds_a_method(third_party):
     pruneonce = third_party()
     assert "chance" in pruneonce("methods", "list").stdout
     shown = pruneonce("methods", "show", "chance").stdout
     assert "Prunes at random, by a seed." in shown
     assert "of the scores" in shown
-    command = ["prune", str(encoder), "--corpus", str(corpus_file), "--objective", "hidden", "--steps", "10"]
+
+
+@pytest.mark.slow
+def test_a_method_of_another_package_prunes(third_party, encoder, corpus_file, tmp_path):
+    pruneonce = third_party()
+    verb = ["prune", str(encoder), "--corpus", str(corpus_file), "--objective", "hidden", "--steps", "10"]
     sets = ["corpus.block_length=16", "corpus.validation=0.1", "batch_size=4", "method.name=chance"]
-    made = pruneonce(*command, "--output", str(tmp_path / "out"), *(part for one in sets for part in ("--set", one)))
+    made = pruneonce(*verb, "--output", str(tmp_path / "out"), *(part for one in sets for part in ("--set", one)))
     assert made.returncode == 0, made.stderr
     weight = locked_masks(prunable_weights(AutoModel.from_pretrained(tmp_path / "out")))
     name, mask = next(iter(weight.items()))

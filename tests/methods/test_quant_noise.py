@@ -20,7 +20,7 @@ from pruneonce.methods.quant_noise.quant_noise import drawn, partly_dropped, par
 from pruneonce.plugins import make
 from pruneonce.quantization import LearningEmbedding, LearningLinear
 from pruneonce.recipe import Corpus, Gradual, Prepare, Prune, Quantization, Quantize, Training, Transfer
-from pruneonce.sparsity import verify
+from pruneonce.sparsity import inspect_module, verify
 
 INT4 = Quantization(bits=4, granularity="group", group_size=16)
 
@@ -311,4 +311,4 @@ def test_pruning_with_dropped_blocks(encoder, corpus_file, tmp_path):
     corpus = Corpus(source=str(corpus_file), block_length=16, validation=0.1)
     settings = Prune(**TRAIN, objective="hidden", every=1, rewind=False, method="quant-noise")
     made = stages.prune(encoder, corpus, settings, tmp_path / "noisy")
-    assert stages.common.inspect_module(AutoModelForSequenceClassification.from_pretrained(made)).encoder > 0.89
+    assert inspect_module(AutoModelForSequenceClassification.from_pretrained(made)).encoder > 0.89

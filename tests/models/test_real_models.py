@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
+from shared.processes import python
 
 from pruneonce import stages
 from pruneonce.recipe import Classification, Corpus, Prune, Training, Transfer
@@ -35,8 +34,7 @@ def count_lost_zeros(child, parent):
 
 
 def pruneonce(*arguments):
-    command = [sys.executable, "-m", "pruneonce", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return python("-m", "pruneonce", *arguments)
 
 
 @pytest.fixture(scope="module")

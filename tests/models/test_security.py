@@ -1,17 +1,15 @@
 """What the threat model (docs/threat-model.md) promises: no code, no pickle, no path out, no network, no secrets."""
 
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from shared.processes import python
 from transformers import AutoModel
 
 from pruneonce import recipe, stages
@@ -205,10 +203,8 @@ def test_a_run_over_local_files_opens_no_connection(offline_recipe, tmp_path, mo
 
 
 def test_offline_is_honoured(tmp_path):
-    command = [sys.executable, "-m", "pruneonce", "inspect", "someone/model-that-is-not-cached"]
-    done = subprocess.run(
-        command, env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}, capture_output=True, text=True
-    )
+    inspect = ["-m", "pruneonce", "inspect", "someone/model-that-is-not-cached"]
+    done = python(*inspect, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

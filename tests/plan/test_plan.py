@@ -17,6 +17,7 @@ from pruneonce.data.size import count_blocks
 from pruneonce.errors import UserError
 from pruneonce.plan import clock, plan, probe
 from pruneonce.plan.corpus_work import corpus_works
+from pruneonce.plan.jobs import usual
 from pruneonce.plan.task_work import Lengths, task_works
 from pruneonce.recipe import Classification, Corpus, Recipe, Training, validate
 from pruneonce.runs import pipeline
@@ -132,7 +133,7 @@ def test_what_differs_in_length_alone_is_measured_once(recipe_values, monkeypatc
 
     monkeypatch.setattr(probe, "measure", measure)
     found = plan(validate(Recipe, recipe_values))
-    assert [one.kind for one in asked] == ["prune", "finetune", "transfer", "gradual", "predict"]
+    assert [one.kind for one in asked] == ["prune", "finetune", "transfer", "transfer-gradual", "predict"]
     assert {stage.name: stage.seconds_per_step for stage in found.stages}["tasks/temper/sparse"] == 3.0
     assert "A step of sparse takes longer than there was time to measure: one was, the first." in found.notes
 
@@ -176,20 +177,19 @@ def test_a_clock_stops_in_time(monkeypatch, step, share, expected):
 
 
 def test_a_probe_that_dies_is_said(monkeypatch):
-    monkeypatch.setattr(probe, "_measure_all", _dies)
+    def dies(probes, seconds):  # a function of this one: its process need not import this module
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(probe, "_measure_all", dies)
     with pytest.raises(UserError, match="was killed, most likely for want of memory"):
         probe.measure([], 1)
 
 
-def _dies(probes, seconds):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_usual_settings_keep_what_costs():
     one = Training(epochs=3, learning_rate=1e-3, batch_size=4, accumulate=8, checkpoint_every=5)
-    assert probe.usual(one) == probe.usual(Training(steps=7, learning_rate=1.0, batch_size=4, accumulate=2))
-    assert probe.usual(one) != probe.usual(Training(steps=7, learning_rate=1.0, batch_size=8, accumulate=2))
-    assert probe.usual(one) != probe.usual(Training(steps=7, learning_rate=1.0, batch_size=4))
+    assert usual(one) == usual(Training(steps=7, learning_rate=1.0, batch_size=4, accumulate=2))
+    assert usual(one) != usual(Training(steps=7, learning_rate=1.0, batch_size=8, accumulate=2))
+    assert usual(one) != usual(Training(steps=7, learning_rate=1.0, batch_size=4))
 
 
 # -- the size of a corpus ---------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def small(recipe_values, tmp_path):
     return file
 
 
-def test_json_has_everything(small, tmp_path, monkeypatch, capsys):
+def test_json_has_everything(small, quick_probe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", str(small), "--seconds", "0", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -293,7 +293,7 @@ def test_mistakes_are_found_as_run_finds_them(small, capsys, change, message):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_probe_of_a_model_of_another_kind(recipe_values, tokenizer, tmp_path):
+def test_a_probe_of_a_model_of_another_kind(recipe_values, quick_probe, tokenizer, tmp_path):
     recipe_values["model"] = str(make_model(tmp_path / "dense", tokenizer, "roberta", head=True))
     recipe_values |= {"tasks": {}, "baselines": {}}
     recipe_values["prune"]["objective"] = "mlm"

@@ -7,10 +7,10 @@ import yaml
 from pruneonce import recipe, stages
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
-from pruneonce.recipe import PRESETS, Recipe, make_task, validate
+from pruneonce.recipe import KINDS, PRESETS, Recipe, make_task, validate
 from pruneonce.recipe.presets import with_preset
 from pruneonce.runs import pipeline
-from pruneonce.tasks import KINDS, kind_of
+from pruneonce.tasks import kind_of
 
 MINIMAL = {
     "name": "mine",

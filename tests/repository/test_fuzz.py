@@ -1,40 +1,66 @@
 """Damaged and hostile input in short; benchmarks/reliability/fuzz.py is the long form of the same."""
 
-import importlib
+import inspect
 
 import pytest
-from shared.scripts import benchmark_scripts
+import shared.scripts  # noqa: F401  # so that `benchmarks` can be imported
 
-CASES = {
-    "recipe": 300,
-    "packed_bytes": 100,
-    "packed_lies": 60,
-    "grids": 60,
-    "checkpoint_files": 60,
-    "model_folder": 25,
-    "exports_damaged": 60,
-    "exports_lying": 25,
-}
+from benchmarks.reliability import fuzz
+from benchmarks.reliability.targets import SHARES, Targets
+from pruneonce.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    with benchmark_scripts("reliability"):
-        yield importlib.import_module("fuzz")
+def targets(tmp_path_factory):
+    return Targets(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.fixture(scope="module")
-def targets(fuzz, tmp_path_factory):
-    return fuzz.Targets(tmp_path_factory.mktemp("inputs"))
+def test_all_targets_have_a_share(targets):
+    cases = {name for name in dir(targets) if not name.startswith("_") and inspect.ismethod(getattr(targets, name))}
+    assert cases == SHARES.keys()
+    assert sum(share.percent for share in SHARES.values()) == 100
 
 
-def test_all_targets_have_a_share(fuzz):
-    assert CASES.keys() == fuzz.SHARES.keys()
-    assert sum(share for _, share in fuzz.SHARES.values()) == 100
-
-
-@pytest.mark.parametrize("target", CASES)
-def test_only_the_documented_error(target, fuzz, targets, tmp_path):
-    found = fuzz.check(getattr(targets, target), CASES[target], 1, tmp_path / "case" / "in")
-    assert found["cases"] >= CASES[target]
+@pytest.mark.parametrize("target", SHARES)
+def test_only_the_documented_error(target, targets, tmp_path):
+    found = fuzz.check(getattr(targets, target), SHARES[target].quick, 1, tmp_path / "case" / "in")
+    assert found["cases"] >= SHARES[target].quick
     assert found["refused"] or target == "checkpoint_files"
+
+
+def bug(data, folder):
+    raise ValueError("a bug")
+
+
+def two_lines(data, folder):
+    error = UserError("one")
+    error.args = ("one\ntwo",)
+    raise error
+
+
+def no_words(data, folder):
+    raise UserError(" ")
+
+
+def outside(data, folder):
+    (folder.parent / "elsewhere").touch()
+
+
+@pytest.mark.parametrize(
+    ("case", "error", "message"),
+    [
+        (bug, ValueError, "a bug"),
+        (two_lines, AssertionError, "more than a line"),
+        (no_words, AssertionError, "without words"),
+        (outside, AssertionError, "written outside"),
+    ],
+)
+def test_a_broken_promise_is_found(case, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        fuzz.check(case, 1, 1, tmp_path / "case" / "in")
+
+
+def test_a_slow_case_is_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(fuzz, "SECONDS", 0.0)
+    with pytest.raises(AssertionError, match=r"\d s"):
+        fuzz.check(lambda data, folder: None, 1, 1, tmp_path / "case" / "in")

@@ -11,7 +11,7 @@ from pruneonce.errors import DivergedError, UserError
 from pruneonce.models import PROVENANCE, read_provenance
 from pruneonce.recipe import Gradual, Recipe, SweptGradual, SweptTransfer, Training, Transfer, validate
 from pruneonce.runs import sweep
-from pruneonce.runs.staleness import differences, stale
+from pruneonce.runs.staleness import stale
 from pruneonce.system import durable
 
 RATES = [1e-4, 3e-4, 1e-3]
@@ -219,7 +219,7 @@ def test_a_metric_that_chose_is_an_input(tiny_recipe, tmp_path):
         before = validate(Recipe, values).model_dump(mode="json")
         now = json.loads(json.dumps(before))
         now["tasks"]["mood"]["metric"] = "f1"
-        return stale(tmp_path, before, now, differences(before, now))
+        return stale(tmp_path, before, validate(Recipe, now))
 
     for arm in ("dense", "sparse", "gradual"):
         (tmp_path / "tasks" / "mood" / f"{arm}.partial").mkdir(parents=True)
@@ -232,7 +232,7 @@ def test_a_sweep_that_has_begun_is_stale_where_it_changes(tiny_recipe, tmp_path)
     values = tiny_recipe()
     before = validate(Recipe, values).model_dump(mode="json")
     values["transfer"] = {**values["transfer"], "sweep": {"epochs": [1, 2]}}
-    now = validate(Recipe, values).model_dump(mode="json")
+    now = validate(Recipe, values)
     (tmp_path / "tasks" / "mood").mkdir(parents=True)
     (tmp_path / "tasks" / "mood" / "sparse.sweep.json").write_text("{}")
-    assert stale(tmp_path, before, now, differences(before, now)) == ["tasks/mood/sparse"]
+    assert stale(tmp_path, before, now) == ["tasks/mood/sparse"]

@@ -1,6 +1,8 @@
 """Tiny random models of every architecture that is pruned, and a tokenizer of a few words."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
@@ -107,11 +109,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, architecture: str = "bert", head: bool = False
+    folder: Path, tokenizer: PreTrainedTokenizerFast, architecture: str = "bert", head: bool = False, **changes: Any
 ) -> Path:
-    """A small random model folder; `head` gives it an MLM head."""
+    """A small random model folder; `head` gives it an MLM head, `changes` are of its configuration."""
     torch.manual_seed(0)
     auto = AutoModelForMaskedLM if head else AutoModel
-    auto.from_config(CONFIGS[architecture]).save_pretrained(folder)
+    config = copy.deepcopy(CONFIGS[architecture])
+    config.update(changes)
+    auto.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

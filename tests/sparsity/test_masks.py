@@ -15,7 +15,7 @@ from pruneonce.sparsity import (
 )
 from pruneonce.sparsity.masks import load_masks, save_masks
 from pruneonce.sparsity.patterns import count
-from pruneonce.training.sparsifier import Gradual, Locked
+from pruneonce.training.sparsifier import LockedZeros, Pruner
 
 
 def reference_mask(scores: torch.Tensor, k: int) -> torch.Tensor:
@@ -99,9 +99,9 @@ def test_masks_round_trip_through_a_file(tmp_path):
     assert all(torch.equal(loaded[name], masks[name]) for name in masks)
 
 
-def make_gradual(nested: bool, weight: torch.Tensor) -> Gradual:
+def make_gradual(nested: bool, weight: torch.Tensor) -> Pruner:
     settings = Sparsification(sparsity=0.5, start=0, end=4, until=8, every=2, nested=nested)
-    return Gradual({"w": weight}, settings, PruningSchedule.of(settings, 10))
+    return Pruner({"w": weight}, settings, PruningSchedule.of(settings, 10))
 
 
 def test_re_entering_weights_come_back_with_the_value_they_had():
@@ -149,7 +149,7 @@ def test_locked_zeros_survive_adamw_with_weight_decay():
     weight = torch.nn.Parameter(torch.randn(20, 20))
     apply_masks({"w": weight}, magnitude_masks({"w": weight}, 0.9))
     pattern = pattern_hash(locked_masks({"w": weight}))
-    sparsifier = Locked({"w": weight})
+    sparsifier = LockedZeros({"w": weight})
     optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.1)
     for _ in range(20):
         (weight @ torch.randn(20)).square().sum().backward()

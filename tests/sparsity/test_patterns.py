@@ -4,13 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shared.settings import BLOCKS, PATTERNS
 
 from pruneonce.config.pattern import UNSTRUCTURED, Pattern
 from pruneonce.errors import UserError
 from pruneonce.sparsity import holds, magnitude_masks
 from pruneonce.sparsity.patterns import blocks, expand, group_means, group_sizes, masks_of
-
-PATTERNS = ["unstructured", "1x4", "4x1", "4x4", "3x5", "row", "column", "2:4", "4:8", "1:4"]
 
 
 def matrix(seed, rows=16, columns=24):
@@ -44,7 +43,7 @@ def test_the_mean_of_a_group_equals_the_reference(name):
     torch.testing.assert_close(group_means(scores, pattern), reference_group_means(scores, pattern))
 
 
-@pytest.mark.parametrize("name", ["1x4", "4x4", "3x5", "row", "column"])
+@pytest.mark.parametrize("name", BLOCKS)
 def test_groups_spread_over_their_weights(name):
     pattern, shape = Pattern.parse(name), torch.Size((14, 22))
     sizes = group_sizes(shape, pattern)

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_export import task_model
-from test_report import Page
+from shared.exports import task_model
+from shared.pages import Page
 
 from pruneonce import recipe, stages
 from pruneonce.cli import main, tables
@@ -309,4 +309,4 @@ def test_the_table(capsys):
 def test_the_defaults_are_every_engine():
     from pruneonce.engines import ENGINES
 
-    assert tuple(recipe.Benchmark().engines) == ENGINES
+    assert recipe.Benchmark().engines == list(ENGINES)

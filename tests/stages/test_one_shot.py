@@ -46,9 +46,9 @@ def test_by_magnitude_it_is_magnitude_pruning_however_many_rounds(allocation, ho
 
 def test_sparsity_rises_in_even_steps_from_where_the_model_is(dense, task, tmp_path, monkeypatch):
     asked = []
-    usual = sparsifier.Gradual.prune
+    usual = sparsifier.Pruner.prune
     monkeypatch.setattr(
-        sparsifier.Gradual, "prune", lambda self, step, share: asked.append((step, share)) or usual(self, step, share)
+        sparsifier.Pruner, "prune", lambda self, step, share: asked.append((step, share)) or usual(self, step, share)
     )
     first = stages.one_shot(dense, task, recipe.OneShot(sparsity=0.4, rounds=4, method=PLAIN), tmp_path / "first")
     assert [step for step, _ in asked] == [0, 1, 2, 3]

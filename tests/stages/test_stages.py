@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from shared.folders import zeros_in_file
 from shared.models import CONFIGS, make_model
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
@@ -19,17 +20,6 @@ PRUNE = {"steps": 12, "batch_size": 4, "learning_rate": 1e-3, "every": 2, "rewin
 @pytest.fixture
 def corpus(corpus_file):
     return Corpus(source=str(corpus_file), block_length=16, validation=0.1)
-
-
-def zeros_in_file(folder):
-    """Zeros of each matrix of an encoder layer or pooler, read without any of our code."""
-    found = {}
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (not a dict)
-            tensor = file.get_tensor(name)
-            if tensor.dim() == 2 and (".layer" in name or "layers." in name or "pooler" in name):
-                found[name] = int((tensor == 0).sum()) / tensor.numel()
-    return found
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)

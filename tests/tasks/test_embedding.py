@@ -12,8 +12,8 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from shared.folders import zeros_in_file
 from shared.models import WORDS, make_model
-from test_stages import zeros_in_file
 from transformers import AutoModel
 
 from pruneonce import stages
@@ -484,7 +484,7 @@ def test_a_run_that_would_need_labels_is_refused_at_its_start(section, changes, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan(recipe_values, tmp_path, capsys):
+def test_a_plan(recipe_values, quick_probe, tmp_path, capsys):
     import yaml
 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe_values, "name": "recipe"}))

@@ -400,9 +400,9 @@ def test_a_run_with_two_kinds_of_tasks(values, tmp_path):
     assert f"dense {shown:.1f} %" in report
 
 
-def test_a_plan_with_two_kinds_of_tasks(values, task, tokenizer, tmp_path):
+def test_a_plan_with_two_kinds_of_tasks(values, quick_probe, task, tokenizer, tmp_path):
     kind = kind_of(task)
-    found = plan.plan(validate(Recipe, values), seconds=0.1)
+    found = plan.plan(validate(Recipe, values), seconds=0)
     lines = {stage.name: stage for stage in found.stages}
     examples = kind.encode(kind.load(tmp_path).splits["train"], tokenizer, training=True)
     windows, mean = len(examples), np.mean([len(ids) for ids in examples["input_ids"]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from test_stages import zeros_in_file
+from shared.folders import zeros_in_file
 
 from pruneonce import stages
 from pruneonce.cli import main

@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -19,7 +18,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_resume import assert_same
+from shared.folders import assert_same
+from shared.processes import python, start
 
 from pruneonce import stages
 from pruneonce.cli import main
@@ -335,32 +335,29 @@ def test_a_stale_lock_is_none(recipe, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_stop_the_command(number, code, recipe, tmp_path):
     """A checkpoint although the recipe asks for none at that step, the exit code, and nothing lost."""
-    command = [sys.executable, "-m", "pruneonce", "run", str(recipe), "--output", str(tmp_path / "run")]
-    command += ["--set", "prune.steps=1000", "--set", "prune.checkpoint_every=null", "--set", "prune.batch_size=32"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    for line in process.stdout:
-        if "/1000" in line:  # it trains
-            break
-    process.send_signal(number)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == code, said
+    steps = ["--set", "prune.steps=200", "--set", "prune.checkpoint_every=null", "--set", "prune.batch_size=64"]
+    process = start(tmp_path / "said", "run", recipe, "--output", tmp_path / "run", *steps)
+    process.wait_for(lambda: "/200" in process.stdout.read_text())  # it trains
+    os.kill(process.pid, number)
+    done = process.finish()
+    said = done.stderr
+    assert done.returncode == code, said
     assert "stopping after this step, with a checkpoint" in said
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     (step,) = whole_checkpoints(tmp_path / "run" / "sparse.partial")
-    assert 100 <= step < 1000
+    assert 20 <= step < 200
 
 
 def test_a_second_signal_ends_at_once():
     script = (
         "import os, signal, time\n"
-        "from pruneonce import interruption\n"
+        "from pruneonce.system import interruption\n"
         "with interruption.deferred():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(0.1)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(600)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
-    assert done.returncode == -signal.SIGINT
+    done = python("-c", script)
+    assert done.returncode == -signal.SIGINT, done.stderr

@@ -4,122 +4,18 @@ import json
 import os
 import shutil
 import signal
-from functools import partial
+import sys
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
-from shared.models import WORDS, make_model
+from shared.folders import assert_same, assert_zeros_as_recorded
+from shared.settings import METHODS, STAGES, finetune
 
-from pruneonce import stages, training
+from pruneonce import training
 from pruneonce.errors import Interrupted
-from pruneonce.plugins import plugins
-from pruneonce.recipe import (
-    Classification,
-    Corpus,
-    Embedding,
-    Gradual,
-    Prepare,
-    ProductQuantize,
-    Prune,
-    Quantize,
-    Reranking,
-    Training,
-    Transfer,
-)
 from pruneonce.training import checkpoints
 from pruneonce.training.trainer import SparseTrainer
-
-STEPS = 12
-TRAIN = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3, "dropout": 0.1}
-PRUNING = {**TRAIN, "every": 2, "end": 8, "warmup": 2}
-EPOCHS = {"epochs": 2.2, "batch_size": 16, "accumulate": 2, "learning_rate": 1e-3, "dropout": 0.1}  # 7 steps
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory, tokenizer, corpus_file, task_files):
-    folder = tmp_path_factory.mktemp("inputs")
-    corpus = Corpus(source=str(corpus_file), block_length=16, validation=0.01)
-    task = Classification(**{split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")})
-    bare = make_model(folder / "bare", tokenizer)
-    (folder / "pairs.jsonl").write_text(
-        "".join(
-            json.dumps({"text": f"the {word}", "text_pair": f"a {other}", "label": int(word == other)}) + "\n"
-            for word in WORDS[20:30]
-            for other in WORDS[20:24]
-        )
-    )
-    pairs = str(folder / "pairs.jsonl")
-    dense = make_model(folder / "dense", tokenizer, "distilbert", head=True)
-    return {
-        "bare": bare,
-        "dense": dense,
-        "corpus": corpus,
-        "streamed": corpus.model_copy(update={"streaming": True}),
-        "task": task,
-        "vectors": Embedding(train=str(corpus_file), dev=pairs, max_length=16),
-        "scores": Reranking(train=pairs, dev=pairs, query="text", passage="text_pair"),
-        "sparse": stages.prune_one_shot(dense, Prune(**PRUNING), folder / "sparse"),
-        "teacher": stages.finetune(dense, task, Training(**{**EPOCHS, "epochs": 1}), folder / "teacher"),
-    }
-
-
-def prepare(inputs):
-    return partial(stages.prepare, inputs["bare"], inputs["corpus"], Prepare(**TRAIN, head_steps=6))
-
-
-def prune(inputs, source="dense", corpus="corpus", **changes):
-    return partial(stages.prune, inputs[source], inputs[corpus], Prune(**{**PRUNING, **changes}))
-
-
-def finetune(inputs, task="task", **changes):
-    return partial(stages.finetune, inputs["dense"], inputs[task], Training(**{**EPOCHS, **changes}))
-
-
-def from_teacher(stage, section, inputs, task="task", teacher="teacher", **changes):
-    source = "dense" if section is Gradual else "sparse"
-    settings = section(**{**EPOCHS, **changes})
-    return partial(stage, inputs[source], inputs[task], settings, teacher=inputs[teacher])
-
-
-STAGES = {
-    "prepare": prepare,
-    "prune": prune,
-    "prune, hidden": partial(prune, source="bare", objective="hidden", rewind=False),
-    "prune, both, not nested": partial(prune, objective="both", nested=False, until=11),
-    "prune, global": partial(prune, allocation="global", kd_tokens="masked", accumulate=2),
-    "prune, checkpointed activations": partial(prune, activation_checkpointing=True),
-    "prune, in pieces": partial(prune, objective="both", pieces=[1, 2]),
-    "prune, streamed": partial(prune, corpus="streamed", objective="hidden"),
-    "finetune": finetune,
-    "transfer": partial(from_teacher, stages.transfer, Transfer, task_weight=0.5, kd_weight=0.5),
-    "transfer, embedding": partial(
-        from_teacher, stages.transfer, Transfer, task="vectors", teacher="dense", epochs=1.2, hidden_weight=0
-    ),
-    "finetune, reranking": partial(finetune, task="scores", epochs=6),
-    "gradual": partial(from_teacher, stages.transfer_gradual, Gradual, every=1, end=4, nested=False),
-    "quantize": partial(from_teacher, stages.quantize, Quantize, averaging=0.1),
-    "quantize, 4 bits": partial(
-        from_teacher, stages.quantize, Quantize, bits=4, granularity="group", group_size=8
-    ),
-    "product quantize": partial(from_teacher, stages.product_quantize, ProductQuantize, centroids=16),
-}  # fmt: skip
-
-# Every registered method in every stage that it trains in, with the options of its example.
-BY_STAGE = {
-    "prune": prune,
-    "gradual": STAGES["gradual"],
-    "finetune": finetune,
-    "transfer": STAGES["transfer"],
-    "quantize": STAGES["quantize"],
-}
-METHODS = {
-    f"{stage}, {name}": partial(BY_STAGE[stage], method={"name": name, **plugin.example})
-    for name, plugin in plugins().items()
-    for stage in sorted(plugin.stages & BY_STAGE.keys())
-}
-STAGES |= METHODS
 
 
 @pytest.fixture
@@ -143,36 +39,9 @@ def signalled(monkeypatch):
     return install
 
 
-def content(folder):
-    """All that a stage made: tensors bit for bit, metrics, and provenance without the clock."""
-    found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            found |= {f"{file.name} {name}": opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    made = json.loads((folder / "pruneonce.json").read_text())
-    made["training"].pop("seconds")
-    jsons = ("metrics.json", "quantized_inputs.json", "config.json")
-    return found, [made, *((folder / name).read_text() for name in jsons if (folder / name).is_file())]
-
-
-def assert_same(one, other):
-    (tensors, rest), (others, other_rest) = content(one), content(other)
-    assert tensors.keys() == others.keys()
-    for name, tensor in tensors.items():
-        assert tensor.dtype == others[name].dtype
-        assert torch.equal(tensor.view(torch.uint8), others[name].view(torch.uint8)), name
-    assert rest == other_rest
-    assert not {path.name for path in other.iterdir()} & {"begun.json", "checkpoints", "lock", "head", "cache"}
-
-
-SLOW = ("prune, hidden", "prune, global", "prune, checkpointed activations", "quantize, 4 bits")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in STAGES]
-)
+@pytest.mark.parametrize("name", STAGES | METHODS)
 def test_interrupted_and_resumed_equals_uninterrupted(name, inputs, signalled, tmp_path):
-    stage = STAGES[name](inputs)
+    stage = (STAGES | METHODS)[name](inputs)
     whole = stage(tmp_path / "whole")
     steps = json.loads((whole / "pruneonce.json").read_text())["training"]["steps"]
     signalled(5, steps // 2 + 4)
@@ -183,18 +52,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(name, inputs, signalled, t
         assert stop.value.signal == signal.SIGTERM
         assert list((tmp_path / "resumed.partial").rglob("checkpoint-*/hashes.json"))
     assert_same(whole, stage(output))
+    assert_zeros_as_recorded(whole)
 
 
 def test_between_two_logs(inputs, signalled, tmp_path, monkeypatch):
     """What was not logged when the signal came is part of what the next log says."""
-    usual = training._arguments
+    loop = sys.modules[training.train.__module__]  # the function has the name of its module
+    usual = loop._arguments
 
     def seldom(*args):
         arguments = usual(*args)
         arguments.logging_steps = 4
         return arguments
 
-    monkeypatch.setattr(training, "_arguments", seldom)
+    monkeypatch.setattr(loop, "_arguments", seldom)
     stage = STAGES["prune, both, not nested"](inputs)
     whole = stage(tmp_path / "whole")
     signalled(6, 6 + 5)

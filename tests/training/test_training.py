@@ -18,8 +18,8 @@ from pruneonce.recipe import Classification, Corpus, Prune
 from pruneonce.sparsity import PruningSchedule, cubic_sparsity, locked_masks, pattern_hash
 from pruneonce.tasks import kind_of
 from pruneonce.tasks.prediction import predict
-from pruneonce.training import examples_of, total_steps, train
-from pruneonce.training.sparsifier import Gradual
+from pruneonce.training import Job, examples_of, total_steps, train
+from pruneonce.training.sparsifier import Pruner
 
 SETTINGS = {
     "objective": "hidden",
@@ -45,21 +45,17 @@ def sparse_training(encoder, blocks, folder, **changes):
     torch.manual_seed(0)
     student = load_encoder(encoder, **without_dropout(load_config(encoder), 0.0))
     teacher = load_encoder(encoder).eval()
-    sparsifier = Gradual(prunable_weights(student), settings, PruningSchedule.of(settings, settings.steps))
-    objective = pruning_objective(teacher, settings)
-    trained = train(
-        student,
-        objective,
-        in_order(blocks, examples_of(settings, settings.steps), seed=42),
-        plain_collator,
-        settings,
+    job = Job(
+        model=student,
+        objective=pruning_objective(teacher, settings),
+        examples=in_order(blocks, examples_of(settings, settings.steps), seed=42),
+        collate=plain_collator,
+        settings=settings,
         steps=settings.steps,
         length=16,
-        folder=folder,
-        title="test",
-        sparsifier=sparsifier,
+        sparsifier=Pruner(prunable_weights(student), settings, PruningSchedule.of(settings, settings.steps)),
     )
-    return student, trained
+    return student, train(job, folder, "test")
 
 
 def test_sparsity_and_learning_rate_follow_the_schedules(encoder, blocks, tmp_path):
@@ -105,17 +101,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(encoder, blocks, tmp_path):
 
     student = AutoModel.from_pretrained(encoder)
     with pytest.raises(UserError, match="the gradients became nan at step 1; lower `learning_rate`"):
-        train(
-            student,
-            broken,
-            blocks,
-            plain_collator,
-            Prune(**SETTINGS),
-            steps=12,
-            length=16,
-            folder=tmp_path,
-            title="test",
-        )
+        train(Job(student, broken, blocks, plain_collator, Prune(**SETTINGS), steps=12, length=16), tmp_path, "test")
 
 
 def test_steps_of_epochs_round_up():

@@ -14,8 +14,10 @@ from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson, Sets
 from pruneonce.cli.task_options import PairColumn, TextColumn
-from pruneonce.console import console
+from pruneonce.console import console, results
+from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
+from pruneonce.wording import listed
 
 app = typer.Typer()
 
@@ -30,7 +32,7 @@ def benchmark(
         typer.Argument(metavar="MODEL", help="Model folders, plain or exported; the first is the measure of the rest."),
     ],
     engine: Annotated[
-        list[str] | None, typer.Option(help="torch, onnxruntime or openvino; may be repeated. Default: all.")
+        list[str] | None, typer.Option(help=f"{listed(list(ENGINES), 'or')}; may be repeated. Default: all.")
     ] = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(help="Texts in a batch; may be repeated. Default: 1 and 32.")
@@ -66,7 +68,7 @@ def benchmark(
 
     real = _read(texts, text or "text", text_pair) if texts else None
     named = dict(zip(member_names([Path(model) for model in models]), models, strict=True))
-    with Console(stderr=True).status("exporting and timing"):
+    with Console(stderr=True, quiet=console.quiet).status("exporting and timing"):
         found = stages.benchmark(named, settings, real)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -96,10 +98,10 @@ def _show(found: dict[str, Any]) -> None:
     from pruneonce.report.speed import notes, sentence
 
     for table in tables.speeds(found["rows"]):
-        console.print(table)
-        console.print()
+        results.print(table)
+        results.print()
     for line in [*notes(found), sentence(found["rows"])]:
-        console.print(line, markup=False, soft_wrap=True)
+        results.print(line, markup=False, soft_wrap=True)
 
 
 def _write(found: dict[str, Any], output: Path) -> Path:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from pruneonce import recipe
 from pruneonce.cli.stages import Model, Output, Seed, Sets, defaults, sections, show_made
 from pruneonce.cli.task_options import takes_task, task_values
+from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
+from pruneonce.export import FORMATS
+from pruneonce.wording import listed
 
 # The paper's, on GLUE; its learning rate is the default of recipe.Quantize.
 QUANTIZE = {"epochs": 3, "batch_size": 32}
 PRODUCT_QUANTIZE = {"epochs": 6, "batch_size": 32}
+
+FIRST_FORMAT = next(iter(FORMATS))
 
 app = typer.Typer()
 
@@ -74,15 +79,21 @@ def product_quantize(
     show_made(made, "evaluate", output, *(("--dev", values["dev"]) if "dev" in values else ()))
 
 
-@app.command(epilog="Example: [cyan]pruneonce export int8 --output int8-onnx[/cyan]")
+@app.command(
+    help="Write a model, dense, sparse or quantized, for "
+    f"{listed([engine.title for engine in ENGINES.values() if engine.format], 'or')}, with dynamic batch and sequence.",
+    epilog="Example: [cyan]pruneonce export int8 --output int8-onnx[/cyan]",
+)
 def export(
     model: Model,
     output: Output,
-    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="What to write.")] = "onnx",
+    format: Annotated[recipe.Format, typer.Option(help="What to write.")] = FIRST_FORMAT,
 ) -> None:
-    """Write a model, dense, sparse or quantized, for ONNX Runtime or OpenVINO, with dynamic batch and sequence."""
     from pruneonce import stages
 
     made = stages.export(model, output, format=format)
-    size = sum(file.stat().st_size for file in made.iterdir() if file.suffix in {".onnx", ".bin", ".data", ".xml"})
+    files = FORMATS[
+        format
+    ].files  # weights above 2 GB stand in a further file, whose name begins with that of the model
+    size = sum(file.stat().st_size for file in made.iterdir() if file.name.startswith(files))
     typer.echo(f"made {made}: {size / 1e6:.1f} MB for {format}")

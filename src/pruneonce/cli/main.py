@@ -6,19 +6,16 @@ Whatever imports torch is imported inside the verb that needs it, so that help i
 from __future__ import annotations
 
 import json
+import logging
 import os
-import shlex
 import sys
 import traceback
-import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.syntax import Syntax
 from rich.text import Text
 from safetensors import SafetensorError
 from typer.exceptions import TyperException
@@ -28,28 +25,26 @@ from pruneonce.cli import benchmark as cli_benchmark
 from pruneonce.cli import deploy as cli_deploy
 from pruneonce.cli import methods as cli_methods
 from pruneonce.cli import packed_file as cli_storage
+from pruneonce.cli import recipes as cli_recipes
 from pruneonce.cli import stages as cli_stages
-from pruneonce.cli import tables
+from pruneonce.cli import tables, verbosity
+from pruneonce.cli.recipes import Name
 from pruneonce.cli.stages import AsJson, Model, Output, Sets
-from pruneonce.console import console
+from pruneonce.console import console, results
 from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
 from pruneonce.system import durable, interruption
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or YAML file.", show_default=False)]
-
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: [cyan]pruneonce quickstart[/cyan]",
 )
-recipes = typer.Typer(help="List, show or copy the shipped recipes.", epilog="Example: pruneonce recipes list")
 app.add_typer(cli_stages.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
 app.add_typer(cli_benchmark.app)
-app.add_typer(recipes, name="recipes")
+app.add_typer(cli_recipes.app, name="recipes")
 app.add_typer(cli_methods.app, name="methods")
 
 
@@ -58,9 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     a SIGINT or SIGTERM came."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given or bool(os.environ.get("PRUNEONCE_DEBUG"))
-    given = [argument for argument in given if argument != "--debug"]
-    if not debug:
-        silence_libraries()
+    try:
+        level, given = verbosity.taken_from([argument for argument in given if argument != "--debug"])
+    except UserError as error:
+        return _fail(str(error), 2, debug)
+    if not debug and level > logging.DEBUG:
+        verbosity.silence_libraries()
     # Of many processes, which torchrun numbers by RANK, the first one speaks; errors are said by whom they happen to.
     others = os.environ.get("RANK", "0") != "0"
     try:
@@ -68,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             Path(os.devnull).open("w") as nowhere,
             redirect_stdout(nowhere if others else sys.stdout),
             interruption.terminable(),
+            verbosity.applied(level, speaks=not others),
         ):
             code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
         if "WORLD_SIZE" in os.environ:
@@ -90,15 +89,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         hint = "" if debug else "; run it again with --debug for the details"
         return _fail(f"{type(error).__name__}: {error} (this is a bug in pruneonce{hint})", 1, debug)
-
-
-def silence_libraries() -> None:
-    """Turn off the libraries' own warnings and progress bars, in the one way that needs no import of them."""
-    warnings.simplefilter("ignore")
-    for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    for library in ("HF_HUB", "HF_DATASETS"):
-        os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
 
 
 def _line(error: Exception) -> str:
@@ -131,6 +121,11 @@ def _show_version(wanted: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; goes before or after the verb.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Say what is read and written, and let libraries speak; likewise."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors; likewise.")] = False,
 ) -> None:
     """Prune a Transformer encoder once, then fine-tune the sparse model on any task with its zeros locked."""
 
@@ -163,14 +158,14 @@ def plan(
     resolved = recipe.load(name, sets)
     from pruneonce.plan import plan
 
-    with Console(stderr=True).status("measuring some steps of each stage"):
+    with Console(stderr=True, quiet=console.quiet).status("measuring some steps of each stage"):
         found = plan(resolved, seconds)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
-    console.print(tables.plan(found))
+    results.print(tables.plan(found))
     for sentence in found.sentences():
-        console.print(sentence, markup=False)
+        results.print(sentence, markup=False)
 
 
 @app.command(epilog="Example: [cyan]pruneonce quickstart --output quickstart[/cyan]")
@@ -185,50 +180,10 @@ def _show_results(summary: dict[str, Any], output: Path) -> None:
     from pruneonce.report import of_seeds, verdict
 
     for table in tables.results(summary) if summary["results"] else []:
-        console.print(table)
+        results.print(table)
     for sentence in filter(None, [*verdict(summary), of_seeds(summary)]):
-        console.print(sentence, markup=False)
+        results.print(sentence, markup=False)
     typer.echo(f"report: {output / 'report.html'}")
-
-
-# -- recipes ----------------------------------------------------------------------------------------------------
-
-
-@recipes.command("list", epilog="Example: [cyan]pruneonce recipes list[/cyan]")
-def list_recipes() -> None:
-    """The shipped recipes."""
-    console.print(tables.recipes({name: recipe.load(name).description for name in recipe.shipped()}))
-
-
-@recipes.command("show", epilog="Example: [cyan]pruneonce recipes show bert-base-90 > mine.yaml[/cyan]")
-def show_recipe(name: Name) -> None:
-    """A recipe with every setting that it would run with."""
-    text = _dump(recipe.load(name).model_dump(mode="json"))
-    if console.is_terminal:
-        console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True))
-    else:
-        typer.echo(text, nl=False)
-
-
-@recipes.command("copy", epilog="Example: [cyan]pruneonce recipes copy bert-base-90 mine.yaml[/cyan]")
-def copy_recipe(
-    name: Name,
-    file: Annotated[Path | None, typer.Argument(help="Default: NAME.yaml here.", show_default=False)] = None,
-) -> None:
-    """Copy what a recipe sets to a file of your own, which stands alone."""
-    resolved = recipe.load(name)
-    target = file or Path(f"{resolved.name}.yaml")
-    text = _dump(resolved.model_dump(mode="json", exclude_unset=True))
-    try:
-        with target.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise UserError(f"{target} exists; choose another file") from None
-    typer.echo(f"next: pruneonce run {shlex.quote(str(target))} --output {shlex.quote(f'runs/{target.stem}')}")
-
-
-def _dump(values: dict[str, Any]) -> str:
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 # -- looking at models ------------------------------------------------------------------------------------------
@@ -243,8 +198,8 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
     else:
-        console.print(tables.layers(found.layers))
-        console.print(tables.totals(found))
+        results.print(tables.layers(found.layers))
+        results.print(tables.totals(found))
 
 
 @app.command(epilog="Example: [cyan]pruneonce verify task --against sparse[/cyan]")
@@ -262,6 +217,6 @@ def verify(
         return
     lost = [layer for layer in found.layers if layer.lost]
     if lost:
-        console.print(tables.lost_zeros(lost))
+        results.print(tables.lost_zeros(lost))
     typer.echo(f"{child} does not keep the zeros of {against}{absent}")
     raise typer.Exit(1)

@@ -11,35 +11,44 @@ from rich.markdown import Markdown
 
 from pruneonce import methods
 from pruneonce.cli import tables
-from pruneonce.console import console
+from pruneonce.console import results
 from pruneonce.errors import UserError
 from pruneonce.plugins import Plugin
 
 app = typer.Typer(help="List or show the methods that a recipe can name.", epilog="Example: pruneonce methods list")
 
 
+def _method_names() -> list[str]:
+    return list(methods.plugins())
+
+
 @app.command("list", epilog="Example: [cyan]pruneonce methods list[/cyan]")
 def list_methods() -> None:
     """The methods, and the stages that each works in."""
-    console.print(tables.methods(methods.plugins()))
+    results.print(tables.methods(methods.plugins()))
 
 
 @app.command("show", epilog="Example: [cyan]pruneonce methods show obert[/cyan]")
 def show_method(
-    name: Annotated[str, typer.Argument(metavar="METHOD", help="Name in `methods list`.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD", help="Name in `methods list`.", show_default=False, autocompletion=_method_names
+        ),
+    ],
 ) -> None:
     """A method's options, how a recipe names it, and its description."""
     plugin = methods.plugins().get(name)
     if plugin is None:
         raise UserError(f"no method is named {name!r}; these are: {', '.join(methods.plugins())}")
     example = yaml.safe_dump({"method": {"name": name, **plugin.example}}, sort_keys=False)
-    console.print(f"[bold]{name}[/bold]: {plugin.summary}")
-    console.print(f"source: {plugin.paper}; works in: {', '.join(sorted(plugin.stages))}\n", soft_wrap=True)
+    results.print(f"[bold]{name}[/bold]: {plugin.summary}")
+    results.print(f"source: {plugin.paper}; works in: {', '.join(sorted(plugin.stages))}\n", soft_wrap=True)
     if len(plugin.options.model_fields) > 1:
-        console.print(tables.options(plugin.options))
-    console.print(f"\nIn a recipe's section of such a stage:\n\n{example}", markup=False)
+        results.print(tables.options(plugin.options))
+    results.print(f"\nIn a recipe's section of such a stage:\n\n{example}", markup=False)
     if readme := _readme(plugin):
-        console.print(Markdown(readme))
+        results.print(Markdown(readme))
 
 
 def _readme(plugin: Plugin) -> str | None:

@@ -11,7 +11,7 @@ import typer
 
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson
-from pruneonce.console import console
+from pruneonce.console import results
 
 app = typer.Typer()
 
@@ -38,7 +38,7 @@ def pack(
     if as_json:
         typer.echo(json.dumps(made.to_json(), indent=1))
         return
-    console.print(tables.sizes(made))
+    results.print(tables.sizes(made))
     for part, error in made.to_json()["rounding"].items():
         typer.echo(
             f"rounding changed the {part} by {error['relative']:.2%}, any weight by {error['largest']:.2g} at most"

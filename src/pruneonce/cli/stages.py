@@ -15,7 +15,7 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.task_options import MEASURED, TaskSets, as_options, takes_task, task_values, with_sets
-from pruneonce.console import console
+from pruneonce.console import results
 from pruneonce.errors import UserError
 
 # What the stage verbs use where no option says otherwise. The paper's: steps, sequences a step (32 x 8) and warm-up of
@@ -176,7 +176,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
-        console.print(tables.metrics(found))
+        results.print(tables.metrics(found))
 
 
 def sections(

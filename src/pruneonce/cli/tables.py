@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.table import Table
 from rich.text import Text
 
-from pruneonce.wording import ENGINES, milliseconds
+from pruneonce.engines import title_of
+from pruneonce.recipe.arms import ARMS, DENSE
+from pruneonce.wording import milliseconds
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     # what follows imports torch
     from pruneonce.plan import Plan
     from pruneonce.plugins import Plugin
+    from pruneonce.recipe.keys import Key, Place
     from pruneonce.sparsity.inspection import Inspection, Layer, LostZeros
     from pruneonce.storage.sizes import Sizes
 
@@ -47,7 +51,7 @@ def results(summary: Mapping[str, Any]) -> list[Table]:
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Tasks down, arms across: the value and, below it, recovery and spread in percent; last, the mean recovery."""
-    from pruneonce.runs.layout import ARMS
+    from pruneonce.report.recovery import recoveries_of  # the report draws plots, whose library takes a second
 
     by_task: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
@@ -56,17 +60,18 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("task\n[dim]metric[/dim]", overflow="fold", max_width=22)
     for arm in arms:
-        table.add_column(f"{arm}\n[dim]{'' if arm == 'dense' else '% kept'}[/dim]", justify="right", overflow="fold")
+        table.add_column(f"{arm}\n[dim]{'' if arm == DENSE else '% kept'}[/dim]", justify="right", overflow="fold")
     for task, found in by_task.items():
         metric = next(iter(found.values()))["metric"]
         cells = [_compared(found[arm]) if arm in found else Text("-") for arm in arms]
         table.add_row(Text.assemble(task, "\n", (metric, "dim")), *cells)
-    table.add_row("mean % kept", *(_mean_recovery(by_task.values(), arm) for arm in arms), style="bold")
+    means = ["" if arm == DENSE else _mean(recoveries_of(by_task, arm)) for arm in arms]
+    table.add_row("mean % kept", *means, style="bold")
     return table
 
 
 def _compared(row: Mapping[str, Any]) -> Text:
-    dense = row["arm"] == "dense"
+    dense = row["arm"] == DENSE
     shown, spread = (row["value"], row.get("spread")) if dense else (row["recovery"], row.get("recovery_spread"))
     full = row.get("full_score", 1) if dense else 1
     plus = "" if spread is None else f"±{100 * spread / full:.1f}"
@@ -79,9 +84,8 @@ def _value(value: float, row: Mapping[str, Any]) -> str:
     return f"{value:.2f}" if row.get("full_score", 1) == 100 else f"{value:.4f}"
 
 
-def _mean_recovery(tasks: Iterable[Mapping[str, Mapping[str, Any]]], arm: str) -> str:
-    kept = [found[arm]["recovery"] for found in tasks if arm in found and found[arm]["recovery"] is not None]
-    return "" if arm == "dense" or not kept else f"{100 * sum(kept) / len(kept):.1f}"
+def _mean(shares: Mapping[str, float]) -> str:
+    return f"{100 * fmean(shares.values()):.1f}" if shares else ""
 
 
 def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | None) -> Table:
@@ -89,7 +93,7 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
     speeds = _speeds_of_texts(benchmark)
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
-    headings = ["ms\n" + ENGINES[engine].replace(" ", "\n") for engine in engines]
+    headings = ["ms\n" + title_of(engine).replace(" ", "\n") for engine in engines]
     table = _table("task", "model", value, "of\ndense", "MB", "smaller", *headings)
     blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -106,8 +110,8 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
 
 
 def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
-    size, dense = row["size"], first["size"] if first["arm"] == "dense" else None
-    spread, of_dense = row.get("spread"), row["arm"] != "dense" and row["recovery"] is not None
+    size, dense = row["size"], first["size"] if first["arm"] == DENSE else None
+    spread, of_dense = row.get("spread"), row["arm"] != DENSE and row["recovery"] is not None
     return [
         row["arm"],
         _value(row["value"], row) + ("" if spread is None else f" ±{_value(spread, row)}"),
@@ -141,6 +145,30 @@ def methods(plugins: Mapping[str, Plugin]) -> Table:
     table.add_column("works in")
     for name, plugin in plugins.items():
         table.add_row(name, plugin.summary, ", ".join(sorted(plugin.stages)))
+    return table
+
+
+def places(found: Iterable[Place]) -> Table:
+    """The sections of a recipe, where each stands, and the first sentence about it. It fits 80 columns."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("section", "stands in"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("holds", overflow="fold")
+    for place in found:
+        first = place.summary.partition(". ")[0].rstrip(".")
+        table.add_row(place.name, place.shown_at, Text(first.replace("`", "")))
+    return table
+
+
+def keys(found: Iterable[Key]) -> Table:
+    """Keys, below each its values and its default; beside them the meaning. It fits 80 columns."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("key", overflow="fold", width=26)
+    table.add_column("meaning", overflow="fold")
+    for key in found:
+        default = "required" if key.default == "required" else f"default: {key.default}"
+        below = f"{key.values.replace('`', '')}\n{default}"
+        table.add_row(Text.assemble((key.name, "bold"), "\n", (below, "dim")), Text(key.meaning.replace("`", "")))
     return table
 
 

@@ -11,6 +11,7 @@ import typer
 
 from pruneonce import recipe
 from pruneonce.errors import UserError
+from pruneonce.wording import listed
 
 FLAGS = {"source": "--hub", "preset": "--task"}
 
@@ -19,7 +20,7 @@ def _task_option(help: str, *names: str, metavar: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Task")
 
 
-KINDS = f"{', '.join(list(recipe.KINDS)[:-1])} or {list(recipe.KINDS)[-1]}"
+KIND_NAMES = listed(list(recipe.KINDS), "or")
 TextColumn = Annotated[str | None, _task_option("Default: text.", "--text", metavar="COLUMN")]
 PairColumn = Annotated[str | None, _task_option("Second text of a pair.", "--text-pair", metavar="COLUMN")]
 
@@ -29,7 +30,7 @@ TASK: dict[str, Any] = {
         str | None,
         _task_option(f"A known one, data and columns: {', '.join(recipe.PRESETS)}.", "--task", metavar="NAME"),
     ],
-    "kind": Annotated[str | None, _task_option(f"{KINDS}. Default: {next(iter(recipe.KINDS))}.", metavar="KIND")],
+    "kind": Annotated[str | None, _task_option(f"{KIND_NAMES}. Default: {next(iter(recipe.KINDS))}.", metavar="KIND")],
     "train": Annotated[str | None, _task_option("JSONL, CSV or Parquet file; with --hub, a split.", metavar="FILE")],
     "dev": Annotated[str | None, _task_option("Held-out file or split.", metavar="FILE")],
     "test": Annotated[str | None, _task_option("File or split to measure on.", metavar="FILE")],
@@ -42,7 +43,7 @@ TASK: dict[str, Any] = {
 }
 # Where a model is measured: it knows its kind, and nothing is read for training.
 MEASURED = {name: option for name, option in TASK.items() if name != "train"} | {
-    "kind": Annotated[str | None, _task_option(f"{KINDS}. Default: what the model is for.", metavar="KIND")]
+    "kind": Annotated[str | None, _task_option(f"{KIND_NAMES}. Default: what the model is for.", metavar="KIND")]
 }
 TaskSets = Annotated[
     list[str] | None,

@@ -43,7 +43,7 @@ def _keys_beside(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[s
         if part.startswith(KIND):
             inside = [one for one in inside if part.removeprefix(KIND) in (f.default for f in _told_apart_by(one))]
         elif field := inside[0].model_fields.get(part):
-            inside = list(_models_in(field.annotation)) or inside
+            inside = list(models_in(field.annotation)) or inside
         # else a name in a mapping, such as a task's: its section came with the field
     return list(inside[0].model_fields)
 
@@ -52,8 +52,9 @@ def _told_apart_by(section: type[BaseModel]) -> list[Any]:
     return [section.model_fields[key] for key in ("kind", "name") if key in section.model_fields]
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a field's annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)
+        yield from models_in(argument)

@@ -24,13 +24,14 @@ from datasets.table import MemoryMappedTable
 from joblib.externals.loky import ProcessPoolExecutor
 from tokenizers import Tokenizer
 
+from pruneonce.console import logger
 from pruneonce.data import packing
 from pruneonce.data.keys import corpus_key
+from pruneonce.data.packing import SCHEMA
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 from pruneonce.system import durable
 
-SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})
 BLOCKS_AT_ONCE = 1_000
 ROWS_AT_ONCE = 1_000_000
 
@@ -82,6 +83,8 @@ def token_blocks(
             shutil.rmtree(begun)
             raise
         durable.publish(begun, folder)
+    else:
+        logger.debug("blocks of the corpus taken from %s", folder)
     return _blocks(folder, "train"), _blocks(folder, "validation")
 
 

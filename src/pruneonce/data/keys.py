@@ -17,15 +17,16 @@ NOT_DATA = {"teacher", "transfer", "quantize", "teacher_model", "metric"}
 SPLITS = {"train", "dev", "test", "held_out", "unlabelled"}
 
 
-def task_key(task: Task, taught: bool = False) -> str:
+def task_key(task: Task, taught: bool = False, *, by_name: bool = False) -> str:
     """sha256 of how a task is read and, for local files, of their names and what is in them, wherever they are.
 
     Args:
         taught: for a stage with a teacher, which may learn from more than the splits.
+        by_name: local files count by their path, and none is read.
     """
     files = task.data() if taught else task.splits()
     splits: dict[str, object] = dict(files)
-    if task.source is None:
+    if task.source is None and not by_name:
         splits = {split: [Path(file).name, file_key(file)] for split, file in files.items()}
     said = [task.model_dump(exclude=NOT_DATA | SPLITS), splits]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -36,9 +37,14 @@ def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
 
     A hub data set counts by its name alone: looking up its revision would need the network.
     """
-    settings = corpus.model_dump(exclude={"processes"})
+    settings = corpus_settings(corpus)
     settings["source"] = source_key(corpus.source) or corpus.source
     return hashlib.sha256(json.dumps([settings, packing.backend(tokenizer)], sort_keys=True).encode()).hexdigest()
+
+
+def corpus_settings(corpus: Corpus) -> dict[str, Any]:
+    """All of a corpus that its blocks follow from; the number of processes that make them is no part of it."""
+    return corpus.model_dump(exclude={"processes"})
 
 
 def source_key(source: str) -> list[list[str]] | None:

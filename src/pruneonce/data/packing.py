@@ -15,13 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from pruneonce.data import readers
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
-KINDS = ("text", "json", "parquet")
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})  # of blocks
+CORPUS_FILES = ("text", "json", "parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 FILES_AT_ONCE = 64  # open files have a limit, and each holds a decompressor
@@ -166,12 +168,12 @@ def local_files(source: str) -> list[Path] | None:
     """The files of a local source; None when `source` is a hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and readers.kind(file) in KINDS)
+        files = sorted(file for file in path.rglob("*") if file.is_file() and readers.kind(file) in CORPUS_FILES)
         if not files:
-            raise UserError(f"nothing to read in the folder {path}: no file ends in {readers.suffixes(KINDS)}")
+            raise UserError(f"nothing to read in the folder {path}: no file ends in {readers.suffixes(CORPUS_FILES)}")
         return files
     if path.exists():
-        readers.check_file(path, KINDS)
+        readers.check_file(path, CORPUS_FILES)
         return [path]
     if readers.kind(path) or not HUB_ID.fullmatch(source):
         raise UserError(f"no such file or folder: {source}")

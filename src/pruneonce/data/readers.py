@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetsError
 
 from pruneonce.errors import UserError
 
-KINDS = {
+SUFFIXES = {
     ".txt": "text",
     ".conll": "conll",
     ".jsonl": "json",
@@ -41,9 +41,9 @@ def kind(path: Path) -> str | None:
     All but Parquet, which compresses by itself, may carry one more suffix out of `COMPRESSIONS`.
     """
     if path.suffix.lower() in COMPRESSIONS:
-        inner = KINDS.get(Path(path.stem).suffix.lower())
+        inner = SUFFIXES.get(Path(path.stem).suffix.lower())
         return None if inner == "parquet" else inner
-    return KINDS.get(path.suffix.lower())
+    return SUFFIXES.get(path.suffix.lower())
 
 
 def check_file(path: Path, kinds: Collection[str]) -> None:
@@ -58,7 +58,7 @@ def check_file(path: Path, kinds: Collection[str]) -> None:
 
 def suffixes(kinds: Collection[str]) -> str:
     """The suffixes of `kinds` as a phrase for a message."""
-    plain = ", ".join(suffix for suffix, name in KINDS.items() if name in kinds)
+    plain = ", ".join(suffix for suffix, name in SUFFIXES.items() if name in kinds)
     return f"{plain} (all but .parquet also with {', '.join(COMPRESSIONS)})"
 
 

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pruneonce.data import packing
-from pruneonce.data.corpus import SCHEMA
 from pruneonce.data.keys import stamps
+from pruneonce.data.packing import SCHEMA
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 

@@ -1,30 +1,36 @@
-"""Engines that run a model on the processor, each called the same way: PyTorch, ONNX Runtime and OpenVINO."""
+"""Engines that run a model on the processor, each called the same way. Each is a file of this package, with an `ENGINE`
+that declares it.
+
+The import is light: torch and the engines' libraries are imported when a model is opened.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pruneonce.engines import onnxruntime, openvino, pytorch
 from pruneonce.engines.engine import Engine
 from pruneonce.errors import UserError
-from pruneonce.export import files
-from pruneonce.export.onnx import need
+from pruneonce.export import FORMATS
 
-__all__ = ["ENGINES", "Engine", "engine_of", "open_engine", "open_file", "require"]
+if TYPE_CHECKING:
+    from pruneonce.engines.session import Session
 
-ENGINES = ("torch", "onnxruntime", "openvino")
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # what has to be installed, and the format that they read
-FILES = {engine: files.FILES[format][0] for engine, format in EXTRAS.items()}
+__all__ = ["ENGINES", "Engine", "engine_of", "open_engine", "open_file", "require", "title_of"]
+
+# Every engine by its name, in the order in which they are timed; all that lists engines reads this table.
+ENGINES: dict[str, Engine] = {one.name: one for one in (pytorch.ENGINE, onnxruntime.ENGINE, openvino.ENGINE)}
 WEIGHTS = "*.safetensors"
 
 
-def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, exact: bool = False) -> Engine:
+def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, exact: bool = False) -> Session:
     """Open a model in an engine.
 
     Args:
-        folder: for torch a model folder (or hub id), which runs as fake quantization where it is quantized; for
-            onnxruntime and openvino a folder that `pruneonce export` made for it.
-        engine: one of ENGINES.
+        folder: for torch a model folder (or hub id), which runs as fake quantization where it is quantized; for an
+            engine that reads a format, a folder that `pruneonce export` made in that format.
+        engine: a name in ENGINES.
         threads: of the processor; None: as many as PyTorch has. PyTorch's own number is the process's, and is set.
         exact: with activations in fp32, to compare engines with each other. Without it an engine rounds as it does
             by default: OpenVINO to bf16 on processors that have it, both to int8 before 4-bit weights.
@@ -33,37 +39,46 @@ def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, 
         UserError: there is no such engine or model, the engine is not installed, or it cannot open the model; a file
             of an export is not what was written.
     """
-    require(engine)
-    if engine in FILES and not (Path(folder) / FILES[engine]).is_file():
+    declared = require(engine)
+    if declared.format is None:
+        return declared.open(folder, threads, exact)
+    file = FORMATS[declared.format].file
+    if not (Path(folder) / file).is_file():
         raise UserError(
-            f"{folder} has no {FILES[engine]}, which {engine} needs; `pruneonce export MODEL --output FOLDER "
-            f"--format {EXTRAS[engine]}` makes one"
+            f"{folder} has no {file}, which {engine} needs; `pruneonce export MODEL --output FOLDER "
+            f"--format {declared.format}` makes one"
         )
-    if engine == "torch":
-        return pytorch.open_model(folder, threads)
-    files.must_be_whole(Path(folder), EXTRAS[engine])
-    return open_file(Path(folder) / FILES[engine], engine, threads, exact=exact)
+    from pruneonce.export import files  # imports torch
+
+    files.must_be_whole(Path(folder), declared.format)
+    return declared.open(Path(folder) / file, threads, exact)
 
 
-def open_file(file: Path, engine: str, threads: int | None = None, *, exact: bool = False) -> Engine:
-    """As `open_engine`, of a file that this process has just written: nothing is compared."""
-    opener = onnxruntime.open_model if engine == "onnxruntime" else openvino.open_model
-    return opener(file, threads, exact)
+def open_file(file: Path, engine: str, threads: int | None = None, *, exact: bool = False) -> Session:
+    """As `open_engine`, of a file that this process has just written: no hash is compared."""
+    return require(engine).open(file, threads, exact)
 
 
 def engine_of(folder: str | Path) -> str | None:
     """The one engine that an exported folder is for; None for a model folder, which can be exported for any."""
     if list(Path(folder).glob(WEIGHTS)):
         return None
-    return next((engine for engine, file in FILES.items() if (Path(folder) / file).is_file()), None)
+    reading = {name: FORMATS[one.format].file for name, one in ENGINES.items() if one.format is not None}
+    return next((name for name, file in reading.items() if (Path(folder) / file).is_file()), None)
 
 
-def require(engine: str) -> None:
-    """
+def require(engine: str) -> Engine:
+    """The declaration of an engine that can run here.
+
     Raises:
         UserError: there is no such engine, or it is not installed.
     """
     if engine not in ENGINES:
         raise UserError(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
-    if engine in EXTRAS:
-        need(engine, EXTRAS[engine])
+    ENGINES[engine].require()
+    return ENGINES[engine]
+
+
+def title_of(engine: str) -> str:
+    """An engine's name for people; of an engine that is no longer there, as in an old summary, the plain name."""
+    return ENGINES[engine].title if engine in ENGINES else engine

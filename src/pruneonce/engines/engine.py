@@ -1,63 +1,47 @@
-"""What the engines have in common."""
+"""The declaration of an engine. Free of torch: a recipe that names engines is read without it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+from pruneonce.system.packages import need
 
-from pruneonce.errors import UserError
-
-Array = np.ndarray[Any, Any]
-Outputs = dict[str, Array]
+if TYPE_CHECKING:
+    from pruneonce.engines.session import Session
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A model in an engine. Calling it on a batch gives all outputs of the model, by name.
+    """An engine, as its file in this package declares it.
 
     Attributes:
-        name: `torch`, `onnxruntime` or `openvino`.
-        inputs: names of the inputs that it takes; others in a batch are ignored.
-        precision: what it calculates in where nothing is quantized: `fp32`, `bf16` or `fp16`.
-        threads: of the processor.
+        name: in recipes, on the command line and in benchmarks.
+        title: for people.
+        library: the module that running a model imports, which is its distribution's name too.
+        open: opens a model: called with a folder or, where the engine reads a format, with that format's first file;
+            with the number of threads (None: as many as PyTorch has); and with whether activations stay fp32.
+        format: name of the export format that it reads; None: it opens model folders as they are.
+        extra: of this package, which installs `library`; None: this package does so itself.
+        runs_integers: whether a quantized model is calculated with integers; False: it is simulated in fp32, which is
+            no faster.
     """
 
     name: str
-    inputs: list[str]
-    precision: str
-    threads: int
-    run: Callable[[dict[str, Array]], Outputs]
+    title: str
+    library: str
+    open: Callable[[str | Path, int | None, bool], Session]
+    format: str | None = None
+    extra: str | None = None
+    runs_integers: bool = True
 
-    def __call__(self, batch: Mapping[str, Tensor | Array]) -> Outputs:
-        """
-        Args:
-            batch: [sequences, tokens] integers for each of `inputs`.
-
-        Returns:
-            Outputs by name, such as `logits` [sequences, classes].
+    def require(self) -> None:
+        """Raise unless the engine can run here.
 
         Raises:
-            UserError: the model takes an input that is not in the batch, or the engine fails.
+            UserError: its library is not installed.
         """
-        if lacking := [name for name in self.inputs if name not in batch]:
-            raise UserError(f"the model in {self.name} takes `{lacking[0]}`, which its tokenizer does not give")
-        return self.run({name: _as_array(batch[name]) for name in self.inputs})
-
-
-@contextmanager
-def told_as(what: str) -> Generator[None, None, None]:
-    """Turns whatever an engine raises into one line: their errors have no common class below this."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(f"{what}: {error}") from error
-
-
-def _as_array(value: Tensor | Array) -> Array:
-    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+        if self.extra is not None:
+            need(self.library, self.extra)

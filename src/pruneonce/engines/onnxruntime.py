@@ -1,4 +1,4 @@
-"""Models in ONNX Runtime.
+"""ONNX Runtime.
 
 Session options, with what they mean:
 https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
@@ -7,11 +7,12 @@ https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/sess
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from pruneonce.engines.engine import Engine
 
-from pruneonce.engines.engine import Array, Engine, Outputs, told_as
-from pruneonce.system.machine import overflows_int8
+if TYPE_CHECKING:
+    from pruneonce.engines.session import Array, Outputs, Session
 
 # Idle threads would go on spinning and take the processor from whatever runs next.
 SETTINGS = {"session.force_spinning_stop": "1"}
@@ -20,23 +21,32 @@ WITHOUT_VNNI = {"session.x64quantprecision": "1"}
 EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}  # else the inputs of 4-bit weights are rounded to int8
 
 
-def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
-    """As `open_engine`, of a .onnx file."""
+def open_model(file: str | Path, threads: int | None, exact: bool) -> Session:
+    """Open a .onnx file; the arguments are those of `pruneonce.engines.open_engine`."""
     import onnxruntime
+    import torch
+
+    from pruneonce.engines.session import Session, in_one_line
+    from pruneonce.system import machine
 
     threads = threads or torch.get_num_threads()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    settings = SETTINGS | (EXACT if exact else {}) | (WITHOUT_VNNI if overflows_int8() else {})
+    settings = SETTINGS | (EXACT if exact else {}) | (WITHOUT_VNNI if machine.overflows_int8() else {})
     for key, value in settings.items():
         options.add_session_config_entry(key, value)
-    with told_as(f"ONNX Runtime cannot open {file}"):
+    with in_one_line(f"ONNX Runtime cannot open {file}"):
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     outputs = [value.name for value in session.get_outputs()]
 
     def run(batch: dict[str, Array]) -> Outputs:
-        with told_as(f"ONNX Runtime cannot run {file}"):
+        with in_one_line(f"ONNX Runtime cannot run {file}"):
             return dict(zip(outputs, session.run(None, batch), strict=True))
 
-    return Engine("onnxruntime", [value.name for value in session.get_inputs()], "fp32", threads, run)
+    return Session(ENGINE.name, [value.name for value in session.get_inputs()], "fp32", threads, run)
+
+
+ENGINE = Engine(
+    name="onnxruntime", title="ONNX Runtime", library="onnxruntime", open=open_model, format="onnx", extra="onnx"
+)

@@ -1,4 +1,4 @@
-"""Models in OpenVINO, on the processor.
+"""OpenVINO, on the processor.
 
 https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from pruneonce.engines.engine import Engine
 
-from pruneonce.engines.engine import Array, Engine, Outputs, told_as
-from pruneonce.system.machine import overflows_int8
+if TYPE_CHECKING:
+    from pruneonce.engines.session import Array, Outputs, Session
 
 # A thread that is pinned to a core waits for whoever else runs there; the other engines do not pin theirs.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
@@ -35,19 +35,29 @@ def core() -> Any:
     return openvino.Core()
 
 
-def open_model(file: Path, threads: int | None, exact: bool) -> Engine:
-    """As `open_engine`, of an .xml file with its .bin beside it."""
+def open_model(file: str | Path, threads: int | None, exact: bool) -> Session:
+    """Open an .xml file with its .bin beside it; the arguments are those of `pruneonce.engines.open_engine`."""
+    import torch
+
+    from pruneonce.engines.session import Session, in_one_line
+    from pruneonce.system import machine
+
     threads = threads or torch.get_num_threads()
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, **SETTINGS}
-    settings |= (EXACT if exact else {}) | (WITHOUT_VNNI if overflows_int8() else {})
-    with told_as(f"OpenVINO cannot open {file}"):
+    settings |= (EXACT if exact else {}) | (WITHOUT_VNNI if machine.overflows_int8() else {})
+    with in_one_line(f"OpenVINO cannot open {file}"):
         model = core().compile_model(file, "CPU", settings)
         precision = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         inputs = [value.get_any_name() for value in model.inputs]
 
     def run(batch: dict[str, Array]) -> Outputs:
-        with told_as(f"OpenVINO cannot run {file}"):
-            found = model(batch)
-            return {value.get_any_name(): found[value] for value in model.outputs}
+        with in_one_line(f"OpenVINO cannot run {file}"):
+            outputs = model(batch)
+            return {value.get_any_name(): outputs[value] for value in model.outputs}
 
-    return Engine("openvino", inputs, PRECISIONS.get(precision, precision), threads, run)
+    return Session(ENGINE.name, inputs, PRECISIONS.get(precision, precision), threads, run)
+
+
+ENGINE = Engine(
+    name="openvino", title="OpenVINO", library="openvino", open=open_model, format="openvino", extra="openvino"
+)

@@ -1,6 +1,43 @@
-"""Models in the formats of inference engines: ONNX and OpenVINO."""
+"""Models in the formats of inference engines. Each format is a file of this package, with a `FORMAT` that declares it.
 
+The import is light: torch and the engines' libraries are imported when a model is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pruneonce.export import onnx, openvino
+from pruneonce.export.format import Format
 from pruneonce.export.onnx import to_onnx
-from pruneonce.export.openvino import to_openvino
 
-__all__ = ["to_onnx", "to_openvino"]
+__all__ = ["FORMATS", "Format", "to_onnx", "to_openvino", "write"]
+
+# Every format by its name; all that lists formats reads this table.
+FORMATS: dict[str, Format] = {one.name: one for one in (onnx.FORMAT, openvino.FORMAT)}
+
+
+def write(format: str, source: str | Path, folder: Path) -> Path:
+    """Write a model in a format of `FORMATS`: its files into `folder`, and nothing else.
+
+    Args:
+        source: any model folder (or hub id), as for `to_onnx`.
+
+    Returns:
+        The file that an engine opens.
+
+    Raises:
+        UserError: there is no model, or the format's extra is not installed.
+    """
+    declared = FORMATS[format]
+    declared.require()
+    if declared.made_from is None:
+        return declared.write(source, folder)
+    with TemporaryDirectory() as scratch:
+        return declared.write(write(declared.made_from, source, Path(scratch)), folder)
+
+
+def to_openvino(source: str | Path, folder: Path) -> Path:
+    """Write `openvino_model.xml` and `openvino_model.bin` into `folder`; as `write`."""
+    return write("openvino", source, folder)

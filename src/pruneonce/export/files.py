@@ -9,17 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruneonce.errors import UserError
-from pruneonce.export import onnx, openvino
+from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, read_provenance
 from pruneonce.system import durable
 
-FILES = {"onnx": (onnx.FILE,), "openvino": (openvino.FILE, openvino.WEIGHTS)}
 AGAIN = "remove the folder and export the model again"
 
 
 def hashes(folder: Path, format: str) -> dict[str, str]:
     """What provenance records as `files`."""
-    return {name: durable.file_hash(folder / name) for name in FILES[format]}
+    return {name: durable.file_hash(folder / name) for name in FORMATS[format].files}
 
 
 def must_be_whole(folder: Path, format: str) -> None:
@@ -31,9 +30,9 @@ def must_be_whole(folder: Path, format: str) -> None:
     if not isinstance(recorded, dict):
         raise UserError(f"{folder} has no hashes of its files in {PROVENANCE}; {AGAIN}")
     try:
-        found = hashes(folder, format)
+        digests = hashes(folder, format)
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}; {AGAIN}") from None
-    for name, digest in found.items():
+    for name, digest in digests.items():
         if recorded.get(name) != digest:
             raise UserError(f"{folder / name} is damaged: it is not what was written; {AGAIN}")

@@ -7,15 +7,16 @@ told apart here too, for what rounds them, and what makes queries, keys and valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from pruneonce.errors import UserError
-from pruneonce.models.loading import load_config
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,43 @@ def attention_inputs(model: nn.Module) -> list[nn.Module]:
     return [layer.get_submodule(name) for layer in layers for name in roles.attention]
 
 
+def prunable_names(model_type: str, matrices: Collection[str]) -> dict[str, str]:
+    """Names of the weights to prune, in the order of `prunable_weights`, found without building the model.
+
+    Args:
+        matrices: names of the two-dimensional tensors of a model's safetensors files.
+
+    Returns:
+        Names in the file by names in the base model.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    roles = roles_of(model_type)
+    inner = re.compile(rf"(?:\w+\.)?({re.escape(roles.layers)}\.(\d+)\.(.+)\.weight)")
+    ranked = []
+    for name in matrices:
+        if match := inner.fullmatch(name):
+            short, layer, module = match.groups()
+            order = roles.attention.index(module) if module in roles.attention else len(roles.attention)
+            ranked.append(((int(layer), order, module), short, name))
+    found = {short: name for _, short, name in sorted(ranked)}
+    if roles.pooler:
+        pooler = f"{roles.pooler}.weight"
+        for name in matrices:
+            if re.fullmatch(rf"(?:\w+\.)?{re.escape(pooler)}", name):
+                found[pooler] = name
+    return found
+
+
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     """Weights to prune, by their name in the base model.
 
     Raises:
         UserError: the architecture is not supported.
     """
+    from torch import nn
+
     base = base_of(model)
     roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
     found = {
@@ -92,6 +124,8 @@ def embedding_tables(model: nn.Module) -> dict[str, nn.Embedding]:
     Raises:
         UserError: the architecture is not supported.
     """
+    from torch import nn
+
     base = base_of(model)
     roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
     return {
@@ -133,6 +167,8 @@ def check_length(length: int, model: str | Path, key: str) -> None:
     Raises:
         UserError: `length` is above the number of positions.
     """
+    from pruneonce.models.loading import load_config
+
     config = load_config(model)
     roles = ARCHITECTURES.get(config.model_type, Roles(""))  # one that is not pruned may still be measured
     longest = config.max_position_embeddings - roles.position_offset(config)

@@ -12,11 +12,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
+from pruneonce.console import logger
 from pruneonce.errors import UserError
-from pruneonce.system.durable import read_json
-
-# A configuration's numbers may be this large.
-MOST, MOST_LAYERS = 1 << 20, 1000
+from pruneonce.models.source import first_line, must_be_bounded, must_exist
 
 
 def load_model(auto_class: Any, source: str | Path, **config: Any) -> Any:
@@ -39,6 +37,7 @@ def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[
             trust_remote_code=False,  # left out, transformers would ask
             **config,
         )
+    logger.debug("%s loaded from %s", type(model).__name__, source)
     return model, set(info["missing_keys"])
 
 
@@ -89,8 +88,8 @@ def load_config(source: str | Path) -> Any:
 @contextmanager
 def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
     """Turns what transformers raises for a folder or hub id that is not right into one line."""
-    _must_exist(source)
-    _must_be_bounded(source)
+    must_exist(source)
+    must_be_bounded(source)
     try:
         yield
     except Exception as error:  # what is damaged, or made to do harm, fails anywhere inside transformers, in any way
@@ -114,32 +113,3 @@ def dropouts(config: Any) -> list[str]:
         for key, value in config.to_dict().items()
         if "dropout" in key and isinstance(value, (int, float)) and not isinstance(value, bool)
     ]
-
-
-def _must_exist(source: str | Path) -> None:
-    """A path that is not there would be taken for a hub id, with a puzzling message."""
-    text = str(source)
-    looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or isinstance(source, Path)
-    path = Path(source)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{text} is not a model folder: it has no config.json")
-    if looks_local and not path.is_dir():
-        raise UserError(f"no model folder at {text}")
-
-
-def _must_be_bounded(source: str | Path) -> None:
-    """Numbers of layers, labels or tokens without bound would keep transformers busy for ever."""
-    file = Path(source) / "config.json"
-    if not file.is_file():
-        return
-    values = read_json(file)
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it is not an object")
-    for key, value in values.items():
-        most = MOST_LAYERS if "layers" in key else MOST
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= most:
-            raise UserError(f"{file} is damaged: `{key}` is {value}")
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 
 from pruneonce.console import console
 from pruneonce.errors import UserError
-from pruneonce.models.loading import first_line
+from pruneonce.models.source import first_line
 from pruneonce.system.durable import read_json
 
 # What makes a folder a sentence-transformers model, beside the encoder itself.

@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from pruneonce.config.lengths import as_steps
 from pruneonce.data.size import count_blocks
 from pruneonce.models import load_config, load_tokenizer, load_vocabulary_model
-from pruneonce.plan import probe
+from pruneonce.plan.jobs import Stage, TaskSample
 from pruneonce.plugins import plugins
 from pruneonce.recipe import Prepare, Prune, Recipe, Training, Transfer
 from pruneonce.sparsity import PruningSchedule
@@ -84,10 +84,11 @@ class Work:
         length: tokens of a sequence, padding included, on average.
         longest: the same of the longest batch.
         candidates: models that are trained, all of them counted above; of more than one the best is kept.
+        sample: of the task that is trained on.
     """
 
     name: str
-    kind: probe.Kind
+    kind: Stage
     model: str
     settings: Training | None
     steps: int | None
@@ -97,6 +98,7 @@ class Work:
     length: int
     longest: int
     candidates: int = 1
+    sample: TaskSample | None = None
 
     def has_vocabulary(self) -> bool:
         """Whether the model has its MLM head."""
@@ -153,7 +155,7 @@ def corpus_works(recipe: Recipe, notes: list[str]) -> tuple[list[Work], int | No
 
 def _corpus_work(
     name: str,
-    kind: probe.Kind,
+    kind: Stage,
     recipe: Recipe,
     settings: Training,
     examples: int | None,

@@ -1,6 +1,6 @@
 """What a run will take, told before it starts: steps, tokens, arithmetic, time on this machine, memory and disk.
 
-The formulas are in `workload`, the measuring is in `probe`.
+Stages and formulas are in `corpus_work` and `task_work`; `jobs` builds what is measured, `probe` measures it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import torch
 
 from pruneonce.plan import probe
 from pruneonce.plan.corpus_work import BYTES, Shape, Work, corpus_works
+from pruneonce.plan.jobs import Probe, usual
 from pruneonce.plan.task_work import SAMPLE, task_works
-from pruneonce.recipe import Recipe
+from pruneonce.recipe import Recipe, Training
+from pruneonce.recipe.arms import arms_of
 from pruneonce.runs import pipeline
 from pruneonce.stages.prune import check_pieces, check_settings
 
@@ -128,20 +130,20 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
     return Plan(recipe.name, stages, Memory(highest, peak, device), _disk(recipe, works, blocks), notes)
 
 
-def _probes(works: list[Work]) -> dict[Work, probe.Probe]:
+def _probes(works: list[Work]) -> dict[Work, Probe]:
     """The probe of each work. Those that differ in nothing but length share one, of the longest."""
     alike: dict[Any, list[Work]] = {}
     for work in works:
-        key = work.kind, work.model, work.settings and probe.usual(work.settings)
-        alike.setdefault(key, []).append(work)
+        settings = work.settings and usual(work.settings)
+        alike.setdefault((work.kind, work.model, settings, work.sample and work.sample.alike()), []).append(work)
     found = {}
-    for (kind, model, settings), group in alike.items():
+    for (kind, model, settings, _), group in alike.items():
         length, longest = max(work.length for work in group), max(work.longest for work in group)
-        found.update(dict.fromkeys(group, probe.Probe(kind, model, length, longest, settings)))
+        found.update(dict.fromkeys(group, Probe(kind, model, length, longest, settings, group[0].sample)))
     return {work: found[work] for work in works}
 
 
-def _stage(work: Work, kind: probe.Probe, measured: probe.Measured) -> Stage:
+def _stage(work: Work, kind: Probe, measured: probe.Measured) -> Stage:
     """Time goes by tokens, padding included, where they are fewer than the probe's."""
     accumulate = work.settings.accumulate if work.settings else 1
     share = (work.padded / work.steps if work.padded and work.steps else work.rows * work.length) / (
@@ -164,7 +166,8 @@ def _disk(recipe: Recipe, works: list[Work], blocks: int | None) -> Disk:
         assert work.settings is not None
         if work.settings.checkpoint_every:
             checkpoints.append(2 * 3 * size)  # two of them, each with weights and two moments
-    untrained = sum(recipe.quantize_for(name).int8_ptq is not None for name in recipe.tasks) * len(recipe.task_seeds)
+    arms = [settings for name in recipe.tasks for _, settings in arms_of(recipe, name)]
+    untrained = sum(not isinstance(settings, Training) for settings in arms) * len(recipe.task_seeds)
     models += max(beaten) + (untrained + recipe.baselines.one_shot) * BYTES * Shape.of(recipe.model, False).parameters
     tokens = None if blocks is None else BYTES * blocks * recipe.corpus.block_length
     return Disk(max(checkpoints), models, tokens, shutil.disk_usage(Path.cwd()).free)

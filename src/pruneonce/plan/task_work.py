@@ -11,29 +11,34 @@ import torch
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pruneonce.models import load_tokenizer
-from pruneonce.plan import probe
 from pruneonce.plan.corpus_work import Work
-from pruneonce.recipe import Gradual, Quantize, Recipe, Swept, Training
+from pruneonce.plan.jobs import Stage, TaskSample
+from pruneonce.plan.probe import PREDICT_ROWS
+from pruneonce.recipe import Gradual, Recipe, Swept, Training, Transfer
+from pruneonce.recipe.arms import arms_of
 from pruneonce.runs.layout import given_teacher, task_folder
 from pruneonce.sparsity import PruningSchedule
-from pruneonce.tasks import Kind, kind_of
+from pruneonce.tasks import Kind, kind_of, loaded
 from pruneonce.tasks.kind import MULTIPLE
+from pruneonce.tasks.loaded import TAUGHT
 from pruneonce.training import examples_of, total_steps
 
 SAMPLE = 1000  # examples of a split that are tokenized
-TAUGHT = "train, taught"  # what stages with a teacher learn from
 MANY = 0.1  # of a task's examples longer than blocks, from which on it is said
 
 
 def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list[Work]:
     """Every arm of a task with every seed, in the order of a run; `notes` gets whether its texts are too long."""
-    kind = kind_of(recipe.tasks[name])
-    tokenizer = load_tokenizer(recipe.model)
-    data = kind.load(cache)
-    lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in data.splits.items()}
-    lengths[TAUGHT] = (
-        Lengths.of(kind, data.taught, tokenizer, training=True) if data.unlabelled is not None else lengths["train"]
-    )
+    task = recipe.tasks[name]
+    kind, tokenizer = kind_of(task), load_tokenizer(recipe.model)
+    read = loaded.load(kind, cache)
+    lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in read.data.splits.items()}
+    more = read.data.unlabelled is not None
+    lengths[TAUGHT] = Lengths.of(kind, read.data.taught, tokenizer, training=True) if more else lengths["train"]
+    for split in ("train", TAUGHT):
+        teacher, labels = task.teacher_model or recipe.model, tuple(read.data.labels)
+        learnt = TaskSample(task, labels, teacher, lengths[split].example)
+        lengths[split] = replace(lengths[split], learnt=learnt)
     block, sample = recipe.corpus.block_length, lengths["train"].sample
     longer = sum(length > block for length in sample) / len(sample)
     if longer > MANY:
@@ -48,33 +53,24 @@ def _works_of_seed(recipe: Recipe, name: str, seed: int, lengths: dict[str, Leng
     is_given = given_teacher(recipe, Path(), name) is not None
     is_first = seed == recipe.task_seeds[0]
     train, at = lengths["train"], task_folder(recipe, Path(), name, seed).as_posix()
-    dense, transfer, gradual = recipe.teacher_for(name), recipe.transfer_for(name), recipe.baselines.gradual
-    trained: list[tuple[str, probe.Kind, Swept]] = [("sparse", "transfer", transfer)]
-    if not is_given:
-        assert dense is not None
-        trained.insert(0, ("dense", "finetune", dense))
-    if recipe.baselines.one_shot:
-        trained.append(("one-shot", "transfer", transfer))
-    if gradual:
-        trained.append(("gradual", "gradual", gradual))
-    data = {kind: train if kind == "finetune" else lengths[TAUGHT] for _, kind, _ in trained}
-    works = [_arm_work(f"{at}/{arm}", kind, recipe, own, data[kind], is_first) for arm, kind, own in trained]
-    calibrations = []
-    for arm, settings in recipe.quantize_for(name).by_arm().items():
-        if isinstance(settings, Quantize):
-            works.append(_task_work(f"{at}/{arm}", "quantize", recipe, [settings], lengths[TAUGHT]))
+    works, calibrations = [], []
+    for arm, settings in arms_of(recipe, name):
+        place = f"{at}/{arm.name}"
+        if isinstance(settings, Training):
+            data = lengths[TAUGHT] if isinstance(settings, Transfer) else train
+            works.append(_arm_work(place, arm.stage_name, recipe, settings, data, is_first))
         elif settings.quantizes_inputs:
-            some = train.first(settings.examples)
-            calibrations.append(_asking(f"{at}/{arm}: calibration", recipe.model, [some]))
+            calibrations.append(_asking(f"{place}: calibration", recipe.model, [train.first(settings.examples)]))
     measured = len(works) + len(calibrations) + (is_given and is_first)
     evaluated = [found for split, found in lengths.items() if split not in ("train", TAUGHT)] * measured
     evaluated += [lengths["dev"]] * sum(work.candidates for work in works if work.candidates > 1)
     return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
 
 
-def _arm_work(name: str, kind: probe.Kind, recipe: Recipe, settings: Swept, data: Lengths, is_first: bool) -> Work:
+def _arm_work(name: str, kind: Stage, recipe: Recipe, settings: Training, data: Lengths, is_first: bool) -> Work:
     """All candidates with the first seed; with others the longest one, as it is not known which will be the best."""
-    candidates = sorted(settings.candidates(), key=lambda one: total_steps(one, data.examples))
+    candidates = settings.candidates() if isinstance(settings, Swept) else [settings]
+    candidates = sorted(candidates, key=lambda one: total_steps(one, data.examples))
     for candidate in candidates:
         if isinstance(candidate, Gradual):
             PruningSchedule.of(candidate, total_steps(candidate, data.examples))  # raises where it does not fit
@@ -83,31 +79,34 @@ def _arm_work(name: str, kind: probe.Kind, recipe: Recipe, settings: Swept, data
     return _task_work(name, kind, recipe, candidates[-1:], data)
 
 
-def _task_work(name: str, kind: probe.Kind, recipe: Recipe, candidates: list[Any], data: Lengths) -> Work:
+def _task_work(name: str, kind: Stage, recipe: Recipe, candidates: list[Any], data: Lengths) -> Work:
     """Training by each of the `candidates`, which differ in nothing but learning rate and length."""
+    assert data.learnt is not None
     settings: Training = candidates[-1]
+    if isinstance(settings, Transfer):
+        settings = data.learnt.task.completed(settings)
     steps = sum(total_steps(one, data.examples) for one in candidates)
     seen = examples_of(settings, steps)
     together = settings.batch_size * settings.accumulate
     order = get_length_grouped_indices(data.sample, together, generator=torch.Generator().manual_seed(0))
     mean, longest = _padded([data.sample[i] for i in order], settings.batch_size)
     tokens, number = round(seen * data.mean), len(candidates)
-    return Work(
-        name, kind, recipe.model, settings, steps, tokens, seen * mean, together, _multiple(mean), longest, number
-    )
+    length = _multiple(mean)
+    work = Work(name, kind, recipe.model, settings, steps, tokens, seen * mean, together, length, longest, number)
+    return replace(work, sample=data.learnt)
 
 
 def _asking(name: str, model: str, data: list[Lengths]) -> Work:
     """One pass over each of `data` without training, its batches formed by length as `training.predict` does."""
     steps, tokens, padded, longest, examples = 0, 0.0, 0.0, 0, 0
     for lengths in data:
-        mean, most = _padded(sorted(lengths.sample), probe.PREDICT_ROWS)
-        steps += math.ceil(lengths.examples / probe.PREDICT_ROWS)
+        mean, most = _padded(sorted(lengths.sample), PREDICT_ROWS)
+        steps += math.ceil(lengths.examples / PREDICT_ROWS)
         tokens += lengths.examples * lengths.mean
         padded += lengths.examples * mean
         longest, examples = max(longest, most), examples + lengths.examples
     length = _multiple(padded / examples)
-    return Work(name, "predict", model, None, steps, round(tokens), padded, probe.PREDICT_ROWS, length, longest)
+    return Work(name, "predict", model, None, steps, round(tokens), padded, PREDICT_ROWS, length, longest)
 
 
 @dataclass(frozen=True)
@@ -115,17 +114,24 @@ class Lengths:
     """How many rows and examples a split has, and the tokens of each of a sample of examples, evenly spaced.
 
     An example is what a model is given: one of several windows of a text, or each text of a pair to compare.
+
+    Attributes:
+        example: the first one.
+        learnt: the task, of a split to train on.
     """
 
     rows: int
     examples: int
     sample: list[int]
+    example: dict[str, Any]
+    learnt: TaskSample | None = None
 
     @classmethod
     def of(cls, kind: Kind[Any], rows: Any, tokenizer: Any, training: bool) -> Lengths:
         some = rows.select(range(0, len(rows), math.ceil(len(rows) / SAMPLE)))
-        sample = [len(ids) for ids in kind.encode(some, tokenizer, training)["input_ids"]]
-        return cls(len(rows), round(len(rows) * len(sample) / len(some)), sample)
+        encoded = kind.encode(some, tokenizer, training)
+        sample = [len(ids) for ids in encoded["input_ids"]]
+        return cls(len(rows), round(len(rows) * len(sample) / len(some)), sample, encoded[0])
 
     def first(self, rows: int) -> Lengths:
         """Of so many rows at most."""

@@ -1,7 +1,7 @@
-"""How a method plugs into training: its hooks, its registration, the run that it sees."""
+"""What plugs in: methods, with their hooks and the run that they see; the names of engines and export formats."""
 
 from pruneonce.plugins.method import Method
 from pruneonce.plugins.plugin import STAGES, Options, Plugin
-from pruneonce.plugins.registry import make, plugins
+from pruneonce.plugins.registry import engine_names, format_names, make, plugins
 
-__all__ = ["STAGES", "Method", "Options", "Plugin", "make", "plugins"]
+__all__ = ["STAGES", "Method", "Options", "Plugin", "engine_names", "format_names", "make", "plugins"]

@@ -1,4 +1,9 @@
-"""Which methods there are: ours, and those that other packages register under the entry point `pruneonce.methods`."""
+"""What plugs in, by its name: methods, engines and export formats.
+
+A recipe names them, and the packages that hold them stand above the recipe; so they are imported by their names here,
+and all of them are light. Methods are ours, and those that other packages register under the entry point
+`pruneonce.methods`.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +33,16 @@ def plugins() -> dict[str, Plugin]:
         except Exception as error:  # whatever somebody else's code raises, ours goes on
             warnings.warn(f"the method {entry.value} cannot be loaded: {error}", stacklevel=2)
     return named
+
+
+def engine_names() -> tuple[str, ...]:
+    """The engines of `pruneonce.engines`, in their order."""
+    return tuple(import_module("pruneonce.engines").ENGINES)
+
+
+def format_names() -> tuple[str, ...]:
+    """The export formats of `pruneonce.export`, in their order."""
+    return tuple(import_module("pruneonce.export").FORMATS)
 
 
 def make(options: Options | None) -> Method:

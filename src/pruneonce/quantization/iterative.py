@@ -23,7 +23,7 @@ from pruneonce.quantization.codebooks import FILE, Codebook
 from pruneonce.quantization.selection import quantizable, tables
 from pruneonce.recipe import ProductQuantize
 from pruneonce.system import distributed
-from pruneonce.training.sparsifier import Locked
+from pruneonce.training.sparsifier import LockedZeros
 
 Group = dict[str, Tensor]  # parameters by their name in the model
 
@@ -126,7 +126,7 @@ class Tied:
         return made
 
 
-class OnCodebooks(Locked):
+class OnCodebooks(LockedZeros):
     """Masks that stay, and weights that go onto codebooks at their steps.
 
     Args:

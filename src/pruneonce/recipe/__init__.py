@@ -1,6 +1,7 @@
 """The recipe: what to run, as frozen validated objects. A recipe is data; nothing here starts work."""
 
 from pruneonce.config.lengths import as_steps
+from pruneonce.config.pattern import Pattern
 from pruneonce.config.validation import validate
 from pruneonce.recipe.loading import find, load, shipped
 from pruneonce.recipe.merging import changed, set_value
@@ -63,6 +64,7 @@ __all__ = [
     "Int4",
     "Objective",
     "OneShot",
+    "Pattern",
     "Prepare",
     "ProductQuantize",
     "Prune",

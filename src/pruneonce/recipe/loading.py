@@ -9,6 +9,7 @@ from typing import Any
 
 from pruneonce.config import safe_yaml
 from pruneonce.config.validation import validate
+from pruneonce.console import logger
 from pruneonce.errors import UserError
 from pruneonce.recipe.merging import merge, set_value
 from pruneonce.recipe.presets import with_presets
@@ -54,6 +55,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: recipes extend one another in a circle")
     values = safe_yaml.read(path)
+    logger.debug("recipe read from %s", path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
     _lay_out_tasks(values)

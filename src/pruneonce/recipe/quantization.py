@@ -18,13 +18,23 @@ class Quantization(Section):
     With 4 bits the inputs stay fp32, which is what engines have kernels for.
     """
 
-    bits: Literal[8, 4] = Field(8, description="bits of a weight")
+    bits: Literal[8, 4] = Field(8, description="Bits of a weight: 8, with uint8 inputs, or 4, with fp32 inputs.")
     granularity: Granularity = Field(
-        "channel", description="a scale for each output channel, for the whole weight, or for a group of inputs"
+        "channel",
+        description="Weights that share a scale: those of an output `channel`, the whole `tensor` as in the paper, or, "
+        "with 4 bits and only then, a `group` of inputs.",
     )
-    group_size: int = Field(64, ge=2, description="inputs that share a scale when granularity is group")
-    head: bool = Field(True, description="quantize the task head too")
-    embeddings: bool = Field(True, description="embedding tables in int8 too, a scale for each row")
+    group_size: int = Field(
+        64,
+        ge=2,
+        description="Inputs that share a scale where `granularity` is `group`. An error unless it divides every "
+        "layer's number of inputs.",
+    )
+    head: bool = Field(True, description="Quantize the task head too.")
+    embeddings: bool = Field(
+        True,
+        description="Quantize embedding tables too, with a scale for each row; to 8 bits also where `bits` is 4.",
+    )
 
     @model_validator(mode="after")
     def _engines_have_it(self) -> Quantization:
@@ -43,40 +53,62 @@ class Quantize(Transfer, Quantization):
     """Quantization-aware training of a task model with its zeros locked."""
 
     stage: ClassVar[str | None] = "quantize"
-    learning_rate: float = Field(1e-5, gt=0)
-    averaging: float = Field(0.01, gt=0, le=1, description="constant of the moving average of the inputs' ranges")
+    learning_rate: float = Field(
+        1e-5, gt=0, description="Peak learning rate of AdamW; a tenth of the transfer's or less."
+    )
+    averaging: float = Field(
+        0.01, gt=0, le=1, description="Weight of a new batch in the moving average of the inputs' ranges."
+    )
 
 
 class Calibrate(Quantization):
-    """Quantization after training: no weight learns, the inputs' ranges are read off some examples."""
+    """Quantization after training: no weight learns, the inputs' ranges are measured on some examples."""
 
-    examples: int = Field(256, ge=1, description="training examples to read the ranges off")
-    batch_size: int = Field(32, ge=1)
+    examples: int = Field(256, ge=1, description="Training examples to measure the inputs' ranges on.")
+    batch_size: int = Field(
+        32, ge=1, description="Examples in a batch. A range is the mean of the batches' smallest and largest values."
+    )
 
 
 class Int4(Quantize):
-    """As `Quantize`, with the 4-bit grid as default."""
+    """Quantization-aware training of a task model on a 4-bit grid, with its zeros locked."""
 
-    bits: Literal[8, 4] = 4
-    granularity: Granularity = "group"
+    bits: Literal[8, 4] = Field(4, description="Bits of a weight.")
+    granularity: Granularity = Field("group", description="Weights that share a scale: a `group` of inputs.")
 
 
 class ProductQuantize(Transfer):
     """Iterative product quantization of a task model with its zeros locked: weights in blocks, blocks on codebooks."""
 
     stage: ClassVar[str | None] = None
-    learning_rate: float = Field(1e-4, gt=0)
-    centroids: int = Field(256, ge=2, le=256, description="blocks that a weight can have, the zero block among them")
-    block_size: int = Field(8, ge=2, description="neighbouring inputs that have one code, of a byte")
-    iterations: int = Field(20, ge=1, description="of k-means")
+    learning_rate: float = Field(
+        1e-4, gt=0, description="Peak learning rate of AdamW, for centroids and for weights without a codebook yet."
+    )
+    centroids: int = Field(
+        256, ge=2, le=256, description="Blocks in the codebook of a weight, the block of zeros included."
+    )
+    block_size: int = Field(
+        8,
+        ge=2,
+        description="Neighbouring inputs that share a code of one byte. An error unless it divides every layer's "
+        "number of inputs.",
+    )
+    iterations: int = Field(20, ge=1, description="Iterations of k-means.")
 
 
 class Quantizations(Section):
-    """The quantized models to make of the sparse model of each task; every one is an arm of the task."""
+    """Quantized models of each task's sparse model. Each has its own folder, results and packed file."""
 
-    int8: Quantize | None = Field(None, description="8 bits, by training on the grid with the zeros locked")
-    int8_ptq: Calibrate | None = Field(None, description="8 bits after training, by calibration alone")
-    int4: Int4 | None = Field(None, description="4-bit weights, by training on the grid")
+    int8: Quantize | None = Field(
+        None, description="Model in 8 bits, by training on the grid with the zeros locked. Without it, not made."
+    )
+    int8_ptq: Calibrate | None = Field(
+        None, description="Model in 8 bits after training, by calibration alone; `{}` will do. Without it, not made."
+    )
+    int4: Int4 | None = Field(
+        None,
+        description="Model with 4-bit weights, by training on the grid with the zeros locked. Without it, not made.",
+    )
 
     @model_validator(mode="after")
     def _bits_are_those_of_the_name(self) -> Quantizations:
@@ -85,8 +117,3 @@ class Quantizations(Section):
             if settings and settings.bits != int(name[3]):
                 raise ValueError(f"`{name}` has `bits: {settings.bits}`; that is `int{settings.bits}`")
         return self
-
-    def by_arm(self) -> dict[str, Quantize | Calibrate]:
-        """Settings by the name of the arm: int8, int8-ptq, int4."""
-        found = {name.replace("_", "-"): getattr(self, name) for name in type(self).model_fields}
-        return {arm: settings for arm, settings in found.items() if settings}

@@ -6,57 +6,96 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pruneonce.config.pattern import Pattern
 from pruneonce.config.section import Section
+from pruneonce.plugins import engine_names, format_names
 from pruneonce.recipe.method import AnyMethod, must_work_in
 
 Objective = Literal["mlm", "hidden", "both"]
-EngineName = Literal["torch", "onnxruntime", "openvino"]
-Format = Literal["onnx", "openvino"]
+if TYPE_CHECKING:
+    EngineName = str
+    Format = str
+else:
+    EngineName, Format = Literal[engine_names()], Literal[format_names()]
+
+LENGTH = "Below 1 it is a fraction of the stage's steps, from 1 on a number of steps."
 
 
 class Corpus(Section):
-    """Unlabelled text. `source` is a file, a folder of files, or a hub id."""
+    """Unlabelled text for `prepare` and `prune`: where it is, and how it is cut into blocks."""
 
     source: str = Field(
-        description="text, JSONL or Parquet file (may be .gz, .bz2, .xz), a folder of them, or a hub id"
+        description="File, folder of files, or hub id. Files are .txt (a document a line), .jsonl or .json (an object "
+        "a line) and .parquet; all but Parquet may be compressed (.gz, .bz2, .xz)."
     )
-    subset: str | None = Field(None, description="configuration of a hub data set, such as 20220301.en")
-    split: str = Field("train", description="split of a hub data set")
-    column: str = Field("text", description="the column that holds the text in JSONL, Parquet and hub data")
-    block_length: int = Field(128, ge=8, description="tokens in a training block, special tokens included")
-    max_tokens: int | None = Field(None, ge=1, description="stop reading after this many tokens")
-    validation: float = Field(0.01, gt=0, lt=0.5, description="share of the blocks held out to measure the loss")
-    processes: int | None = Field(None, ge=1, description="processes that prepare the blocks; none: one a core")
-    streaming: bool = Field(False, description="prepare blocks on the fly, and keep none on disk")
+    subset: str | None = Field(None, description="Configuration of a hub data set, such as 20231101.en.")
+    split: str = Field("train", description="Split of a hub data set.")
+    column: str = Field("text", description="Column with the text in JSONL, Parquet and hub data.")
+    block_length: int = Field(128, ge=8, description="Tokens in a training block, special tokens included.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Tokens to read at most. Without it, all of the text is read."
+    )
+    validation: float = Field(
+        0.01, gt=0, lt=0.5, description="Share of the blocks that is held out to measure the loss."
+    )
+    processes: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that prepare the blocks. Without it, one a core. Any number gives the same blocks.",
+    )
+    streaming: bool = Field(
+        False,
+        description="Prepare blocks while training goes on; keep none on disk. Stages then need `steps`.",
+    )
 
 
 class Training(Section):
-    """How a stage trains: either `steps` or `epochs`."""
+    """How a stage trains. Exactly one of `steps` and `epochs` has to be given."""
 
     stage: ClassVar[str | None] = "finetune"  # that methods say whether they work in it; None: none does
 
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(32, ge=1, description="sequences a step on each device")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are summed into one step")
-    learning_rate: float = Field(gt=0)
-    warmup: float = Field(0.0, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the model's own dropout while training")
-    checkpoint_every: float | None = Field(None, gt=0, description="save a checkpoint to resume from this often")
-    activation_checkpointing: bool = Field(
-        False, description="keep only the layers' inputs and compute the rest again: less memory, a third more time"
+    steps: int | None = Field(None, ge=1, description="Optimizer steps. Takes the place of `epochs`.")
+    epochs: float | None = Field(
+        None, gt=0, description="Passes over the data, such as 3 or 0.5. Takes the place of `steps`."
     )
-    compile: bool = Field(False, description="torch.compile; worth its minutes on a GPU, no gain on processors")
+    batch_size: int = Field(32, ge=1, description="Sequences in a batch, in each process.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged into one optimizer step.")
+    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
+    warmup: float = Field(
+        0.0,
+        ge=0,
+        description="Length of the linear rise to the learning rate, which then falls linearly to 0. " + LENGTH,
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Norm that gradients are clipped to.")
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Dropout probability while training; 0.0 suits distillation. Without it, the model's own.",
+    )
+    checkpoint_every: float | None = Field(
+        None,
+        gt=0,
+        description="Time between checkpoints. Without it, an interrupted stage starts again. " + LENGTH,
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Keep only the inputs of layers and compute the rest again: less memory, about a third more time.",
+    )
+    compile: bool = Field(
+        False, description="Use `torch.compile`. It can pay on a GPU; on the processors measured it gained nothing."
+    )
     # What is not asked for is not in what a finished stage is known by, so that older results stay valid.
     method: AnyMethod | None = Field(
-        None, exclude_if=lambda method: method is None, description="a further method, see `pruneonce methods list`"
+        None,
+        exclude_if=lambda method: method is None,
+        description="Method beside gradual magnitude pruning, as a name or as a mapping of `name` and options; see "
+        "`pruneonce methods list`. An error in stages that the method does not work in.",
     )
 
     @model_validator(mode="before")
@@ -82,14 +121,15 @@ class Training(Section):
 class Distillation(Training):
     """Loss = task_weight * task loss + kd_weight * T^2 KL(teacher || student) + relation_weight * KL of relations."""
 
-    temperature: float = Field(2.0, gt=0)
-    task_weight: float = Field(0.5, ge=0)
-    kd_weight: float = Field(0.5, ge=0)
+    temperature: float = Field(2.0, gt=0, description="Temperature T of the teacher's and the student's distributions.")
+    task_weight: float = Field(0.5, ge=0, description="Weight of the loss of the labels or of the masked tokens.")
+    kd_weight: float = Field(0.5, ge=0, description="Weight of the distance to the teacher's output.")
     relation_weight: float = Field(
         0.0,
         ge=0,
         exclude_if=lambda weight: weight == 0,
-        description="of a loss of how queries, keys and values of tokens are related to each other",
+        description="Weight of the distance to the teacher's relations among queries, among keys and among values of "
+        "tokens. An error together with `compile`.",
     )
 
     @model_validator(mode="after")
@@ -102,16 +142,18 @@ class Distillation(Training):
 
 
 class Zeros(Section):
-    """How many weights are pruned, which together, and how they are shared out over the layers."""
+    """How many weights are pruned, in which pattern, and how they are shared out over the layers."""
 
-    sparsity: float = Field(0.9, ge=0, lt=1)
+    sparsity: float = Field(0.9, ge=0, lt=1, description="Share of the encoder's Linear weights that ends as zeros.")
     allocation: Literal["uniform", "global"] = Field(
-        "uniform", description="the same sparsity in every layer, or one threshold over all of them"
+        "uniform",
+        description="`uniform`: the same sparsity in every layer. `global`: one threshold over all layers.",
     )
     pattern: str = Field(
         "unstructured",
         exclude_if=lambda pattern: pattern == "unstructured",
-        description="what is pruned together: unstructured, row, column, blocks such as 1x4, or N:M such as 2:4",
+        description="Weights that are pruned together: `unstructured` (each by itself), `row`, `column`, blocks of "
+        "outputs x inputs such as `1x4`, or N:M such as `2:4`. An error where `sparsity` is below that of N:M.",
     )
 
     @field_validator("pattern")
@@ -128,15 +170,21 @@ class Zeros(Section):
 
 
 class Sparsification(Zeros):
-    """Gradual magnitude pruning: cubic from `initial_sparsity` to `sparsity` between `start` and `end`."""
+    """Gradual pruning: sparsity rises from `initial_sparsity` to `sparsity` between `start` and `end`, as a cubic."""
 
-    initial_sparsity: float = Field(0.0, ge=0, lt=1)
-    nested: bool = Field(False, description="a pruned weight stays pruned; else it may re-enter until `until`")
-    start: float = Field(0.0, ge=0)
-    end: float = Field(0.5, gt=0)
-    until: float = Field(0.8, gt=0, description="masks are frozen from here on (matters unless nested)")
-    every: float = Field(0.01, gt=0, description="time between mask updates")
-    rewind: bool = Field(True, description="rewind the learning rate at each mask update between start and end")
+    initial_sparsity: float = Field(
+        0.0, ge=0, lt=1, description="Share of zeros at `start`. An error where it is above `sparsity`."
+    )
+    nested: bool = Field(
+        False, description="Keep a pruned weight pruned. Otherwise it may return at a mask update before `until`."
+    )
+    start: float = Field(0.0, ge=0, description="Time at which pruning begins. " + LENGTH)
+    end: float = Field(0.5, gt=0, description="Time at which `sparsity` is reached. " + LENGTH)
+    until: float = Field(
+        0.8, gt=0, description="Time from which masks stay as they are; changes nothing if `nested`. " + LENGTH
+    )
+    every: float = Field(0.01, gt=0, description="Time between mask updates. " + LENGTH)
+    rewind: bool = Field(True, description="Rewind the learning rate at each mask update between `start` and `end`.")
 
     @model_validator(mode="after")
     def _only_more_zeros(self) -> Sparsification:
@@ -146,33 +194,42 @@ class Sparsification(Zeros):
 
 
 class Prepare(Training):
-    """Teacher preparation: masked language modelling of the dense model on the corpus."""
+    """Teacher preparation: masked language modelling (MLM) of the dense model on the corpus."""
 
     stage: ClassVar[str | None] = None
 
-    mlm_probability: float = Field(0.15, gt=0, lt=1)
-    head_steps: float = Field(0.1, ge=0, description="train a new MLM head alone first, for this long")
+    mlm_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that is masked.")
+    head_steps: float = Field(
+        0.1,
+        ge=0,
+        description="Time for which a new MLM head is trained alone, where the model has none. " + LENGTH,
+    )
 
 
 class Prune(Distillation, Sparsification):
-    """Sparse pre-training, the step that is done once."""
+    """Sparse pre-training: gradual pruning of the dense model on the corpus, done once for all tasks."""
 
     stage: ClassVar[str | None] = "prune"
     objective: Objective = Field(
         "mlm",
-        description="mlm: masked language modelling and distillation of its logits (needs an MLM head); "
-        "hidden: distillation of hidden states (any encoder, far cheaper); both: their sum",
+        description="`mlm`: masked language modelling and distillation of its logits; needs an MLM head. `hidden`: "
+        "distillation of hidden states; works for any encoder and is far cheaper. `both`: their sum.",
     )
     kd_tokens: Literal["all", "masked"] = Field(
-        "all", description="distil the logits of all tokens that are not padding, or of the masked ones, far cheaper"
+        "all",
+        description="Tokens whose logits are distilled: `all` that are not padding, or the `masked` ones, which is far "
+        "cheaper.",
     )
-    hidden_weight: float = Field(1.0, ge=0)
-    mlm_probability: float = Field(0.15, gt=0, lt=1)
+    hidden_weight: float = Field(1.0, ge=0, description="Weight of the distance to the teacher's hidden states.")
+    mlm_probability: float = Field(
+        0.15, gt=0, lt=1, description="Share of the tokens that is masked, unless `objective` is `hidden`."
+    )
     pieces: list[Annotated[int, Field(ge=1)]] = Field(
         [1],
         min_length=1,
         exclude_if=lambda pieces: pieces == [1],
-        description="cut a step's blocks into so many texts each, drawn for every step: texts of tasks are short",
+        description="Numbers of texts that a block is cut into, since texts of tasks are short. A step draws one at "
+        "even odds.",
     )
 
 
@@ -180,10 +237,21 @@ class Transfer(Distillation):
     """Fine-tuning of the sparse model on a task with its zeros locked."""
 
     stage: ClassVar[str | None] = "transfer"
-    task_weight: float = Field(0.0, ge=0)
-    kd_weight: float = Field(1.0, ge=0)
-    hidden_weight: float | None = Field(None, ge=0, description="of hidden states' loss; left out: by the kind of task")
-    freeze_embeddings: bool = Field(False, description="keep the embeddings as they are in the model it starts from")
+    task_weight: float = Field(
+        0.0, ge=0, description="Weight of the loss of the labels. With 0 they are learnt through the teacher alone."
+    )
+    kd_weight: float = Field(1.0, ge=0, description="Weight of the distance to the teacher's output.")
+    hidden_weight: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of the distance to the teacher's hidden states, layer by layer. Without it, 10 in question "
+        "answering and 1 in other tasks. 0 is the paper's, and for a teacher of another shape.",
+    )
+    freeze_embeddings: bool = Field(
+        False,
+        description="Keep the embeddings of the sparse model: fewer weights to train, and a packed family of tasks has "
+        "one table.",
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Transfer:
@@ -193,14 +261,20 @@ class Transfer(Distillation):
 
 
 class OneShot(Zeros):
-    """Pruning of a finished task model without training it."""
+    """Pruning of a fine-tuned task model without training it."""
 
     stage: ClassVar[str] = "one-shot"
     nested: ClassVar[bool] = True  # a round prunes more of what the one before left
 
-    rounds: int = Field(1, ge=1, description="prune in so many even steps, each judged by what the last one left")
-    batch_size: int = Field(16, ge=1, description="examples in a batch that a method takes gradients of")
-    method: AnyMethod | None = Field(None, description="what judges weights; none: their magnitude")
+    rounds: int = Field(
+        1, ge=1, description="Equal steps to prune in; each scores the weights that the step before kept."
+    )
+    batch_size: int = Field(16, ge=1, description="Examples in a batch that `method` takes gradients of.")
+    method: AnyMethod | None = Field(
+        None,
+        description="Method that scores weights, such as `obert`. Without it, their magnitude does, and `rounds` and "
+        "`batch_size` are errors.",
+    )
 
     @model_validator(mode="after")
     def _method_works_here(self) -> OneShot:
@@ -212,17 +286,29 @@ class OneShot(Zeros):
 
 
 class Gradual(Transfer, Sparsification):
-    """The rival: prune the dense model gradually during fine-tuning, task by task."""
+    """Baseline: prune the dense model gradually during fine-tuning, for each task anew."""
 
     stage: ClassVar[str | None] = "gradual"
 
 
 class Benchmark(Section):
-    """How fast models are: engines, times batch sizes, times lengths, and real texts beside them."""
+    """Speed of models: each engine times each model at every batch size and length, and on real texts."""
 
-    engines: list[EngineName] = Field(["torch", "onnxruntime", "openvino"], min_length=1)
-    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field([1, 32], min_length=1, description="texts in a batch")
-    lengths: list[Annotated[int, Field(ge=2)]] = Field([32, 128], min_length=1, description="tokens of every text")
-    threads: int | None = Field(None, ge=1, description="of the processor, for every engine; none: as PyTorch chooses")
-    seconds: float = Field(1.0, gt=0, description="time each model for about so long in each cell of the grid")
-    texts: int = Field(100, ge=0, description="real texts to time at their own lengths; 0: none")
+    engines: list[EngineName] = Field(
+        list(engine_names()),
+        min_length=1,
+        description="Engines to time the models in. A quantized model is not timed in `torch`.",
+    )
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field([1, 32], min_length=1, description="Texts in a batch.")
+    lengths: list[Annotated[int, Field(ge=2)]] = Field(
+        [32, 128],
+        min_length=1,
+        description="Tokens of every text in a batch. Real texts are cut at the largest.",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Processor threads of every engine. Without it, as many as PyTorch takes."
+    )
+    seconds: float = Field(
+        1.0, gt=0, description="Seconds to time a model for in each cell; it runs at least five times."
+    )
+    texts: int = Field(100, ge=0, description="Real texts to time at their own lengths, where there are any; 0: none.")

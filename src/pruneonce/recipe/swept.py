@@ -17,10 +17,14 @@ MOST = 16  # candidates of a sweep
 
 
 class Sweep(Section):
-    """Values to try, each with each; the best on the task's dev split, by its metric, is the task's model."""
+    """Values to try, each of one list with each of the other: 2 to 16 candidates. The best on the dev split is kept."""
 
-    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(None, description="peak learning rates")
-    epochs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(None, description="passes over the data")
+    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="Peak learning rates to try. Without it, the section's own."
+    )
+    epochs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="Numbers of passes over the data to try. Without it, the section's own length."
+    )
 
     @model_validator(mode="after")
     def _is_a_choice(self) -> Sweep:
@@ -43,11 +47,13 @@ class Sweep(Section):
 
 
 class Swept(Section):
-    """What sections that may be swept have in common."""
+    """Sections that may try several values."""
 
     plain: ClassVar[type[Training]]
 
-    sweep: Sweep | None = Field(None, description="try several values and keep the best on the dev split")
+    sweep: Sweep | None = Field(
+        None, description="Values to try; the model that is best on the task's dev split by its metric is kept."
+    )
 
     def candidates(self) -> list[Training]:
         """The settings to try, in order; without a sweep the only ones."""
@@ -56,25 +62,27 @@ class Swept(Section):
 
 
 class SweptTeacher(Training, Swept):
-    """Dense fine-tuning of a task's teacher."""
+    """Dense fine-tuning on each task: the baseline, and the teacher of the sparse model."""
 
     plain: ClassVar[type[Training]] = Training
 
 
 class SweptTransfer(Transfer, Swept):
-    """`Transfer`, for the sparse and the one-shot model, each of which is swept for itself."""
+    """Fine-tuning of the sparse model, and of the one-shot model, on each task with its zeros locked."""
 
     plain: ClassVar[type[Training]] = Transfer
 
 
 class SweptGradual(Gradual, Swept):
-    """`Gradual`, the rival."""
+    """Baseline: prune the dense model gradually during fine-tuning, for each task anew."""
 
     plain: ClassVar[type[Training]] = Gradual
 
 
 class Baselines(Section):
-    """Rivals of prune-once, run for contrast."""
+    """Other ways to a sparse model, run for each task to compare with."""
 
-    one_shot: bool = Field(False, description="magnitude pruning in one step, then the same transfer")
-    gradual: SweptGradual | None = None
+    one_shot: bool = Field(False, description="Magnitude pruning in one step, then the same transfer.")
+    gradual: SweptGradual | None = Field(
+        None, description="Gradual pruning during fine-tuning, for each task anew. Without it, not run."
+    )

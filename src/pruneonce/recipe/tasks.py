@@ -1,4 +1,5 @@
-"""Tasks as a recipe names them: a section for each kind. What a kind does with it is in `pruneonce.tasks`."""
+"""Tasks as a recipe names them: a section for each kind, which also names the class in `pruneonce.tasks` that does the
+work. `KINDS` is the one list of kinds."""
 
 from __future__ import annotations
 
@@ -13,25 +14,31 @@ from pruneonce.recipe.sections import Section, Transfer
 
 
 class Task(Section):
-    """What every kind of task has: data from files (`train`, `dev`, `test` are paths) or the hub (`source`, and they
-    are splits)."""
+    """Keys of every kind of task. Data are files, or, with `source`, splits of a hub data set."""
 
+    code: ClassVar[str]  # "package.module:Class" of the kind's work, imported when there is work
     trains_teacher: ClassVar[bool] = True  # False: the dense model is the teacher as it is
     hidden_weight: ClassVar[float] = 1.0  # of a transfer that names none
 
-    kind: str
-    source: str | None = Field(None, description="hub id; leave out for local files")
-    subset: str | None = Field(None, description="configuration of the hub data set, such as mnli")
-    train: str
-    dev: str
-    test: str | None = None
-    held_out: dict[str, str] = Field({}, description="more splits to measure on, by a name of your own")
-    metric: str = Field(description="the metric that summaries quote")
-    max_length: int = Field(128, ge=8, description="tokens of the longest input; longer ones are cut")
-    teacher_model: str | None = Field(None, description="dense task teacher; trained by the pipeline if left out")
-    teacher: dict[str, Any] = Field({}, description="this task's changes to the recipe's `teacher`")
-    transfer: dict[str, Any] = Field({}, description="this task's changes to the recipe's `transfer`")
-    quantize: dict[str, Any] = Field({}, description="this task's changes to the recipe's `quantize`")
+    kind: str = Field(description="Kind of task. In a recipe it may be left out for `classification`.")
+    source: str | None = Field(None, description="Hub id of the data. Without it, `train`, `dev` and `test` are files.")
+    subset: str | None = Field(None, description="Configuration of the hub data set, such as mnli.")
+    train: str = Field(description="File, or split of `source`, to train on.")
+    dev: str = Field(description="File, or split of `source`, to choose settings and to measure on.")
+    test: str | None = Field(
+        None, description="File, or split of `source`, to measure on. Summaries quote it; without it, they quote `dev`."
+    )
+    held_out: dict[str, str] = Field(
+        {}, description="Further files, or splits of `source`, to measure on, by names of your own."
+    )
+    metric: str = Field(description="Metric that summaries quote. Every kind has a default.")
+    max_length: int = Field(128, ge=8, description="Tokens of the longest input. Longer texts are cut.")
+    teacher_model: str | None = Field(
+        None, description="Dense model fine-tuned on this task, a folder or hub id. Without it, the run trains one."
+    )
+    teacher: dict[str, Any] = Field({}, description="Changes to the recipe's `teacher` for this task.")
+    transfer: dict[str, Any] = Field({}, description="Changes to the recipe's `transfer` for this task.")
+    quantize: dict[str, Any] = Field({}, description="Changes to the recipe's `quantize` for this task.")
 
     @field_validator("held_out")
     @classmethod
@@ -40,6 +47,11 @@ class Task(Section):
         if taken:
             raise ValueError(f"`{taken[0]}` is a key of the task itself; give a further split another name")
         return held_out
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a run has a dense teacher for the task without training one: a given one, or the dense model."""
+        return bool(self.teacher_model) or not self.trains_teacher
 
     def splits(self) -> dict[str, str]:
         """Files or hub splits by the name of the split: train, dev, test where there is one, and further ones."""
@@ -58,12 +70,13 @@ class Task(Section):
 
 
 class TextTask(Task):
-    """A task whose texts a teacher can judge where nobody else has."""
+    """Kinds of task that can also learn from texts without labels."""
 
     unlabelled: str | None = Field(
         None,
         exclude_if=lambda unlabelled: unlabelled is None,
-        description="more texts to learn from, with no labels but what the task teacher says of them",
+        description="File, or split of `source`, with texts that only the task's teacher labels; the sparse model "
+        "learns from them too. An error with a `task_weight` above 0.",
     )
 
     def data(self) -> dict[str, str]:
@@ -73,52 +86,91 @@ class TextTask(Task):
 class Classification(TextTask):
     """One class out of several, for a text or a pair of texts."""
 
-    kind: Literal["classification"] = "classification"
-    text: str = Field("text", description="column with the text")
-    text_pair: str | None = Field(None, description="column with the second text of a pair")
-    label: str = Field("label", description="column with the label: a name, or a number from 0")
-    labels: list[str] | None = Field(None, description="label names in order; read from the training data if left out")
-    metric: str = Field("accuracy", description="the metric that summaries quote")
+    code: ClassVar[str] = "pruneonce.tasks.classification:ClassificationKind"
+
+    kind: Literal["classification"] = Field(
+        "classification", description="One class out of several, for a text or a pair."
+    )
+    text: str = Field("text", description="Column with the text.")
+    text_pair: str | None = Field(
+        None, description="Column with the second text of a pair. Without it, there are no pairs."
+    )
+    label: str = Field("label", description="Column with the label: a name, or a number from 0.")
+    labels: list[str] | None = Field(
+        None,
+        description="Label names in order. Without it, the names of the hub data set or those in the training data.",
+    )
+    metric: str = Field(
+        "accuracy",
+        description="Metric that summaries quote: `accuracy`, `matthews_correlation`, `f1` (two classes) or `f1_macro` "
+        "(more).",
+    )
 
 
 class Regression(TextTask):
     """A number for a text or a pair of texts."""
 
-    kind: Literal["regression"] = "regression"
-    text: str = Field("text", description="column with the text")
-    text_pair: str | None = Field(None, description="column with the second text of a pair")
-    label: str = Field("label", description="column with the number")
-    metric: str = Field("spearman", description="the metric that summaries quote")
+    code: ClassVar[str] = "pruneonce.tasks.regression:RegressionKind"
+
+    kind: Literal["regression"] = Field("regression", description="A number for a text or a pair.")
+    text: str = Field("text", description="Column with the text.")
+    text_pair: str | None = Field(
+        None, description="Column with the second text of a pair. Without it, there are no pairs."
+    )
+    label: str = Field("label", description="Column with the number.")
+    metric: str = Field("spearman", description="Metric that summaries quote: `spearman` or `pearson`.")
 
 
 class QuestionAnswering(TextTask):
     """The answer to a question as a span of a context: SQuAD's .json files, or rows with its columns."""
 
+    code: ClassVar[str] = "pruneonce.tasks.question_answering:QuestionAnsweringKind"
+
     # Beside the distance of distributions over hundreds of tokens, a weight of 1 leaves hidden states little say.
     hidden_weight: ClassVar[float] = 10.0
 
-    kind: Literal["question-answering"] = "question-answering"
-    question: str = Field("question", description="column with the question")
-    context: str = Field("context", description="column with the text that holds the answer")
-    answers: str = Field("answers", description="column with `{text: [...], answer_start: [...]}`; empty: no answer")
-    id: str = Field("id", description="column with what identifies the question")
-    metric: str = Field("f1", description="the metric that summaries quote")
-    max_length: int = Field(384, ge=32, description="tokens of a window: the question and a piece of the context")
-    doc_stride: int = Field(128, ge=1, description="tokens that windows of a long context have in common")
-    n_best: int = Field(20, ge=1, description="start and end positions that are tried")
-    max_answer_length: int = Field(30, ge=1, description="tokens of the longest answer")
-    no_answer: bool = Field(False, description="questions may have no answer (SQuAD 2.0)")
-    null_threshold: float = Field(0.0, description="with `no_answer`: by how much no answer has to be better than one")
+    kind: Literal["question-answering"] = Field(
+        "question-answering", description="A span of a text as the answer to a question."
+    )
+    question: str = Field("question", description="Column with the question.")
+    context: str = Field("context", description="Column with the text that holds the answer.")
+    answers: str = Field(
+        "answers",
+        description="Column with `{text: [...], answer_start: [...]}`, both empty where there is no answer.",
+    )
+    id: str = Field("id", description="Column with the question's identifier.")
+    metric: str = Field("f1", description="Metric that summaries quote: `f1` or `exact_match`.")
+    max_length: int = Field(384, ge=32, description="Tokens of a window: the question and a piece of the context.")
+    doc_stride: int = Field(128, ge=1, description="Tokens that two neighbouring windows of a long context share.")
+    n_best: int = Field(20, ge=1, description="Best starts, and best ends, that are tried in each window.")
+    max_answer_length: int = Field(30, ge=1, description="Tokens of the longest answer.")
+    no_answer: bool = Field(
+        False, description="Allow questions without an answer, as in SQuAD 2.0. Otherwise such data is an error."
+    )
+    null_threshold: float = Field(
+        0.0,
+        description="With `no_answer`: leave a question unanswered where the score of no answer is above that of the "
+        "best span by more than this.",
+    )
 
 
 class TokenClassification(Task):
     """A tag for each word: rows with a list of words and a list of tags, or text files as CoNLL has them."""
 
-    kind: Literal["token-classification"] = "token-classification"
-    tokens: str = Field("tokens", description="column with the list of words")
-    tags: str = Field("tags", description="column with the list of their tags: names, or numbers from 0")
-    labels: list[str] | None = Field(None, description="tag names in order; read from the training data if left out")
-    metric: str = Field("f1", description="f1, precision or recall of spans; accuracy; without spans f1_macro")
+    code: ClassVar[str] = "pruneonce.tasks.token_classification:TokenClassificationKind"
+
+    kind: Literal["token-classification"] = Field("token-classification", description="A tag for each word.")
+    tokens: str = Field("tokens", description="Column with the list of words.")
+    tags: str = Field("tags", description="Column with the list of their tags: names, or numbers from 0.")
+    labels: list[str] | None = Field(
+        None,
+        description="Tag names in order. Without it, the names of the hub data set or those in the training data.",
+    )
+    metric: str = Field(
+        "f1",
+        description="Metric that summaries quote: `f1`, `precision` or `recall` of spans, or `accuracy`; where tags "
+        "mark no spans, `accuracy` or `f1_macro`.",
+    )
 
 
 class Embedding(Task):
@@ -128,17 +180,39 @@ class Embedding(Task):
     `dev` and `test` are pairs with a similarity, or queries and passages with a relevance; `metric` says which.
     """
 
-    trains_teacher = False
+    code: ClassVar[str] = "pruneonce.tasks.embedding:EmbeddingKind"
+    trains_teacher: ClassVar[bool] = False
 
-    kind: Literal["embedding"] = "embedding"
-    text: str = Field("text", description="column with the text; with the first of a pair, or the query")
-    text_pair: str = Field("text_pair", description="in `dev` and `test`, the second text of a pair, or the passage")
-    label: str = Field("label", description="in `dev` and `test`, the similarity of the pair, or the relevance")
-    train_text: str | None = Field(None, description="in `train`, the column with the text; left out: that of `text`")
-    examples: int | None = Field(None, ge=1, description="train on the first so many texts; left out: on all")
-    metric: str = Field("spearman", description="spearman or pearson of pairs; ndcg@10 or mrr@10 of passages")
-    embedding_weight: float = Field(1.0, ge=0, description="of the distance of the vectors from the teacher's")
-    similarity_weight: float = Field(1.0, ge=0, description="of that of the similarities within a batch")
+    kind: Literal["embedding"] = Field("embedding", description="A vector for a text.")
+    text: str = Field(
+        "text", description="Column with the text; in `dev` and `test`, with the first text of a pair or the query."
+    )
+    text_pair: str = Field(
+        "text_pair", description="In `dev` and `test`, column with the second text of a pair or the passage."
+    )
+    label: str = Field(
+        "label",
+        description="In `dev` and `test`, column with the similarity of a pair or the relevance of the passage.",
+    )
+    train_text: str | None = Field(
+        None, description="In `train`, column with the text. Without it, the column that `text` names."
+    )
+    examples: int | None = Field(
+        None, ge=1, description="Number of texts to train on, the first in `train`. Without it, all."
+    )
+    metric: str = Field(
+        "spearman",
+        description="Metric that summaries quote: `spearman` or `pearson` of the cosines of pairs, `ndcg@10` or "
+        "`mrr@10` of retrieval. It also says how `dev` and `test` are read.",
+    )
+    embedding_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the distance to the teacher's vectors. 0 for a teacher with vectors of another width.",
+    )
+    similarity_weight: float = Field(
+        1.0, ge=0, description="Weight of the distance to the teacher's similarities within a batch."
+    )
 
     @model_validator(mode="after")
     def _something_to_distil(self) -> Embedding:
@@ -150,11 +224,18 @@ class Embedding(Task):
 class Reranking(TextTask):
     """A score for a query and a passage (a cross-encoder); rows of one query are its candidates."""
 
-    kind: Literal["reranking"] = "reranking"
-    query: str = Field("query", description="column with the query; equal ones belong together")
-    passage: str = Field("passage", description="column with the text that is ranked")
-    label: str = Field("label", description="column with the relevance: 0 or 1, or a grade, of which 0 is none")
-    metric: str = Field("ndcg@10", description="the metric that summaries quote: ndcg@10 or mrr@10")
+    code: ClassVar[str] = "pruneonce.tasks.reranking:RerankingKind"
+
+    kind: Literal["reranking"] = Field("reranking", description="A score for a query and a passage.")
+    query: str = Field("query", description="Column with the query. The rows of one query are its candidates.")
+    passage: str = Field("passage", description="Column with the text that is ranked.")
+    label: str = Field(
+        "label", description="Column with the relevance: 0 or 1, or a grade. 0 and less means not relevant."
+    )
+    metric: str = Field(
+        "ndcg@10",
+        description="Metric that summaries quote: `ndcg@10` or `mrr@10` over the candidates of each query.",
+    )
 
 
 KINDS: dict[str, type[Task]] = {

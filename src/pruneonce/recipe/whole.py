@@ -17,25 +17,49 @@ from pruneonce.recipe.tasks import AnyTask
 class Recipe(Section):
     """A whole run: one dense model, one corpus, any number of tasks."""
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$")
-    description: str = ""
-    model: str = Field(description="folder or hub id of the dense pre-trained encoder")
-    seed: int = Field(42, ge=0)
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="do all of every task once for each; left out, once for `seed`"
+    name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$", description="Name: letters, digits, `.`, `-` and `_`.")
+    description: str = Field("", description="Sentence for `pruneonce recipes list` and the report.")
+    model: str = Field(description="Folder or hub id of the dense pre-trained encoder.")
+    sparse_model: str | None = Field(
+        None,
+        description="Sparse model that `prune` continues with, taught by `model`. Without it, `model`.",
     )
-    report_to: list[str] = Field(["tensorboard"], description="transformers' logging integrations")
-    corpus: Corpus
-    prepare: Prepare | None = None
-    prune: Prune
-    teacher: SweptTeacher | None = None
-    transfer: SweptTransfer | None = None
-    quantize: Quantizations = Quantizations()
-    tasks: dict[str, AnyTask] = Field({}, description="a task by its name, or names of known ones")
-    baselines: Baselines = Baselines()
-    pack: bool = Field(True, description="also write each sparse and each quantized task model as a packed file")
-    export: list[Format] = Field([], description="also write each quantized task model in these formats")
-    benchmark: Benchmark | None = Field(None, description="time the first task's models")
+    seed: int = Field(42, ge=0, description="Seed of everything random. With `seeds`, of everything before the tasks.")
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        min_length=1,
+        description="Seeds of the tasks: everything of a task is done once for each. Without it, once with `seed`.",
+    )
+    report_to: list[str] = Field(
+        ["tensorboard"], description="Logging integrations of transformers' Trainer; `[]` for none."
+    )
+    corpus: Corpus = Field(description="Unlabelled text.")
+    prepare: Prepare | None = Field(
+        None, description="Teacher preparation. Without it, the dense model itself is the teacher."
+    )
+    prune: Prune = Field(description="Sparse pre-training.")
+    teacher: SweptTeacher | None = Field(
+        None, description="Dense fine-tuning. Needed by tasks without a `teacher_model`, other than `embedding`."
+    )
+    transfer: SweptTransfer | None = Field(
+        None, description="Fine-tuning with locked zeros. Needed as soon as there are tasks."
+    )
+    quantize: Quantizations = Field(
+        Quantizations(), description="Quantized models of each task's sparse model. Without it, none is made."
+    )
+    tasks: dict[str, AnyTask] = Field(
+        {}, description="Tasks by names of your own, or a list of names of known tasks, such as `[sst2, mnli]`."
+    )
+    baselines: Baselines = Field(Baselines(), description="Baselines to compare with. Without it, none is run.")
+    pack: bool = Field(
+        True, description="Also write each sparse and each quantized task model as a packed file, without rounding it."
+    )
+    export: list[Format] = Field(
+        [], description="Formats of inference engines that each quantized task model is also written in."
+    )
+    benchmark: Benchmark | None = Field(
+        None, description="Time the models of the first task, on its dev texts too. Without it, none is timed."
+    )
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -78,15 +102,20 @@ class Recipe(Section):
         """The seeds with which everything of a task is done; the first makes what is made once."""
         return self.seeds or [self.seed]
 
+    def section_for(self, task: str, name: str) -> Any:
+        """The section `name` with the changes of `task` laid over it; None where the recipe leaves it out."""
+        section, changes = getattr(self, name), getattr(self.tasks[task], name, {})
+        return section if section is None else changed(section, changes, f"tasks.{task}.{name}")
+
     def transfer_for(self, task: str) -> SweptTransfer:
         """The settings of the transfer to `task`, its own changes included."""
         assert self.transfer is not None
-        return changed(self.transfer, self.tasks[task].transfer, f"tasks.{task}.transfer")  # type: ignore[no-any-return]
+        return self.section_for(task, "transfer")  # type: ignore[no-any-return]
 
     def teacher_for(self, task: str) -> SweptTeacher | None:
         """The settings of the dense teacher of `task`, its own changes included."""
-        return self.teacher and changed(self.teacher, self.tasks[task].teacher, f"tasks.{task}.teacher")
+        return self.section_for(task, "teacher")  # type: ignore[no-any-return]
 
     def quantize_for(self, task: str) -> Quantizations:
         """The quantized models to make of `task`'s sparse one, its own changes included."""
-        return changed(self.quantize, self.tasks[task].quantize, f"tasks.{task}.quantize")  # type: ignore[no-any-return]
+        return self.section_for(task, "quantize")  # type: ignore[no-any-return]

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
+from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
 from pruneonce.report import comparison, plots, speed
-from pruneonce.system.durable import read_json
+from pruneonce.report.recovery import Results, recoveries_of
+from pruneonce.system.durable import read_json, write_text
 from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, tenths
 
 __all__ = ["of_seeds", "verdict", "write_report"]
 
-ARMS = tuple(plots.ARM_COLORS)
-RIVALS = {"one-shot": "one-shot pruning", "gradual": "gradual pruning during fine-tuning"}
-
-Results = dict[str, dict[str, dict[str, Any]]]  # {task: {arm: result}}
+RIVALS = {name: arm.title for name, arm in ARMS.items() if arm.role == "rival"}
 
 
 def write_report(run: Path) -> Path:
@@ -42,9 +42,9 @@ def write_report(run: Path) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("page.html.j2").render(_context(summary))
-    aside = run / "report.html.partial"
-    aside.write_text(page, encoding="utf-8")
-    return aside.replace(run / "report.html")
+    file = run / "report.html"
+    write_text(file, page)
+    return file
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
@@ -54,54 +54,50 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     encoder = (summary.get("sparsity") or {}).get("encoder")
     if encoder is not None:
         sentences.append(f"{percent(encoder)} of the encoder's weights are zero")
-    kept = {
-        task: arms["sparse"]["recovery"]
-        for task, arms in results.items()
-        if arms.get("sparse", {}).get("recovery") is not None
-    }
+    kept = recoveries_of(results, SPARSE)
     if kept:
-        metrics = {results[task]["sparse"]["metric"] for task in kept}
+        metrics = {results[task][SPARSE]["metric"] for task in kept}
         measure = readable(metrics.pop()) if len(metrics) == 1 else "score"
-        mean = percent(sum(kept.values()) / len(kept))
+        mean = percent(fmean(kept.values()))
         sentences.append(
             f"the sparse model keeps {mean} of the dense {measure} on {next(iter(kept))}"
             if len(kept) == 1
             else f"the sparse models keep {mean} of the dense {measure} on average over {len(kept)} tasks"
         )
     opening = "; ".join(sentences)
-    said = [opening[0].upper() + opening[1:] + "."] if opening else []
-    said += _quantized(results)
-    compared = sorted((_against(rival, results) for rival in RIVALS), key=lambda told: not told[0])  # bad news first
-    said += [text for _, text in compared if text]
+    lines = [opening[0].upper() + opening[1:] + "."] if opening else []
+    lines += _quantized(results)
+    compared = sorted((_against(rival, results) for rival in RIVALS), key=lambda one: not one[0])  # bad news first
+    lines += [text for _, text in compared if text]
     timed = (summary.get("benchmark") or {}).get("rows")
     if timed:
-        said.append(speed.sentence(timed))
+        lines.append(speed.sentence(timed))
     if not results and (encoder is not None or not timed):
-        said.append("No task was measured in this run.")
-    return said
+        lines.append("No task was measured in this run.")
+    return lines
 
 
 def _quantized(results: Results) -> list[str]:
     """How good and how small the models are that were quantized by training, as far as there are any."""
-    said = []
-    for arm in ("int8", "int4"):
-        both = [(arms[arm], arms["dense"]) for arms in results.values() if arm in arms and "dense" in arms]
-        found = [(ours, dense) for ours, dense in both if ours["recovery"] is not None]
-        if not found:
+    lines = []
+    for name, arm in ARMS.items():
+        kept = recoveries_of(results, name)
+        if arm.role != "quantized" or not arm.timed or not kept:
             continue
-        kept = percent(sum(ours["recovery"] for ours, _ in found) / len(found))
-        sizes = [dense["size"]["bytes"] / ours["size"]["bytes"] for ours, dense in found if ours.get("size")]
-        smaller = f", in a file {sum(sizes) / len(sizes):.1f} times smaller than the dense one" if sizes else ""
-        said.append(f"In {arm} {'it keeps' if len(found) == 1 else 'they keep'} {kept}{smaller}.")
-    return said
+        pairs = [(results[task][name].get("size"), results[task][DENSE].get("size")) for task in kept]
+        ratios = [dense["bytes"] / ours["bytes"] for ours, dense in pairs if ours and dense]
+        smaller = f", in a file {fmean(ratios):.1f} times smaller than the dense one" if ratios else ""
+        subject = "it keeps" if len(kept) == 1 else "they keep"
+        lines.append(f"In {arm.title} {subject} {percent(fmean(kept.values()))}{smaller}.")
+    return lines
 
 
 def _against(rival: str, results: Results) -> tuple[bool, str]:
     """Whether a rival wins anywhere, and how prune-once stands against it; shown as equal is equal."""
     both = {
-        task: (tenths(arms["sparse"]["value"]), tenths(arms[rival]["value"]))
+        task: (tenths(arms[SPARSE]["value"]), tenths(arms[rival]["value"]))
         for task, arms in results.items()
-        if "sparse" in arms and rival in arms
+        if SPARSE in arms and rival in arms
     }
     if not both:
         return False, ""
@@ -110,17 +106,17 @@ def _against(rival: str, results: Results) -> tuple[bool, str]:
         points = f"{sum(ours - theirs for ours, theirs in both.values()) / len(both):.1f} percentage points"
         where = f"on {next(iter(both))}, by {points}" if len(both) == 1 else f"on every task, by {points} on average"
         return False, f"Prune-once beats {RIVALS[rival]} {where}.{close}"
-    told = {
+    outcomes = {
         "does better on": [task for task, (ours, theirs) in both.items() if theirs > ours],
         "equals prune-once on": [task for task, (ours, theirs) in both.items() if theirs == ours],
         "does worse on": [task for task, (ours, theirs) in both.items() if theirs < ours],
     }
     parts = []
-    for how, tasks in told.items():
+    for how, tasks in outcomes.items():
         if tasks:
             shown = [f"{task} ({both[task][1]:.1f} against {both[task][0]:.1f} %)" for task in tasks]
             parts.append(f"{how} {listed(shown)}")
-    return bool(told["does better on"]), f"{RIVALS[rival].capitalize()} {listed(parts)}.{_close(rival, results)}"
+    return bool(outcomes["does better on"]), f"{RIVALS[rival].capitalize()} {listed(parts)}.{_close(rival, results)}"
 
 
 def _close(rival: str, results: Results) -> str:
@@ -128,8 +124,8 @@ def _close(rival: str, results: Results) -> str:
     close = [
         task
         for task, arms in results.items()
-        if "sparse" in arms and rival in arms
-        for ours, theirs in [(arms["sparse"], arms[rival])]
+        if SPARSE in arms and rival in arms
+        for ours, theirs in [(arms[SPARSE], arms[rival])]
         if abs(ours["value"] - theirs["value"]) <= max(ours.get("spread") or 0, theirs.get("spread") or 0)
         and ours["value"] != theirs["value"]
     ]
@@ -157,6 +153,8 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "summary": {"description": "", "model": "", **summary},
         "verdict": verdict(summary),
         "facts": _facts(summary, results),
+        "known_arms": ARMS.values(),
+        "reference": DENSE,
         "arms": [arm for arm in ARMS if any(arm in arms for arms in results.values())],
         "tasks": tasks,
         "marks_best": any(task["best"] for task in tasks),
@@ -174,28 +172,29 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "total": _spent({key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}),
         "speed": speed.section(summary.get("benchmark")),
         "only_speed": bool(summary.get("benchmark")) and not (results or stages or summary.get("sparsity")),
-        "example": next((a["sparse"]["folder"] for a in results.values() if "sparse" in a), None),
+        "example": next((arms[SPARSE]["folder"] for arms in results.values() if SPARSE in arms), None),
         "provenance": _provenance(summary),
     }
 
 
 def _by_task(summary: Mapping[str, Any]) -> Results:
     """`{task: {arm: result}}`, in the order of `ARMS`, with values as shares of the full score."""
-    tasks: Results = {}
-    for result in sorted(summary.get("results") or [], key=lambda result: ARMS.index(result["arm"])):
+    tasks: dict[str, dict[str, dict[str, Any]]] = {}
+    order = list(ARMS)
+    for result in sorted(summary.get("results") or [], key=lambda result: order.index(result["arm"])):
         tasks.setdefault(result["task"], {})[result["arm"]] = comparison.as_shares(result)
     return tasks
 
 
 def _sizes(task: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """What the files and the encoders in them take, for the arms of which it is known."""
-    dense = arms.get("dense", {}).get("size")
+    dense = arms.get(DENSE, {}).get("size")
     rows = []
     for arm, result in arms.items():
         if not (size := result.get("size")):
             continue
         row = {"task": task, "arm": arm, "file": megabytes(size["bytes"]), "encoder": megabytes(size["encoder"])}
-        if dense and arm != "dense":
+        if dense and arm != DENSE:
             row["smaller"] = f"{dense['bytes'] / size['bytes']:.1f}"
             row["encoder_smaller"] = f"{dense['encoder'] / size['encoder']:.1f}"
         row["over"] = f"{100 * (size['encoder'] / size['limit'] - 1):.1f} %" if size["limit"] else ""
@@ -205,11 +204,11 @@ def _sizes(task: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, s
 
 def _sizes_plot(results: Results) -> str:
     """Of the first task: those of the others hardly differ."""
-    found = [
+    sizes = [
         {arm: result["size"]["bytes"] for arm, result in arms.items() if result.get("size")}
         for arms in results.values()
     ]
-    return plots.sizes(found[0], "sizes") if found and found[0] else ""
+    return plots.sizes(sizes[0], "sizes") if sizes and sizes[0] else ""
 
 
 def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
@@ -249,15 +248,16 @@ def _how(stage: Mapping[str, Any]) -> str:
 def _arm_of(stage: Mapping[str, Any]) -> str:
     """The arm that a stage belongs to: its folder is called after it; the teacher is dense."""
     name = Path(stage.get("folder") or "").name
-    return name if name in ARMS else "dense"
+    return name if name in ARMS else DENSE
 
 
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:
     created = summary.get("created")
+    pattern = summary.get("pattern_hash") or summary.get("pattern")  # the name in summaries of older versions
     shown = {
         "name": summary["name"],
         "model": summary.get("model"),
-        "zero pattern": str(summary.get("pattern") or "")[:12],
+        "zero pattern": str(pattern or "")[:12],
         "made": created and datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip(),
         **(summary.get("machine") or {}),
     }

@@ -11,13 +11,13 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from pruneonce.recipe.arms import ARMS, DENSE
 from pruneonce.report import plots
+from pruneonce.report.recovery import Results, recoveries_of
 from pruneonce.wording import percent, readable, spread, tenths
 
-UNQUANTIZED = ("sparse", "one-shot", "gradual")
+PRUNED = {name for name, arm in ARMS.items() if arm.role in ("ours", "rival")}  # in fp32
 LONGEST = 22  # letters of a task's name in the picture
-
-Results = Mapping[str, Mapping[str, Mapping[str, Any]]]  # {task: {arm: result}}
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
 
 def _row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
     values = {arm: result["value"] for arm, result in arms.items()}
-    pruned = {arm: tenths(value) for arm, value in values.items() if arm in UNQUANTIZED}
+    pruned = {arm: tenths(value) for arm, value in values.items() if arm in PRUNED}
     first = next(iter(arms.values()))
     kept = {arm: result for arm, result in arms.items() if result.get("recovery") is not None}
     return {
@@ -63,14 +63,12 @@ def means(results: Results) -> dict[str, str]:
     many have it, since then the means are not of the same."""
     if len(results) < 2:
         return {}
-    found: dict[str, list[float]] = {}
-    for arms in results.values():
-        for arm, result in arms.items():
-            if arm != "dense" and result.get("recovery") is not None:
-                found.setdefault(arm, []).append(result["recovery"])
+    kept = {arm: recoveries_of(results, arm) for arm in ARMS if arm != DENSE}
     return {
-        arm: percent(fmean(kept)) + (f" ({len(kept)} of {len(results)})" if len(kept) < len(results) else "")
-        for arm, kept in found.items()
+        arm: percent(fmean(shares.values()))
+        + (f" ({len(shares)} of {len(results)})" if len(shares) < len(results) else "")
+        for arm, shares in kept.items()
+        if shares
     }
 
 
@@ -99,16 +97,16 @@ def recoveries(results: Results, prefix: str) -> Markup:
     Nothing where that says no more than the bars of a single task with a single seed.
     """
     shown = {
-        task: {a: r for a, r in arms.items() if a != "dense" and r.get("recovery") is not None}
+        task: {a: r for a, r in arms.items() if a != DENSE and r.get("recovery") is not None}
         for task, arms in results.items()
     }
     shown = {task: arms for task, arms in shown.items() if arms}
     varied = any(r.get("recovery_spread") is not None for arms in shown.values() for r in arms.values())
     if not shown or (len(results) == 1 and not varied):
         return Markup("")
-    order = [arm for arm in plots.ARM_COLORS if any(arm in arms for arms in shown.values())]
+    order = [arm for arm in ARMS if any(arm in arms for arms in shown.values())]
     kept = {task: ", ".join(f"{a} {percent(r['recovery'])}" for a, r in arms.items()) for task, arms in shown.items()}
-    told = "; ".join(f"{task}: {arms}" for task, arms in kept.items())
+    shares = "; ".join(f"{task}: {arms}" for task, arms in kept.items())
     with matplotlib.rc_context(plots.STYLE):
         height = 0.45 + (0.13 * len(order) + 0.12) * len(shown)
         figure = Figure(figsize=(7.2, height), layout="constrained")
@@ -117,7 +115,7 @@ def recoveries(results: Results, prefix: str) -> Markup:
             _dots(axes, row, arms, order)
             if row:
                 axes.axhline(row - 0.5, color=plots.INK, lw=0.4, alpha=0.15)
-        axes.axvline(100, color=plots.ARM_COLORS["dense"], lw=1.2)
+        axes.axvline(100, color=plots.ARM_COLORS[DENSE], lw=1.2)
         axes.set_yticks(range(len(shown)), [_shortened(task) for task in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlabel("percent of the dense value")
@@ -126,7 +124,7 @@ def recoveries(results: Results, prefix: str) -> Markup:
         axes.spines["left"].set_visible(False)
         with warnings.catch_warnings():  # the page's font has what matplotlib's own, used to measure, may lack
             warnings.filterwarnings("ignore", message="Glyph")
-            return plots.svg(figure, prefix, f"Percent of the dense value. {told}")
+            return plots.svg(figure, prefix, f"Percent of the dense value. {shares}")
 
 
 def _dots(axes: Any, row: int, arms: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> None:

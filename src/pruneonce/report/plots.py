@@ -18,19 +18,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from pruneonce.recipe.arms import ARMS
 from pruneonce.wording import milliseconds
 
 # Colours that stand for what the page's CSS says; nothing else is drawn in them.
 INK = "#010203"
-ARM_COLORS = {
-    "dense": "#010204",
-    "sparse": "#010205",
-    "int8": "#010208",
-    "int8-ptq": "#010209",
-    "int4": "#01020a",
-    "one-shot": "#010206",
-    "gradual": "#010207",
-}
+ARM_COLORS = {arm: f"#0102{number:02x}" for number, arm in enumerate(ARMS, start=4)}
 CSS_COLORS = {INK: "currentColor", **{color: f"var(--{arm})" for arm, color in ARM_COLORS.items()}}
 
 SPARSITY_COLORS = LinearSegmentedColormap.from_list("sparsity", ["#eef3f2", "#8cc5bc", "#0f766e", "#063b38"])

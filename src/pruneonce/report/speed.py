@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pruneonce.engines import title_of
 from pruneonce.report import plots
-from pruneonce.wording import ENGINES, milliseconds
+from pruneonce.wording import milliseconds
 
 REAL = "real"
 
@@ -62,10 +63,10 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
             f"{texts['most_tokens']} at most; alone without padding, in batches sorted by length."
         )
     precisions = dict.fromkeys((row["engine"], row["precision"]) for row in benchmark["rows"])
-    shown = ", ".join(f"{precision} in {ENGINES[engine]}" for engine, precision in precisions)
+    shown = ", ".join(f"{precision} in {title_of(engine)}" for engine, precision in precisions)
     said.append(f"What is not quantized is calculated in {shown}.")
     for skipped in benchmark["skipped"]:
-        said.append(f"{skipped['model']} is not timed in {ENGINES[skipped['engine']]}: {skipped['why']}.")
+        said.append(f"{skipped['model']} is not timed in {title_of(skipped['engine'])}: {skipped['why']}.")
     return said
 
 
@@ -88,7 +89,7 @@ def _line(engine: str, model: str, rows: Sequence[Row], cells: Sequence[Cell]) -
                 "per_second": f"{row['per_second']:,.0f}/s",
             }
         )
-    return {"engine": ENGINES[engine], "model": model, "weights": some["weights"], "values": values}
+    return {"engine": title_of(engine), "model": model, "weights": some["weights"], "values": values}
 
 
 def _shown(cells: Sequence[Cell]) -> list[Cell]:
@@ -112,12 +113,12 @@ def _bars(rows: Sequence[Row], cell: Cell) -> list[tuple[str, list[dict[str, Any
     for row in rows:
         if (row["batch"], row["length"]) == cell:
             bar = {name: row[name] for name in ("model", "milliseconds", "low", "high")}
-            found.setdefault(ENGINES[row["engine"]], []).append(bar)
+            found.setdefault(title_of(row["engine"]), []).append(bar)
     return list(found.items())
 
 
 def _name(row: Row) -> str:
-    return f"{row['model']} in {ENGINES[row['engine']]}"
+    return f"{row['model']} in {title_of(row['engine'])}"
 
 
 def _against(row: Row, rival: Row) -> str:

@@ -34,6 +34,8 @@ def must_be_those_it_began_with(recipe: Recipe, output: Path) -> None:
 def _identities(recipe: Recipe) -> dict[str, str]:
     """Of each local input, what is in it."""
     found = {f"model {recipe.model}": content_key(recipe.model)}
+    if recipe.sparse_model:
+        found[f"model {recipe.sparse_model}"] = content_key(recipe.sparse_model)
     corpus = source_key(recipe.corpus.source)
     if corpus is not None:
         found[f"corpus {recipe.corpus.source}"] = key_of(corpus)

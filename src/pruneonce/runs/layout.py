@@ -9,10 +9,8 @@ import re
 from pathlib import Path
 
 from pruneonce.recipe import Recipe
+from pruneonce.recipe.arms import ARMS, DENSE
 from pruneonce.storage import SUFFIX
-
-# In the order in which they are shown: the reference, the rivals, ours.
-ARMS = ("dense", "one-shot", "gradual", "sparse", "int8", "int8-ptq", "int4")
 
 BENCHMARK = "benchmark.json"
 
@@ -27,19 +25,19 @@ def first_folder(recipe: Recipe, output: Path, task: str) -> Path:
     return task_folder(recipe, output, task, recipe.task_seeds[0])
 
 
-def arms(recipe: Recipe, output: Path, task: str, seed: int) -> list[tuple[str, str | Path]]:
+def arm_models(recipe: Recipe, output: Path, task: str, seed: int) -> list[tuple[str, str | Path]]:
     """The arms of a task with a seed, and their models. A teacher that was given is the dense one; no seed changes it,
     so it counts as the first seed's alone."""
     folder = task_folder(recipe, output, task, seed)
-    found: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
+    models: list[tuple[str, str | Path]] = [(arm, folder / arm) for arm in ARMS if (folder / arm).is_dir()]
     given = given_teacher(recipe, output, task)
-    return [("dense", given), *found] if given and seed == recipe.task_seeds[0] else found
+    return [(DENSE, given), *models] if given and seed == recipe.task_seeds[0] else models
 
 
 def given_teacher(recipe: Recipe, output: Path, task: str) -> str | Path | None:
     """The dense teacher of a task that the run does not train for it; None where it does."""
     settings = recipe.tasks[task]
-    if settings.teacher_model or settings.trains_teacher:
+    if settings.teacher_model or not settings.has_teacher:
         return settings.teacher_model
     return output / "teacher" if recipe.prepare else recipe.model
 

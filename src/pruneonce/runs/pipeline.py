@@ -14,26 +14,29 @@ from transformers import AutoModel
 from pruneonce import quantization, stages
 from pruneonce.config import safe_yaml
 from pruneonce.console import console
-from pruneonce.engines import require
+from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
-from pruneonce.export.onnx import need
+from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, load_config, load_tokenizer
 from pruneonce.models.architectures import check_length, roles_of
-from pruneonce.recipe import Recipe, Transfer
+from pruneonce.recipe import Quantization, Recipe, Transfer
+from pruneonce.recipe.arms import ARMS, arms_of
 from pruneonce.report import write_report
 from pruneonce.runs import inputs
-from pruneonce.runs.arms import Arms, Parents
-from pruneonce.runs.layout import BENCHMARK, arms, make_room_for_seeds
+from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
-from pruneonce.stages.finetune import check_teacher
+from pruneonce.runs.task_run import TaskRun
+from pruneonce.stages.prune import check_same_shape
+from pruneonce.stages.task_training import check_teacher
 from pruneonce.system import distributed, durable, locks
-from pruneonce.tasks import kind_of
+from pruneonce.system.libraries import quiet
+from pruneonce.tasks import kind_of, loaded
 from pruneonce.training import checkpoints
+from pruneonce.wording import listed
 
-TIMED = ("dense", "sparse", "int8", "int4")
 
-
+@quiet
 def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
     """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
 
@@ -97,7 +100,7 @@ def _claim(recipe: Recipe, output: Path) -> bool:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
     before = safe_yaml.read(theirs)
     different = differences(before, resolved)
-    if outdated := stale(output, before, resolved, different):
+    if outdated := different and stale(output, before, recipe):
         raise UserError(
             f"{output} holds a run of another recipe (different: {', '.join(different)}; "
             f"stale: {', '.join(outdated)}); choose another --output"
@@ -121,6 +124,8 @@ def check(recipe: Recipe, cache: Path) -> None:
     roles_of(load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
+    if recipe.sparse_model:
+        check_same_shape(recipe.sparse_model, recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
         _check_task(recipe, name, tokenizer, cache)
@@ -131,11 +136,10 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
     """Its data, and whether it can be learnt from its teacher, as far as that is there already."""
     task = recipe.tasks[name]
     kind = kind_of(task).for_model(recipe.model)
-    data = kind.load(cache)
+    data = loaded.load(kind, cache).data
     kind.encode(data.splits["dev"].select([0]), tokenizer)
     student = load_config(recipe.model)
-    arms = [recipe.transfer_for(name), recipe.baselines.gradual, *recipe.quantize_for(name).by_arm().values()]
-    for settings in arms:
+    for _, settings in arms_of(recipe, name):
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
@@ -147,23 +151,27 @@ def _check_deployment(recipe: Recipe) -> None:
     """What comes last would fail last: groups that do not fit, engines that are not there."""
     with torch.device("meta"):
         encoder = AutoModel.from_config(load_config(recipe.model))
-    for name in recipe.tasks:
-        for settings in recipe.quantize_for(name).by_arm().values():
+    quantized = {
+        name: [(arm, settings) for arm, settings in arms_of(recipe, name) if isinstance(settings, Quantization)]
+        for name in recipe.tasks
+    }
+    for arms in quantized.values():
+        for _, settings in arms:
             quantization.check_fits(encoder, settings)
     engines = recipe.benchmark.engines if recipe.benchmark else []
-    timed = recipe.quantize_for(next(iter(recipe.tasks))).by_arm().keys() & TIMED if recipe.tasks else set()
-    if set(engines) == {"torch"} and timed:
+    timed = [arm for arm, _ in next(iter(quantized.values()), []) if arm.timed]
+    if timed and engines and not any(ENGINES[engine].runs_integers for engine in engines):
+        able = [engine for engine, one in ENGINES.items() if one.runs_integers]
         raise UserError(
-            "`benchmark.engines` has torch alone, which runs no quantized model; add onnxruntime or openvino"
+            f"`benchmark.engines` has {listed(engines)} alone, which runs no quantized model; add {listed(able, 'or')}"
         )
     for engine in engines:
         require(engine)
     if recipe.benchmark:
         check_length(max(recipe.benchmark.lengths), recipe.model, "benchmark.lengths")
-    if recipe.export or set(engines) - {"torch"}:
-        need("onnxscript", "onnx")
-    if "openvino" in recipe.export:
-        need("openvino", "openvino")
+    for format in dict.fromkeys([*(ENGINES[engine].format for engine in engines), *recipe.export]):
+        if format is not None:
+            FORMATS[format].require()
 
 
 def _run_stages(recipe: Recipe, output: Path) -> None:
@@ -174,16 +182,16 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
         dense = stages.prepare(recipe.model, recipe.corpus, recipe.prepare, output / "teacher", **common)
         _check_inputs(recipe, output)
     _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
-    sparse = stages.prune(dense, recipe.corpus, recipe.prune, output / "sparse", **common)
-    one_shot = None
+    start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
+    sparse = stages.prune(start, recipe.corpus, recipe.prune, output / "sparse", teacher=teacher, **common)
+    models: dict[str, str | Path] = {"dense": dense, "sparse": sparse}
     if recipe.baselines.one_shot:
-        one_shot = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
-    parents = Parents(dense, sparse, one_shot)
+        models["one-shot"] = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
     for name in recipe.tasks:
         for seed in recipe.task_seeds:
             _heading(f"task {name}, seed {seed}" if recipe.seeds else f"task {name}")
             _check_inputs(recipe, output)
-            Arms(recipe, output, name, seed).make(parents)
+            TaskRun(recipe, output, name, seed).make(models)
 
 
 def _time(recipe: Recipe, output: Path) -> None:
@@ -191,14 +199,15 @@ def _time(recipe: Recipe, output: Path) -> None:
     if not recipe.benchmark or not recipe.tasks:
         return
     name, task = next(iter(recipe.tasks.items()))
-    models = {arm: model for arm, model in arms(recipe, output, name, recipe.task_seeds[0]) if arm in TIMED}
+    models = dict(arm_models(recipe, output, name, recipe.task_seeds[0]))
+    models = {arm: model for arm, model in models.items() if ARMS[arm].timed}
     asked = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
     made = durable.read_json(output / BENCHMARK) or {}
     if asked == {key: made.get(key) for key in asked}:
         return
     _heading(f"benchmark: the models of {name}")
     kind = kind_of(task)
-    texts = kind.texts(kind.load(output / "cache").splits["dev"])
+    texts = kind.texts(loaded.load(kind, output / "cache").data.splits["dev"])
     found = stages.benchmark(models, recipe.benchmark, texts)
     durable.write_json({**found, **asked}, output / BENCHMARK)
 

@@ -14,9 +14,10 @@ import torch
 
 from pruneonce.models import METRICS, read_provenance
 from pruneonce.recipe import Recipe
+from pruneonce.recipe.arms import DENSE, SPARSE
 from pruneonce.runs.layout import (
     BENCHMARK,
-    arms,
+    arm_models,
     evaluation_file,
     first_folder,
     packed_file,
@@ -27,21 +28,21 @@ from pruneonce.runs.layout import (
 from pruneonce.runs.sweep import losers
 from pruneonce.system import durable
 from pruneonce.system.machine import processor
-from pruneonce.tasks import KINDS
+from pruneonce.tasks import kind_class
 
-Values = dict[int, float]  # by seed
+ValueBySeed = dict[int, float]
 
 
 def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
     """The summary of a finished run. `seconds` is the time spent in training, however often it was interrupted."""
     sparse = read_provenance(output / "sparse") or {}
-    made = _stages(recipe, output)
+    trained = _stages(recipe, output)
     return {
         "name": recipe.name,
         "description": recipe.description,
         "model": recipe.model,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": sum(stage["seconds"] for stage in made),
+        "seconds": sum(stage["seconds"] for stage in trained),
         "machine": {
             "processor": processor(),
             "threads": torch.get_num_threads(),
@@ -54,9 +55,9 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
             "target": recipe.prune.sparsity,
         },
         "seeds": recipe.task_seeds,
-        "pattern": sparse["pattern"],
+        "pattern_hash": sparse["pattern"],
         "layers": sparse["sparsity"]["layers"],
-        "stages": made,
+        "stages": trained,
         "results": [result for name in recipe.tasks for result in _results(recipe, output, name)],
         "benchmark": durable.read_json(output / BENCHMARK),
     }
@@ -65,7 +66,7 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
 def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:
     """What was trained, in the order of folders; of a sweep, the candidates that lost as one stage more."""
     tasks = [task_folder(recipe, output, name, seed) for name in sorted(recipe.tasks) for seed in recipe.task_seeds]
-    found = []
+    stages = []
     for folder in [output / "teacher", output / "sparse", *(path for task in tasks for path in sorted(task.glob("*")))]:
         name = folder.relative_to(output).as_posix()
         if folder.name.endswith(".sweep.json"):
@@ -73,15 +74,16 @@ def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:
             spent = {key: sum(one[key] for one in lost) for key in ("steps", "tokens", "seconds")}
             name = name.removesuffix(".json")
             one = {"name": name, "stage": "sweep", "folder": None, "method": None, "pattern": None}
-            found.append({**one, **spent, "history": [], "final": {}})
+            stages.append({**one, **spent, "history": [], "final": {}})
             continue
-        made = read_provenance(folder)
-        if made is None or "training" not in made:  # an export
+        provenance = read_provenance(folder)
+        if provenance is None or "training" not in provenance:  # an export
             continue
         measured = durable.read_json(folder / METRICS) or {"history": [], "final": {}}
-        asked = {key: made["settings"].get(key) for key in ("method", "pattern")}
-        found.append({"name": name, "stage": made["stage"], "folder": name, **asked, **made["training"], **measured})
-    return found
+        how = {key: provenance["settings"].get(key) for key in ("method", "pattern")}
+        head = {"name": name, "stage": provenance["stage"], "folder": name}
+        stages.append({**head, **how, **provenance["training"], **measured})
+    return stages
 
 
 def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
@@ -90,33 +92,33 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
     measured = {
         seed: {
             arm: durable.read_json(evaluation_file(task_folder(recipe, output, task, seed), arm))
-            for arm, _ in arms(recipe, output, task, seed)
+            for arm, _ in arm_models(recipe, output, task, seed)
         }
         for seed in recipe.task_seeds
     }
     metric = recipe.tasks[task].metric
-    found: list[dict[str, Any]] = []
-    dense: Values = {}
-    for arm, model in arms(recipe, output, task, recipe.task_seeds[0]):
+    results: list[dict[str, Any]] = []
+    dense: ValueBySeed = {}
+    for arm, model in arm_models(recipe, output, task, recipe.task_seeds[0]):
         everything = {seed: by_arm[arm] for seed, by_arm in measured.items() if arm in by_arm}
         splits = next(iter(everything.values()))
         split = "test" if "test" in splits else "dev"
         values = {seed: splits[split][metric] for seed, splits in everything.items()}
         dense = dense or values
-        made = read_provenance(model) or {"sparsity": {"encoder": 0.0}}
-        sizes = durable.read_json(sizes_file(first, "sparse" if arm == "dense" else arm))
+        provenance = read_provenance(model) or {"sparsity": {"encoder": 0.0}}
+        sizes = durable.read_json(sizes_file(first, SPARSE if arm == DENSE else arm))
         packed = packed_file(first, arm).relative_to(output).as_posix()
-        found.append(
+        results.append(
             {
                 "task": task,
                 "arm": arm,
                 "folder": str(Path(model).relative_to(output)) if isinstance(model, Path) else str(model),
-                "sparsity": made["sparsity"]["encoder"],
+                "sparsity": provenance["sparsity"]["encoder"],
                 "metric": metric,
                 "split": split,
                 "examples": splits[split]["examples"],
                 **over_seeds(values, dense),
-                "full_score": KINDS[recipe.tasks[task].kind].full_score,
+                "full_score": kind_class(recipe.tasks[task].kind).full_score,
                 "sweep": durable.read_json(sweep_file(first, arm)),
                 "size": sizes and _size(sizes, arm, packed),
                 "all": {
@@ -125,10 +127,10 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 },
             }
         )
-    return found
+    return results
 
 
-def over_seeds(values: Values, dense: Values) -> dict[str, Any]:
+def over_seeds(values: ValueBySeed, dense: ValueBySeed) -> dict[str, Any]:
     """An arm's value and recovery: means over the seeds, with their sample standard deviations (none of one seed).
 
     The recovery of a seed is its value over the dense value **of the same seed**. That model taught this arm, so the
@@ -163,7 +165,7 @@ def _spread(values: Sequence[float]) -> float | None:
 def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
     """Bytes of a packed model and of its encoder, or of the dense one in fp32, which has no packed file."""
     encoder, model = packed["parts"]["encoder"], packed["parts"]["model"]
-    if arm == "dense":
+    if arm == DENSE:
         return {"file": None, "bytes": model["dense_bytes"], "encoder": encoder["dense_bytes"], "limit": None}
     return {
         "file": file,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import numpy as np
 
 from pruneonce.errors import UserError
-from pruneonce.models import load_encoder, read_provenance
-from pruneonce.models.architectures import prunable_weights
-from pruneonce.sparsity.masks import locked_masks, pattern_hash, sparsity_of
+from pruneonce.models.architectures import prunable_names, prunable_weights
+from pruneonce.models.provenance import read_provenance
+from pruneonce.models.source import Stored, local_files, read_config, stored_weights
+from pruneonce.sparsity.digest import digest_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Verification:
 
 def inspect_module(model: nn.Module) -> Inspection:
     """Sparsity of a model in memory."""
+    from pruneonce.sparsity.masks import locked_masks, pattern_hash, sparsity_of
+
     weights = prunable_weights(model)
     masks = locked_masks(weights)
     layers = [Layer(name, list(mask.shape), int((~mask).sum())) for name, mask in masks.items()]
@@ -87,15 +93,42 @@ def inspect_module(model: nn.Module) -> Inspection:
 
 
 def inspect_model(folder: str | Path) -> Inspection:
-    """Sparsity, provenance and size of a model folder (or hub id).
+    """Sparsity, provenance and size of a model folder (or hub id), read from its files without loading PyTorch.
 
     Raises:
         UserError: there is no model in the folder, or its architecture is not supported.
     """
-    found = inspect_module(load_encoder(folder))
-    path = Path(folder)
-    size = sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
-    return Inspection(**{**vars(found), "bytes": size, "provenance": read_provenance(folder)})
+    local = local_files(folder)
+    stored = stored_weights(local)
+    prunable = _prunable(local, stored)
+    masks = {name: weight.read() != 0 for name, weight in prunable.items()}
+    layers = [Layer(name, list(mask.shape), int((~mask).sum())) for name, mask in masks.items()]
+    pruned, size = sum(layer.zeros for layer in layers), sum(layer.size for layer in layers)
+    parameters = sum(int(np.prod(weight.shape)) for weight in stored.values())
+    others = stored.keys() - {weight.name for weight in prunable.values()}
+    zeros = pruned + sum(int((stored[name].read() == 0).sum()) for name in others)
+    return Inspection(
+        layers,
+        pruned / size,
+        zeros / parameters,
+        parameters,
+        digest_of(masks),
+        sum(file.stat().st_size for file in local.glob("*.safetensors")) if Path(folder).is_dir() else 0,
+        read_provenance(folder),
+    )
+
+
+def _prunable(folder: Path, stored: dict[str, Stored]) -> dict[str, Stored]:
+    """The weights of a folder that are pruned, by their name in the base model.
+
+    Raises:
+        UserError: there are none.
+    """
+    matrices = [name for name, weight in stored.items() if len(weight.shape) == 2]
+    names = prunable_names(str(read_config(folder).get("model_type")), matrices)
+    if not names:
+        raise UserError(f"{folder} has no weights of an encoder's layers")
+    return {short: stored[name] for short, name in names.items()}
 
 
 def verify(child: str | Path, parent: str | Path) -> Verification:
@@ -104,16 +137,17 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
     Raises:
         UserError: the parent has no zeros, so that there is nothing to verify.
     """
-    ours, theirs = (prunable_weights(load_encoder(folder)) for folder in (child, parent))
+    folders = [local_files(folder) for folder in (child, parent)]
+    ours, theirs = (_prunable(folder, stored_weights(folder)) for folder in folders)
     layers = []
     missing = []
     for name, weight in theirs.items():
-        zero = weight == 0
+        zero = weight.read() == 0
         zeros = int(zero.sum())
         if name not in ours or ours[name].shape != weight.shape:
             missing += [name] if zeros else []
             continue
-        layers.append(LostZeros(name, zeros, int((ours[name][zero] != 0).sum())))
+        layers.append(LostZeros(name, zeros, int((ours[name].read()[zero] != 0).sum())))
     if not missing and not any(layer.zeros for layer in layers):
         raise UserError(f"{parent} has no zeros to verify against; is it the sparse model?")
     return Verification(layers, missing)

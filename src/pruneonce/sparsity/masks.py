@@ -6,7 +6,6 @@ model with any head.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pruneonce.config.pattern import UNSTRUCTURED, Pattern
+from pruneonce.sparsity.digest import digest_of
 from pruneonce.sparsity.patterns import Allocation, Masks, group_means, masks_of
 
 
@@ -67,12 +67,8 @@ def sparsity_of(masks: Masks) -> float:
 
 
 def pattern_hash(masks: Masks) -> str:
-    """sha256 of names, shapes and packed bits, in the order of names: equal if and only if the patterns are."""
-    digest = hashlib.sha256()
-    for name in sorted(masks):
-        digest.update(f"{name}{tuple(masks[name].shape)}".encode())
-        digest.update(np.packbits(masks[name].cpu().numpy()).tobytes())
-    return digest.hexdigest()
+    """The hash that identifies the masks, see `digest_of`."""
+    return digest_of({name: mask.cpu().numpy() for name, mask in masks.items()})
 
 
 def save_masks(masks: Masks, path: Path) -> None:

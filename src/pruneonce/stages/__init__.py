@@ -1,15 +1,21 @@
-"""Stages: each takes a model folder and gives a model folder, and each is usable alone."""
+"""Stages: each takes a model folder and gives a model folder, and each is usable alone.
+
+What the libraries below say of their own is silenced while a stage works, see `pruneonce.system.libraries`.
+"""
 
 from pruneonce.stages.benchmark import benchmark
+from pruneonce.stages.calibrate import calibrate
 from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.one_shot import one_shot
 from pruneonce.stages.prepare import prepare
 from pruneonce.stages.product_quantize import product_quantize
-from pruneonce.stages.prune import prune, prune_one_shot
-from pruneonce.stages.quantize import calibrate, quantize
+from pruneonce.stages.prune import prune
+from pruneonce.stages.prune_one_shot import prune_one_shot
+from pruneonce.stages.quantize import quantize
 from pruneonce.stages.transfer import transfer, transfer_gradual
+from pruneonce.system.libraries import quiet
 
 __all__ = [
     "benchmark",
@@ -26,3 +32,17 @@ __all__ = [
     "transfer",
     "transfer_gradual",
 ]
+
+benchmark = quiet(benchmark)
+calibrate = quiet(calibrate)
+evaluate = quiet(evaluate)
+export = quiet(export)
+finetune = quiet(finetune)
+one_shot = quiet(one_shot)
+prepare = quiet(prepare)
+product_quantize = quiet(product_quantize)
+prune = quiet(prune)
+prune_one_shot = quiet(prune_one_shot)
+quantize = quiet(quantize)
+transfer = quiet(transfer)
+transfer_gradual = quiet(transfer_gradual)

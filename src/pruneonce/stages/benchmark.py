@@ -15,21 +15,18 @@ import numpy as np
 import torch
 
 from pruneonce import quantization
-from pruneonce.engines import ENGINES, Engine, engine_of, open_engine, open_file, require
-from pruneonce.engines.engine import Array
+from pruneonce.engines import ENGINES, engine_of, open_engine, open_file, require
+from pruneonce.engines.session import Array, Session
 from pruneonce.engines.timing import Work, figures, in_turns
 from pruneonce.errors import UserError
-from pruneonce.export import to_onnx
-from pruneonce.export.onnx import need
-from pruneonce.export.openvino import convert
-from pruneonce.models import load_config, load_tokenizer, read_provenance
+from pruneonce.export import FORMATS
+from pruneonce.models import LIBRARIES, load_config, load_tokenizer, read_provenance
 from pruneonce.models.architectures import check_length
 from pruneonce.recipe import Benchmark
 from pruneonce.system import machine
 from pruneonce.system.machine import processor
 
 ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts
-NO_ENGINE = "PyTorch would run it as fake quantization, which is no faster than fp32"
 REAL = "real"  # in the place of a length
 
 Text = str | tuple[str, str]
@@ -46,14 +43,19 @@ class Contender:
     engines: Sequence[str]
     work: Path
 
-    def open(self, engine: str, threads: int) -> Engine:
+    def open(self, engine: str, threads: int) -> Session:
         """The model in an engine, exported now where that has not been done."""
-        if engine == "torch" or engine_of(self.folder):
+        format = ENGINES[engine].format
+        if format is None or engine_of(self.folder):
             return open_engine(self.folder, engine, threads)
-        onnx = self.work / "model.onnx"
-        if not onnx.is_file():
-            to_onnx(self.folder, self.work)
-        return open_file(convert(onnx, self.work) if engine == "openvino" else onnx, engine, threads)
+        return open_file(self._exported(format), engine, threads)
+
+    def _exported(self, format: str) -> Path:
+        """The model's file of a format; what several formats are made from is made once."""
+        declared = FORMATS[format]
+        if not (self.work / declared.file).is_file():
+            declared.write(self._exported(declared.made_from) if declared.made_from else self.folder, self.work)
+        return self.work / declared.file
 
 
 def benchmark(
@@ -98,9 +100,10 @@ def benchmark(
         "texts": _lengths(contenders[0], real, settings) if real else None,
         "rows": _compared(rows, contenders[0].name),
         "skipped": [
-            {"model": contender.name, "engine": "torch", "why": NO_ENGINE}
+            {"model": contender.name, "engine": engine, "why": _simulation(engine)}
             for contender in contenders
-            if "torch" in settings.engines and _is_simulated(contender.folder)
+            for engine in settings.engines
+            if not ENGINES[engine].runs_integers and _is_simulated(contender.folder)
         ],
     }
 
@@ -109,17 +112,22 @@ def _is_simulated(folder: str | Path) -> bool:
     return engine_of(folder) is None and quantization.is_quantized(folder)
 
 
+def _simulation(engine: str) -> str:
+    return f"{ENGINES[engine].title} would run it as fake quantization, which is no faster than fp32"
+
+
 def _contender(name: str, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
     check_length(max(settings.lengths), folder, "lengths")
-    own = engine_of(folder)
-    able: Sequence[str] = [own] if own else ENGINES[1:] if _is_simulated(folder) else ENGINES
+    own, simulated = engine_of(folder), _is_simulated(folder)
+    able = [own] if own else [engine for engine, one in ENGINES.items() if one.runs_integers or not simulated]
     engines = [engine for engine in settings.engines if engine in able]
     if not engines:
         raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")
-    if not own and engines != ["torch"]:
-        need("onnxscript", "onnx")
-    made = read_provenance(folder) or {}
-    weights = made.get("weights", "unknown") if own else quantization.weights_of(folder)
+    for format in [] if own else [ENGINES[engine].format for engine in engines]:
+        if format is not None:
+            FORMATS[format].require()
+    provenance = read_provenance(folder) or {}
+    weights = provenance.get("weights", "unknown") if own else quantization.weights_of(folder)
     return Contender(name, folder, weights, engines, work)
 
 
@@ -132,30 +140,30 @@ def _rows(
     threads: int,
 ) -> list[dict[str, Any]]:
     """All rows of one engine."""
-    engines = {each.name: each.open(name, threads) for each in contenders}
+    sessions = {each.name: each.open(name, threads) for each in contenders}
     rows = []
 
     def time(batch: int, length: int | str, works: Mapping[str, Work], sequences: int, rounds: int) -> None:
         taken = in_turns(works, settings.seconds, rounds)
         for each in contenders:
             model = {"model": each.name, "engine": name, "weights": each.weights}
-            cell = {"precision": engines[each.name].precision, "batch": batch, "length": length}
+            cell = {"precision": sessions[each.name].precision, "batch": batch, "length": length}
             rows.append({**model, **cell, **figures(taken[each.name], sequences)})
 
     for (batch, length), values in grid.items():
-        time(batch, length, {each: [_call(engine, values)] for each, engine in engines.items()}, batch, ROUNDS)
+        time(batch, length, {each: [_call(session, values)] for each, session in sessions.items()}, batch, ROUNDS)
     if texts:
         for size in dict.fromkeys((1, min(max(settings.batch_sizes), len(texts)))):
             works = {}
             for each in contenders:
                 batches = _text_batches(each.folder, texts, size, max(settings.lengths))
-                works[each.name] = [_call(engines[each.name], values) for values in batches]
+                works[each.name] = [_call(sessions[each.name], values) for values in batches]
             time(size, REAL, works, len(texts), TEXT_ROUNDS)
     return rows
 
 
-def _call(engine: Engine, batch: Batch) -> Any:
-    return lambda: engine(batch)
+def _call(session: Session, batch: Batch) -> Any:
+    return lambda: session(batch)
 
 
 def _grid(contenders: Sequence[Contender], settings: Benchmark) -> dict[tuple[int, int], Batch]:
@@ -213,11 +221,11 @@ def _compared(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:
 
 
 def _machine(threads: int, engines: Sequence[str]) -> dict[str, Any]:
-    libraries = dict.fromkeys(("pruneonce", "torch", "transformers", *engines))
+    libraries = {name: name for name in LIBRARIES} | {engine: ENGINES[engine].library for engine in engines}
     return {
         "processor": processor(),
         "instructions": machine.instruction_sets(),
         "threads": threads,
         "python": platform.python_version(),
-        **{library: version(library) for library in libraries},
+        **{name: version(library) for name, library in libraries.items()},
     }

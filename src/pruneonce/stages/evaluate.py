@@ -17,8 +17,8 @@ from pruneonce.errors import UserError
 from pruneonce.models import load_config, load_tokenizer
 from pruneonce.models.architectures import check_length
 from pruneonce.recipe import Task
-from pruneonce.stages.common import begin
-from pruneonce.tasks import Batch, Collate, Kind, kind_of
+from pruneonce.system import distributed
+from pruneonce.tasks import Batch, Collate, Kind, kind_of, loaded
 from pruneonce.tasks.kind import Array
 from pruneonce.tasks.prediction import in_batches, predict
 
@@ -37,10 +37,11 @@ def evaluate(
             tokens than it takes.
     """
     check_length(task.max_length, model, "max_length")
-    device = begin(0)
+    device = distributed.start(seed=0)
     kind = kind_of(task).for_model(model)
     with TemporaryDirectory() as scratch:
-        data = kind.load(cache or Path(scratch))
+        task_data = loaded.load(kind, cache or Path(scratch))
+        data = task_data.data
         kind.check_model(load_config(model), data, str(model))
         engine = engine_of(model)
         run = _in_engine(model, kind, engine) if engine else _in_torch(model, kind, device)
@@ -50,8 +51,7 @@ def evaluate(
         for split in splits or [name for name in data.splits if name != "train"]:
             if split not in data.splits:
                 raise UserError(f"the task has no split {split!r}")
-            rows = data.splits[split]
-            examples = kind.encode(rows, tokenizer)
+            rows, examples = data.splits[split], task_data.examples(split, tokenizer)
             found[split] = {**kind.measure(run(examples, collate), rows, examples), "examples": len(rows)}
     return found
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
 
 from pruneonce import quantization
 from pruneonce.errors import UserError
-from pruneonce.export import files, to_onnx, to_openvino
+from pruneonce.export import FORMATS, files, write
 from pruneonce.models import (
     LIBRARIES,
     PROVENANCE,
@@ -20,39 +19,40 @@ from pruneonce.models import (
     publish_folder,
 )
 from pruneonce.recipe import Format
-from pruneonce.stages.common import is_made, tidy
+from pruneonce.stages.output import is_finished, unfinished
 from pruneonce.system import distributed, durable
 
 
-@tidy
 def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
     """Export any `model` that this package makes or takes; a quantized one with integer weights.
 
     Args:
-        output: gets `model.onnx`, or `openvino_model.xml` and `.bin`; tokenizer and configuration; the files of
-            sentence-transformers where the source has them; `pruneonce.json` with provenance,
-            in which are the hashes of the former.
+        output: gets the files of the format; tokenizer and configuration; the files of sentence-transformers where
+            the source has them; `pruneonce.json` with provenance, in which are the hashes of the format's files.
+        format: a name in `pruneonce.export.FORMATS`.
 
     Raises:
         UserError: there is no such model, or the format's extra is not installed.
     """
-    if format not in get_args(Format):
-        raise UserError(f"no format {format!r}; there are {', '.join(get_args(Format))}")
+    if format not in FORMATS:
+        raise UserError(f"no format {format!r}; there are {', '.join(FORMATS)}")
     key = key_of("export", content_key(model), format)
-    if not is_made(output, key):
-        distributed.by_first(lambda: _write(model, output, format, key))
+    if not is_finished(output, key):
+        with unfinished(output, key) as begun:
+            distributed.by_first(lambda: _write(model, begun, format, key))
+            distributed.by_first(lambda: publish_folder(output))
     return output
 
 
-def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
-    folder = durable.partial(output)
-    (to_onnx if format == "onnx" else to_openvino)(model, folder)
+def _write(model: str | Path, folder: Path, format: Format, key: str) -> None:
+    """Write the model, its tokenizer and configuration, and its provenance into `folder`."""
+    write(format, model, folder)
     config = load_config(model)
     config.save_pretrained(folder)
     load_tokenizer(model).save_pretrained(folder)
     if any(name.endswith("Model") for name in config.architectures or []):
         copy_sentence_transformer(model, folder)
-    libraries = (*LIBRARIES, *(["onnx"] if format == "onnx" else ["onnx", "openvino"]))
+    libraries = (*LIBRARIES, *FORMATS[format].libraries)
     provenance = {
         "stage": "export",
         "key": key,
@@ -64,4 +64,3 @@ def _write(model: str | Path, output: Path, format: Format, key: str) -> None:
         "versions": {name: version(name) for name in libraries},
     }
     durable.write_json(provenance, folder / PROVENANCE)
-    publish_folder(output)

@@ -1,4 +1,5 @@
-"""Pruning of a finished task model without training it: by magnitude, or as a method judges weights by their gradients.
+"""One-shot pruning of a fine-tuned task model, without training it: by magnitude, or as a method judges its weights by
+gradients. The one-shot baseline of pre-training, which tasks start from, is the stage `prune_one_shot`.
 
 Source: the Optimal BERT Surgeon, https://arxiv.org/abs/2203.07259, whose one-shot setting, with several recomputations,
 this is where the method is oBERT.
@@ -17,16 +18,15 @@ from pruneonce.plugins import make
 from pruneonce.plugins.run import Run
 from pruneonce.recipe import OneShot, Task
 from pruneonce.sparsity import locked_masks, sparsity_of
-from pruneonce.stages.common import begin, finish, is_made, tidy
-from pruneonce.system import distributed, durable
+from pruneonce.stages.output import Build, Origin, is_finished, unfinished
+from pruneonce.system import distributed
 from pruneonce.system.machine import keep_freed_memory
-from pruneonce.tasks import kind_of
+from pruneonce.tasks import kind_of, loaded
 from pruneonce.tasks.objectives import task_objective
 from pruneonce.training.attention import fast_attention
-from pruneonce.training.sparsifier import Gradual
+from pruneonce.training.sparsifier import Pruner
 
 
-@tidy
 def one_shot(
     model: str | Path, task: Task, settings: OneShot, output: Path, *, seed: int = 42, cache: Path | None = None
 ) -> Path:
@@ -38,47 +38,49 @@ def one_shot(
         UserError: the model has as many zeros already, or a mistake in the model, the task or the settings.
     """
     key = key_of("one-shot", content_key(model), task_key(task), settings.model_dump(), seed)
-    if is_made(output, key):
+    if is_finished(output, key):
         return output
-    check_length(task.max_length, model, "max_length")
-    if settings.method and not task.trains_teacher:
-        raise UserError(f"{settings.method.name} judges weights by labels, and `kind: {task.kind}` has none to learn")
-    device = begin(seed)
-    begun = durable.partial(output)
-    tokenizer = load_tokenizer(model)
-    kind = kind_of(task).for_model(model)
-    pruned = kind.load_finished(model).to(device)
-    data = distributed.first_then_all(lambda: kind.load(cache or begun / "cache"))
-    kind.check_model(pruned.config, data, str(model))
-    examples = kind.encode(data.splits["train"], tokenizer, training=True)
-    weights, method = prunable_weights(pruned), make(settings.method)
-    before = sparsity_of(locked_masks(weights))
+    build = Build(output, seed, cache)
+    with unfinished(output, key) as begun:
+        check_length(task.max_length, model, "max_length")
+        if settings.method and not task.trains_teacher:
+            raise UserError(
+                f"{settings.method.name} judges weights by labels, and `kind: {task.kind}` has none to learn"
+            )
+        device = distributed.start(seed)
+        tokenizer = load_tokenizer(model)
+        kind = kind_of(task).for_model(model)
+        pruned = kind.load_finished(model).to(device)
+        data = distributed.first_then_all(lambda: loaded.load(kind, build.cache_in(begun)))
+        kind.check_model(pruned.config, data.data, str(model))
+        examples = data.examples("train", tokenizer, training=True)
+        order = PassesByLength(examples, len(examples), seed, settings.batch_size)
+        weights = prunable_weights(pruned)
+        run = Run(
+            pruned, weights, settings.rounds, seed, task_objective(kind), order, kind.collate(tokenizer), settings
+        )
+        with fast_attention(pruned, max(map(len, examples["input_ids"]))):
+            _prune(run, settings, str(model))
+        return build.save(pruned, tokenizer, Origin("one-shot", model, key, settings))
+
+
+def _prune(run: Run, settings: OneShot, name: str) -> None:
+    """Prune the model of `run`, which is called `name` in errors, round by round."""
+    before = sparsity_of(locked_masks(run.weights))
     if settings.sparsity <= before:
         raise UserError(
-            f"{model} has {before:.1%} of zeros already; `sparsity` is to be above that, not {settings.sparsity}"
+            f"{name} has {before:.1%} of zeros already; `sparsity` is to be above that, not {settings.sparsity}"
         )
     keep_freed_memory()
-    method.begin(
-        Run(
-            pruned,
-            weights,
-            settings.rounds,
-            seed,
-            task_objective(kind),
-            PassesByLength(examples, len(examples), seed, settings.batch_size),
-            kind.collate(tokenizer),
-            settings,
-        )
-    )
-    sparsifier = Gradual(weights, settings, None, method)
-    with fast_attention(pruned, max(map(len, examples["input_ids"]))):
-        for done in range(1, settings.rounds + 1):
-            sparsifier.prune(done - 1, before + (settings.sparsity - before) * done / settings.rounds)
+    method = make(settings.method)
+    method.begin(run)
+    sparsifier = Pruner(run.weights, settings, None, method)
+    for done in range(1, settings.rounds + 1):
+        sparsifier.prune(done - 1, before + (settings.sparsity - before) * done / settings.rounds)
     _check(sparsifier, before, settings)
-    return finish(pruned, tokenizer, output, stage="one-shot", source=model, key=key, settings=settings, seed=seed)
 
 
-def _check(sparsifier: Gradual, before: float, settings: OneShot) -> None:
+def _check(sparsifier: Pruner, before: float, settings: OneShot) -> None:
     """Raise unless what the masks prune is zero, and that is more than before."""
     for name, mask in sparsifier.masks.items():
         if sparsifier.weights[name][~mask].any():

@@ -9,20 +9,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pruneonce import training
 from pruneonce.config.lengths import as_steps
 from pruneonce.console import console
-from pruneonce.data.blocks import Collate, in_order, masked_collator
+from pruneonce.data.blocks import masked_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.losses.objectives import held_out_loss, mlm_objective
-from pruneonce.models import content_key, key_of, load_config, load_tokenizer, load_vocabulary_model, without_dropout
+from pruneonce.models import content_key, load_config, load_tokenizer, load_vocabulary_model, without_dropout
 from pruneonce.models.architectures import base_of, check_length
 from pruneonce.recipe import Corpus, Prepare, changed
-from pruneonce.stages.common import begin, corpus_blocks, finish, is_made, tidy
-from pruneonce.system import durable
-from pruneonce.training import checkpoints, examples_of, train
+from pruneonce.stages import keys
+from pruneonce.stages.corpus_blocks import CorpusBlocks
+from pruneonce.stages.output import Build, Origin, is_finished, unfinished
+from pruneonce.system import distributed
+from pruneonce.training import Job, checkpoints
 
 
-@tidy
 def prepare(
     model: str | Path,
     corpus: Corpus,
@@ -43,74 +47,57 @@ def prepare(
     """
     check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = load_tokenizer(model)
-    key = key_of("prepare", content_key(model), corpus_key(corpus, tokenizer), settings.model_dump(), seed)
-    device = begin(seed)
-    if is_made(output, key):
+    key = keys.prepare(content_key(model), corpus_key(corpus, tokenizer), settings, seed)
+    device = distributed.start(seed)
+    if is_finished(output, key):
         return output
-    begun = durable.partial(output)
-    blocks, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
-    config = load_config(model)
-    teacher, new_head = load_vocabulary_model(model, **without_dropout(config, settings.dropout))
-    teacher.to(device)
-    collate = masked_collator(tokenizer, settings.mlm_probability, seed)
-    if new_head and checkpoints.newest(begun / "checkpoints") is None:
-        head_steps = max(1, as_steps(settings.head_steps, steps))
-        alone = changed(settings, {"steps": head_steps, "warmup": 0.0, "checkpoint_every": None})
-        _train_head(teacher, blocks, collate, alone, head_steps, corpus.block_length, begun / "head", seed)
-    freeze_untrained(teacher)
-    trained = train(
-        teacher,
-        mlm_objective,
-        in_order(blocks, examples_of(settings, steps), seed),
-        collate,
-        settings,
-        steps=steps,
-        length=corpus.block_length,
-        folder=begun,
-        title="prepare",
-        seed=seed,
-        report_to=report_to,
-    )
-    final = held_out_loss(teacher, mlm_objective, held_out, collate)
-    teacher.requires_grad_(True)
-    return finish(
-        teacher,
-        tokenizer,
-        output,
-        stage="prepare",
-        source=model,
-        key=key,
-        settings=settings,
-        seed=seed,
-        trained=trained,
-        final=final,
-    )
+    build = Build(output, seed, cache, report_to)
+    with unfinished(output, key) as begun:
+        blocks = CorpusBlocks.read(corpus, settings, tokenizer, build.cache_in(begun), seed)
+        student, has_new_head = load_student(model, settings)
+        if has_new_head and checkpoints.newest(begun / "checkpoints") is None:
+            _train_head(head_job(student, blocks, settings, device, seed), begun / "head", seed)
+        job = preparation_job(student, blocks, settings, device, seed)
+        trained = build.train(job, begun, "prepare")
+        final = held_out_loss(student, job.objective, blocks.held_out, job.collate)
+        student.requires_grad_(True)
+        return build.save(student, tokenizer, Origin("prepare", model, key, settings), trained, final)
 
 
-def freeze_untrained(model: Any) -> None:
-    """BERT's pooler and its head for sentence pairs: the MLM loss does not reach them."""
-    base_of(model).requires_grad_(True)
-    for name, parameter in model.named_parameters():
+def load_student(model: str | Path, settings: Prepare) -> tuple[Any, bool]:
+    """The model with its MLM head, and whether that head is new."""
+    return load_vocabulary_model(model, **without_dropout(load_config(model), settings.dropout))
+
+
+def preparation_job(student: Any, blocks: CorpusBlocks, settings: Prepare, device: torch.device, seed: int) -> Job:
+    """Train `student`, of `load_student`, but for BERT's pooler and pair head, which the MLM loss does not reach."""
+    base_of(student).requires_grad_(True)  # after `head_job`
+    for name, parameter in student.named_parameters():
         if ".pooler." in name or ".seq_relationship." in name:
             parameter.requires_grad_(False)
-
-
-def _train_head(
-    teacher: Any, blocks: Any, collate: Collate, settings: Prepare, steps: int, length: int, folder: Path, seed: int
-) -> None:
-    """Train a new MLM head with everything else frozen, so that its first gradients do not spoil the encoder."""
-    console.print(f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {steps} steps")
-    freeze_untrained(teacher)
-    base_of(teacher).requires_grad_(False)
-    train(
-        teacher,
-        mlm_objective,
-        in_order(blocks, examples_of(settings, steps), seed),
-        collate,
-        settings,
+    steps = blocks.steps(settings)
+    return Job(
+        model=student.to(device),
+        objective=mlm_objective,
+        examples=blocks.in_order(settings, steps, seed),
+        collate=masked_collator(blocks.tokenizer, settings.mlm_probability, seed),
+        settings=settings,
         steps=steps,
-        length=length,
-        folder=folder,
-        title="MLM head",
-        seed=seed,
+        length=blocks.length,
     )
+
+
+def head_job(student: Any, blocks: CorpusBlocks, settings: Prepare, device: torch.device, seed: int) -> Job:
+    """Train the new MLM head alone, so that its first gradients do not spoil the encoder."""
+    steps = max(1, as_steps(settings.head_steps, blocks.steps(settings)))
+    alone = changed(settings, {"steps": steps, "warmup": 0.0, "checkpoint_every": None})
+    job = preparation_job(student, blocks, alone, device, seed)
+    base_of(student).requires_grad_(False)
+    return job
+
+
+def _train_head(job: Job, folder: Path, seed: int) -> None:
+    console.print(
+        f"  the model has no MLM head: a new one, tied to the embeddings, is trained alone for {job.steps} steps"
+    )
+    training.train(job, folder, "MLM head", seed=seed)

@@ -6,20 +6,33 @@ Source: Quant-Noise, https://arxiv.org/abs/2004.07320, sections 3 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor, nn
-
 from pruneonce.console import console
-from pruneonce.plugins import Method
+from pruneonce.models.architectures import prunable_weights
 from pruneonce.quantization import codebooks
-from pruneonce.quantization.iterative import Group, OnCodebooks, describe, groups_of
+from pruneonce.quantization.iterative import OnCodebooks, describe, groups_of
 from pruneonce.recipe import ProductQuantize, Task
-from pruneonce.stages.finetune import run
+from pruneonce.stages.output import Build
+from pruneonce.stages.task_training import TaskStage
 from pruneonce.system import distributed
-from pruneonce.training.sparsifier import Locked
+from pruneonce.training import Job
+
+
+class ProductQuantizeStage(TaskStage[ProductQuantize]):
+    """Distillation into a model whose weights go onto codebooks meanwhile, its zeros locked."""
+
+    name = "product-quantize"
+
+    def sparsifier(self, job: Job, settings: ProductQuantize, seed: int) -> OnCodebooks:
+        groups = groups_of(job.model, settings)
+        console.print("\n".join(f"  {line}" for line in describe(job.model, groups).splitlines()))
+        return OnCodebooks(prunable_weights(job.model), groups, settings, job.steps, seed)
+
+    def write(self, job: Job, folder: Path) -> None:
+        assert isinstance(job.sparsifier, OnCodebooks)
+        learned = job.sparsifier.codebooks()
+        distributed.by_first(lambda: codebooks.save(learned, folder))
 
 
 def product_quantize(
@@ -46,31 +59,4 @@ def product_quantize(
     Raises:
         UserError: a mistake in the models, the task or the settings.
     """
-    groups: dict[str, Group] = {}
-    tied: list[OnCodebooks] = []  # the one that the run has
-
-    @contextmanager
-    def on_codebooks(student: nn.Module, folder: Path) -> Generator[None, None, None]:
-        groups.update(groups_of(student, settings))
-        console.print("\n".join(f"  {line}" for line in describe(student, groups).splitlines()))
-        yield
-        found = tied[0].codebooks()
-        distributed.by_first(lambda: codebooks.save(found, folder))
-
-    def tie(weights: Mapping[str, Tensor], steps: int, method: Method) -> Locked:
-        tied.append(OnCodebooks(weights, groups, settings, steps, seed))
-        return tied[0]
-
-    return run(
-        "product-quantize",
-        model,
-        task,
-        settings,
-        output,
-        seed=seed,
-        cache=cache,
-        report_to=report_to,
-        teacher=teacher,
-        make_sparsifier=tie,
-        during=on_codebooks,
-    )
+    return ProductQuantizeStage().run(model, task, settings, Build(output, seed, cache, report_to), teacher)

@@ -10,16 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pruneonce.config.pattern import Pattern
+import torch
+
 from pruneonce.console import console
-from pruneonce.data.blocks import in_order, in_pieces, masked_collator, plain_collator
+from pruneonce.data.blocks import Collate, in_pieces, masked_collator, plain_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.data.packing import frame_of
 from pruneonce.errors import UserError
 from pruneonce.losses.objectives import held_out_loss, likelihood_objective, pruning_objective
 from pruneonce.models import (
     content_key,
-    key_of,
     load_config,
     load_encoder,
     load_tokenizer,
@@ -29,16 +29,17 @@ from pruneonce.models import (
 from pruneonce.models.architectures import base_of, check_length, describe, prunable_weights
 from pruneonce.plugins import make
 from pruneonce.recipe import Corpus, Prune
-from pruneonce.sparsity import PruningSchedule, apply_masks, magnitude_masks
-from pruneonce.stages.common import begin, corpus_blocks, finish, freeze, is_made, tidy
-from pruneonce.system import durable
-from pruneonce.training import examples_of, train
-from pruneonce.training.sparsifier import Gradual, Locked
+from pruneonce.sparsity import PruningSchedule, locked_masks, sparsity_of
+from pruneonce.stages import keys
+from pruneonce.stages.corpus_blocks import CorpusBlocks
+from pruneonce.stages.output import Build, Origin, is_finished, unfinished
+from pruneonce.system import distributed
+from pruneonce.training import Job, examples_of, frozen_teacher
+from pruneonce.training.sparsifier import Pruner
 
 SHORTEST = 8  # tokens of a text, special tokens included; as of `corpus.block_length`
 
 
-@tidy
 def prune(
     model: str | Path,
     corpus: Corpus,
@@ -66,88 +67,56 @@ def prune(
         check_same_shape(model, teacher)
     check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = load_tokenizer(model)
-    of_teacher = [] if teacher is None else [content_key(teacher)]
-    key = key_of("prune", content_key(model), *of_teacher, corpus_key(corpus, tokenizer), settings.model_dump(), seed)
-    device = begin(seed)
-    if is_made(output, key):
+    text, of_teacher = corpus_key(corpus, tokenizer), None if teacher is None else content_key(teacher)
+    key = keys.prune(content_key(model), text, settings, seed, teacher=of_teacher)
+    device = distributed.start(seed)
+    if is_finished(output, key):
         return output
-    begun = durable.partial(output)
-    student = load_dense(model, settings, settings.dropout)
-    if teacher is not None:
-        check_zeros_kept(model, student, settings)
-    console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
-    blocks, held_out, steps = corpus_blocks(corpus, settings, tokenizer, cache or begun / "cache", seed)
-    teaching = freeze(load_dense(teacher or model, settings, None), device)
-    student.to(device)
+    build = Build(output, seed, cache, report_to)
+    with unfinished(output, key) as begun:
+        student = load_dense(model, settings, settings.dropout)
+        if teacher is not None:
+            check_zeros_kept(model, student, settings)
+        console.print("\n".join(f"  {line}" for line in describe(student).splitlines()))
+        blocks = CorpusBlocks.read(corpus, settings, tokenizer, build.cache_in(begun), seed)
+        dense = load_dense(teacher or model, settings, None)
+        job = pruning_job(student, dense, blocks, settings, device, seed)
+        trained = build.train(job, begun, "prune")
+        final = held_out_loss(student, job.objective, blocks.held_out, _collator(blocks, settings, seed))
+        student.requires_grad_(True)
+        return build.save(student, tokenizer, Origin("prune", model, key, settings), trained, final)
+
+
+def pruning_job(
+    student: Any, teacher: Any, blocks: CorpusBlocks, settings: Prune, device: torch.device, seed: int
+) -> Job:
+    """Prune `student` by distillation from the dense `teacher`; both as `load_dense` gives them."""
+    teacher, steps = frozen_teacher(teacher, device), blocks.steps(settings)
     if settings.objective == "hidden":
         # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
         base_of(student).embeddings.requires_grad_(False)
-    weights = prunable_weights(student)
-    objective = pruning_objective(teaching, settings)
-    masked = settings.objective != "hidden"
-    collate = masked_collator(tokenizer, settings.mlm_probability, seed) if masked else plain_collator
+    step_blocks, frame = examples_of(settings, 1), frame_of(blocks.tokenizer)
     method = make(settings.method)
-    sparsifier = Gradual(weights, settings, PruningSchedule.of(settings, steps), method)
-    trained = train(
-        student,
-        objective,
-        in_order(blocks, examples_of(settings, steps), seed),
-        in_pieces(collate, frame_of(tokenizer), settings.pieces, examples_of(settings, 1), seed),
-        settings,
+    student.to(device)
+    return Job(
+        model=student,
+        objective=pruning_objective(teacher, settings),
+        examples=blocks.in_order(settings, steps, seed),
+        collate=in_pieces(_collator(blocks, settings, seed), frame, settings.pieces, step_blocks, seed),
+        settings=settings,
         steps=steps,
-        length=corpus.block_length,
-        folder=begun,
-        title="prune",
-        seed=seed,
-        report_to=report_to,
-        sparsifier=sparsifier,
+        length=blocks.length,
+        sparsifier=Pruner(prunable_weights(student), settings, PruningSchedule.of(settings, steps), method),
         method=method,
         likelihood=likelihood_objective(settings),
     )
-    final = held_out_loss(student, objective, held_out, collate)
-    student.requires_grad_(True)
-    return finish(
-        student,
-        tokenizer,
-        output,
-        stage="prune",
-        source=model,
-        key=key,
-        settings=settings,
-        seed=seed,
-        trained=trained,
-        final=final,
-    )
 
 
-@tidy
-def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: int = 42) -> Path:
-    """The contrast: magnitude pruning to the same sparsity in one step, without any training."""
-    check_settings(settings)
-    begin(seed)
-    asked = [
-        settings.sparsity,
-        settings.allocation,
-        *([settings.pattern] if "pattern" in settings.model_dump() else []),
-    ]
-    key = key_of("prune-one-shot", content_key(model), *asked, seed)
-    if is_made(output, key):
-        return output
-    student = load_encoder(model)
-    weights = prunable_weights(student)
-    pattern = Pattern.parse(settings.pattern)
-    apply_masks(weights, magnitude_masks(weights, settings.sparsity, settings.allocation, pattern=pattern))
-    tokenizer = load_tokenizer(model)
-    return finish(
-        student,
-        tokenizer,
-        output,
-        stage="prune-one-shot",
-        source=model,
-        key=key,
-        settings=settings,
-        seed=seed,
-    )
+def _collator(blocks: CorpusBlocks, settings: Prune, seed: int) -> Collate:
+    """Makes batches of whole blocks, with masked tokens where the objective predicts them."""
+    if settings.objective == "hidden":
+        return plain_collator
+    return masked_collator(blocks.tokenizer, settings.mlm_probability, seed)
 
 
 def check_settings(settings: Prune) -> None:
@@ -182,7 +151,7 @@ def check_same_shape(model: str | Path, teacher: str | Path) -> None:
 
 def check_zeros_kept(source: str | Path, model: Any, settings: Prune) -> None:
     """Raise where a sparse model would lose its zeros before it gets more of them."""
-    zeros = Locked(prunable_weights(model)).sparsity()
+    zeros = sparsity_of(locked_masks(prunable_weights(model)))
     if settings.initial_sparsity == 0 and zeros > 0.01:  # a dense model has some by chance
         raise UserError(
             f"with `initial_sparsity: 0` all zeros of {source} would grow back first; set it to the share to keep, of "

@@ -6,17 +6,39 @@ dense model and prunes during fine-tuning, for every task anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from pruneonce.errors import UserError
-from pruneonce.plugins import Method
+from pruneonce.models.architectures import prunable_weights
 from pruneonce.recipe import Gradual, Task, Transfer
 from pruneonce.sparsity import PruningSchedule
-from pruneonce.stages.finetune import run
-from pruneonce.training import sparsifier
+from pruneonce.stages.output import Build
+from pruneonce.stages.task_training import TaskStage
+from pruneonce.training import Job
+from pruneonce.training.sparsifier import LockedZeros, Pruner
+
+
+class TransferStage(TaskStage[Transfer]):
+    """Distillation into a sparse model whose zeros stay zero."""
+
+    name = "transfer"
+
+    def sparsifier(self, job: Job, settings: Transfer, seed: int) -> LockedZeros:
+        return LockedZeros(prunable_weights(job.model))
+
+    def check(self, job: Job, source: str | Path) -> None:
+        assert job.sparsifier is not None
+        if job.sparsifier.sparsity() == 0:
+            raise UserError(f"{source} has no zeros to lock: transfer starts from a model that `prune` made")
+
+
+class GradualTransferStage(TaskStage[Gradual]):
+    """Distillation into a dense model that is pruned meanwhile."""
+
+    name = "transfer-gradual"
+
+    def sparsifier(self, job: Job, settings: Gradual, seed: int) -> Pruner:
+        return Pruner(prunable_weights(job.model), settings, PruningSchedule.of(settings, job.steps), job.method)
 
 
 def transfer(
@@ -38,25 +60,7 @@ def transfer(
     Raises:
         UserError: the model has no zeros to lock, or a mistake in the models, the task or the settings.
     """
-
-    def lock(weights: Mapping[str, Tensor], steps: int, method: Method) -> sparsifier.Locked:
-        locked = sparsifier.Locked(weights)
-        if locked.sparsity() == 0:
-            raise UserError(f"{model} has no zeros to lock: transfer starts from a model that `prune` made")
-        return locked
-
-    return run(
-        "transfer",
-        model,
-        task,
-        settings,
-        output,
-        seed=seed,
-        cache=cache,
-        report_to=report_to,
-        teacher=teacher,
-        make_sparsifier=lock,
-    )
+    return TransferStage().run(model, task, settings, Build(output, seed, cache, report_to), teacher)
 
 
 def transfer_gradual(
@@ -71,19 +75,4 @@ def transfer_gradual(
     report_to: list[str] | None = None,
 ) -> Path:
     """Fine-tune the dense `model` on `task` and prune it gradually meanwhile, with the same distillation."""
-
-    def prune_meanwhile(weights: Mapping[str, Tensor], steps: int, method: Method) -> sparsifier.Locked:
-        return sparsifier.Gradual(weights, settings, PruningSchedule.of(settings, steps), method)
-
-    return run(
-        "transfer-gradual",
-        model,
-        task,
-        settings,
-        output,
-        seed=seed,
-        cache=cache,
-        report_to=report_to,
-        teacher=teacher,
-        make_sparsifier=prune_meanwhile,
-    )
+    return GradualTransferStage().run(model, task, settings, Build(output, seed, cache, report_to), teacher)

@@ -1,9 +1,10 @@
 """The packed file: a sparse model, or a family of task models of one sparse parent, in as few bytes as it needs."""
 
+from pruneonce.models import grid
 from pruneonce.models.grid import Grid
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.packing import pack
 from pruneonce.storage.sizes import Sizes
 from pruneonce.storage.unpacking import load, unpack
 
-__all__ = ["SUFFIX", "Grid", "Sizes", "load", "pack", "unpack"]
+__all__ = ["SUFFIX", "Grid", "Sizes", "grid", "load", "pack", "unpack"]

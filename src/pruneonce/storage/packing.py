@@ -19,6 +19,7 @@ from pruneonce.storage.index import File, Member, Tensor
 from pruneonce.storage.sizes import RoundingError, Sizes
 from pruneonce.storage.source import Source
 from pruneonce.storage.tensors import Content, encode, weights_hash
+from pruneonce.system import durable
 
 Values = Literal["fp32", "int8", "int4"]
 Contents = dict[str, Content]
@@ -68,6 +69,7 @@ def pack(models: Sequence[str | Path], output: str | Path, values: Values = "int
         for name in index:
             unpacking.read_member(written, name)
         report.total = aside.stat().st_size
+        durable.share(aside)
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)

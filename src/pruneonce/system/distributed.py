@@ -16,6 +16,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
+from transformers import set_seed
 
 from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
 
@@ -26,8 +27,11 @@ SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_ME
 _left: list[Any] = []  # groups of processes that this one was in
 
 
-def start() -> torch.device:
+def start(seed: int | None = None) -> torch.device:
     """Join the other processes, if there are any; gives the device of this one.
+
+    Args:
+        seed: of everything that is random from now on; None leaves it as it is.
 
     Raises:
         UserError: the launcher asks for sharded weights.
@@ -38,6 +42,8 @@ def start() -> torch.device:
             f"weights sharded over processes ({asked[0]} is set) are not supported: a layer's threshold is taken from "
             "the whole layer. Launch without FSDP or DeepSpeed; the models fit a single device's memory"
         )
+    if seed is not None:
+        set_seed(seed)
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from pruneonce.console import logger
 from pruneonce.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -58,11 +59,30 @@ def write_json(value: Any, file: Path) -> None:
 
 def publish(aside: Path, target: Path) -> None:
     """Give the folder `aside` its final name, once all that is in it has reached the disk."""
+    share(aside)
     for path in [*aside.rglob("*"), aside]:
         if not path.is_symlink():
             _sync(path)
     aside.replace(target)
     _sync(target.parent)
+    logger.debug("%s is written", target)
+
+
+def share(path: Path) -> None:
+    """Give a file, or all files of a folder, the permissions that the umask leaves to new ones.
+
+    safetensors writes files that their owner alone can read, whatever the umask.
+    """
+    if os.name != "posix":
+        return
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink():
+            mode = file.stat().st_mode & 0o777
+            usual = mode | (0o666 & ~mask)
+            if usual != mode:
+                file.chmod(usual)
 
 
 @contextmanager

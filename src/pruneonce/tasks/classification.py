@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue
 from pruneonce.recipe import Classification
-from pruneonce.tasks.kind import Array, TaskData
+from pruneonce.tasks.kind import Array, TaskData, architecture
 from pruneonce.tasks.labels import class_names, class_numbers
 from pruneonce.tasks.texts import LabelledTexts
 
@@ -24,6 +25,10 @@ METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation"]
 
 class ClassificationKind(LabelledTexts[Classification]):
     """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (int, an index into the names)."""
+
+    @classmethod
+    def is_for(cls, config: Any) -> bool:
+        return architecture(config).endswith("ForSequenceClassification") and config.num_labels > 1
 
     def load(self, cache: Path) -> TaskData:
         """As `Kind.load`. A label is a name or a number from 0. The names are the recipe's, else those that hub data

@@ -22,7 +22,7 @@ from pruneonce.models.pooling import Pooling
 from pruneonce.recipe import Embedding, Training, Transfer
 from pruneonce.tasks.judgements import METRICS as RETRIEVAL
 from pruneonce.tasks.judgements import by_query, check_relevances
-from pruneonce.tasks.kind import Array, Kind, TaskData, checked_numbers, checked_texts, tokenized
+from pruneonce.tasks.kind import Array, Kind, TaskData, architecture, checked_numbers, checked_texts, tokenized
 from pruneonce.tasks.regression import METRICS as PAIRS
 
 
@@ -32,6 +32,10 @@ class EmbeddingKind(Kind[Embedding]):
 
     auto = AutoModel
     pooling: Pooling | None = None  # of the model; `for_model` reads it
+
+    @classmethod
+    def is_for(cls, config: Any) -> bool:
+        return architecture(config).endswith("Model")
 
     def load(self, cache: Path) -> TaskData:
         self.check_metric([*PAIRS, *RETRIEVAL], "an embedding")

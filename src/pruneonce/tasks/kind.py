@@ -1,4 +1,4 @@
-"""What a kind of task brings: its data, its head, its losses and its metrics. Each kind is a file of this package."""
+"""The base of all kinds of tasks: data, head, losses and metrics. Each kind is a file of this package."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ class Kind(ABC, Generic[T]):
 
     def __init__(self, task: T):
         self.task = task
+
+    @classmethod
+    def is_for(cls, config: Any) -> bool:
+        """Whether a model with this configuration can be seen to be of this kind. False where models of this kind look
+        like those of another one."""
+        return False
 
     @abstractmethod
     def load(self, cache: Path) -> TaskData:
@@ -205,6 +211,11 @@ class Kind(ABC, Generic[T]):
         """
         if self.task.metric not in names:
             raise UserError(f"no metric {self.task.metric!r} for {what}; there are {', '.join(names)}")
+
+
+def architecture(config: Any) -> str:
+    """The name of the model class in a configuration; empty where there is none."""
+    return str((config.architectures or [""])[0])
 
 
 def tokenized(

@@ -21,7 +21,7 @@ from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import squad
 from pruneonce.recipe import QuestionAnswering
-from pruneonce.tasks.kind import Array, Collate, TaskData, no_progress_bars
+from pruneonce.tasks.kind import Array, Collate, TaskData, architecture, no_progress_bars
 from pruneonce.tasks.texts import TextKind
 
 OURS = ("example", "offsets")  # columns of an encoded split that are no model input
@@ -38,6 +38,10 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
 
     auto = AutoModelForQuestionAnswering
     full_score = 100.0
+
+    @classmethod
+    def is_for(cls, config: Any) -> bool:
+        return architecture(config).endswith("ForQuestionAnswering")
 
     def load(self, cache: Path) -> TaskData:
         self.check_metric(squad.METRICS, "question answering")

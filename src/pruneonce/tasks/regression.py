@@ -14,7 +14,7 @@ from torch import Tensor
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Regression
-from pruneonce.tasks.kind import Array, TaskData, checked_numbers
+from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers
 from pruneonce.tasks.texts import LabelledTexts
 
 METRICS = ["pearson", "spearman"]
@@ -22,6 +22,10 @@ METRICS = ["pearson", "spearman"]
 
 class RegressionKind(LabelledTexts[Regression]):
     """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (float)."""
+
+    @classmethod
+    def is_for(cls, config: Any) -> bool:
+        return architecture(config).endswith("ForSequenceClassification") and config.num_labels == 1
 
     def load(self, cache: Path) -> TaskData:
         self.check_metric(METRICS, "a regression")

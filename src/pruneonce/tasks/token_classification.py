@@ -21,7 +21,7 @@ from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue, spans
 from pruneonce.recipe import TokenClassification
-from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, no_progress_bars, shown
+from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, architecture, no_progress_bars, shown
 from pruneonce.tasks.labels import class_names, class_numbers
 
 PLAIN_METRICS = ["accuracy", "f1_macro"]
@@ -37,6 +37,10 @@ class TokenClassificationKind(Kind[TokenClassification]):
     """
 
     auto = AutoModelForTokenClassification
+
+    @classmethod
+    def is_for(cls, config: Any) -> bool:
+        return architecture(config).endswith("ForTokenClassification")
 
     def load(self, cache: Path) -> TaskData:
         """As `Kind.load`. A tag is a name or a number from 0. The names are the recipe's, else those that hub data

@@ -1,5 +1,6 @@
 """One way to train: transformers' Trainer with masks, methods, checkpoints and signals."""
 
-from pruneonce.training.train import Trained, examples_of, total_steps, train
+from pruneonce.training.job import Job, examples_of, frozen_teacher, total_steps
+from pruneonce.training.train import Trained, train
 
-__all__ = ["Trained", "examples_of", "total_steps", "train"]
+__all__ = ["Job", "Trained", "examples_of", "frozen_teacher", "total_steps", "train"]

@@ -12,7 +12,7 @@ from pruneonce.console import console
 
 
 class Bar(TrainerCallback):
-    """One progress line: step, time left, loss, sparsity. Where there is no terminal, a line each tenth of the way."""
+    """One progress line: step, time left, loss, sparsity. Where none can be drawn again, one each tenth of the way."""
 
     def __init__(self, title: str):
         self.title = title
@@ -23,7 +23,7 @@ class Bar(TrainerCallback):
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_live or console.quiet,
         )
         self.task = self.progress.add_task(title, total=None, note="")
         self.tenths = 0  # printed so far
@@ -45,7 +45,7 @@ class Bar(TrainerCallback):
             note += f"  sparsity {logs['sparsity']:.1%}"
         self.progress.update(self.task, note=note)
         tenth = 10 * state.global_step // state.max_steps
-        if not console.is_terminal and tenth > self.tenths:
+        if not console.is_live and tenth > self.tenths:
             self.tenths = tenth
             console.print(f"  {self.title:<20} {state.global_step}/{state.max_steps}  {note}", soft_wrap=True)
 

@@ -1,7 +1,11 @@
-"""A model's masks during training: updated on schedule, applied after each optimizer step."""
+"""The masks of a model in training, applied after each optimizer step: those of the zeros that it has, or new ones.
+
+`LockedZeros` keeps the zeros of a sparse model; `Pruner` makes more of them.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,11 +22,14 @@ from pruneonce.sparsity.schedule import PruningSchedule
 from pruneonce.system import distributed
 
 
-class Locked:
-    """Zeros stay zero: `mask = weight != 0`, taken once.
+class Sparsifier(ABC):
+    """Masks over the weights of a model, at the beginning those of its zeros: `mask = weight != 0`.
 
     Args:
         weights: prunable parameters by name; the masks are applied to them in place.
+
+    Attributes:
+        schedule: when the masks change and how the learning rate follows; None: not by a schedule.
     """
 
     schedule: PruningSchedule | None = None
@@ -40,21 +47,24 @@ class Locked:
         # The complement is kept: each step uses it twice, and making it costs as much as using it.
         self.pruned = {name: ~mask for name, mask in masks.items()}
 
+    @abstractmethod
     def before_step(self, step: int) -> None:
-        """Called before the forward pass of `step`."""
+        """Change the masks or the weights, where that is due before the forward pass of `step`."""
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """What a pruned weight would like to become is nothing to clip or to remember by."""
+        """Zero the gradients of pruned weights, which are to count neither in clipping nor in the moments."""
         for name, pruned in self.pruned.items():
             grad = self.weights[name].grad
             if grad is not None:
                 grad.masked_fill_(pruned, 0.0)
 
     def apply(self) -> None:
+        """Zero the pruned weights."""
         zero(self.weights, self.pruned)
 
     def sparsity(self) -> float:
+        """Share of pruned weights."""
         return sparsity_of(self.masks)
 
     def save(self, folder: Path) -> None:
@@ -65,9 +75,18 @@ class Locked:
         self.masks = {name: mask.to(self.weights[name].device) for name, mask in masks.items()}
 
 
-class Gradual(Locked):
-    """Gradual pruning, Prune Once for All (https://arxiv.org/abs/2111.05754), section 3: what a method ranks lowest, in
-    a pattern; without a method by magnitude.
+class LockedZeros(Sparsifier):
+    """The zeros of a sparse model, which stay zero; no weight joins them."""
+
+    def before_step(self, step: int) -> None:
+        """Nothing: the masks never change."""
+
+
+class Pruner(Sparsifier):
+    """Masks that prune what a method ranks lowest, in a pattern; without a method by magnitude.
+
+    In training they follow a schedule, gradual pruning as in Prune Once for All (https://arxiv.org/abs/2111.05754),
+    section 3. Without one, they change when `prune` is called.
 
     With nested masks a pruned weight stays pruned. Otherwise, as in the paper, pruned weights keep the value they had
     and compete again at each update until `until`; these values are parked here, so that the model itself only ever

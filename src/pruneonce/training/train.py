@@ -5,32 +5,29 @@ Many processes (torchrun) train as one does at the same global batch.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pruneonce.config.lengths import as_steps
 from pruneonce.errors import Interrupted, UserError
 from pruneonce.models.architectures import prunable_weights
-from pruneonce.plugins import Method
-from pruneonce.plugins.run import Batch, Objective, Run
+from pruneonce.plugins.run import Run
 from pruneonce.recipe import Training
 from pruneonce.system import distributed, interruption
 from pruneonce.system.machine import flushed_denormals, has_bf16, keep_freed_memory
 from pruneonce.training import checkpoints
 from pruneonce.training.attention import fast_attention
+from pruneonce.training.job import Job
 from pruneonce.training.progress import Bar
-from pruneonce.training.sparsifier import Locked
 from pruneonce.training.trainer import MaskHooks, SparseTrainer, StopWhenAsked
 
 # What the Trainer logs of the clock; a run that goes on has the same history as one that was not interrupted.
@@ -39,7 +36,7 @@ CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run spent and logged."""
+    """The cost and the log of a training run."""
 
     history: list[dict[str, float]]
     steps: int
@@ -51,35 +48,20 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
-    objective: Objective,
-    data: Any,
-    collate: Callable[[list[Any]], Batch],
-    settings: Training,
-    *,
-    steps: int,
-    length: int,
+    job: Job,
     folder: Path,
     title: str,
+    *,
     seed: int = 42,
     report_to: list[str] | None = None,
-    sparsifier: Locked | None = None,
-    method: Method | None = None,
-    likelihood: Objective | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
-    """Train `model` in place.
+    """Train the model of `job` in place.
 
     Args:
-        objective: maps (model, batch) to the loss and its parts, which add up to it.
-        data: the examples of the whole run in their order, see data/blocks.py; `collate` turns some into a batch.
-        steps: optimizer steps, see `total_steps`.
-        length: tokens of the longest example.
-        folder: where checkpoints go (`folder/checkpoints`); training goes on from the last whole one there.
+        folder: keeps the checkpoints (`folder/checkpoints`); training goes on from the newest whole one in it.
         title: the name that the progress bar shows.
-        sparsifier: holds the masks; None trains densely.
-        method: what is done beside; None: nothing.
-        likelihood: the loss by which a method judges weights, see `methods.run.Run`; None: the objective.
+        report_to: transformers' logging integrations.
         callbacks: called along the way, after the masks' own.
 
     Raises:
@@ -88,36 +70,28 @@ def train(
         LostProcessError: another process of this run is gone.
     """
     keep_freed_memory()
-    method = method or Method()
-    weights = prunable_weights(model)
-    judge = likelihood or objective
-    method.begin(Run(model, weights, steps, seed, judge, data, collate, settings))
+    judge = job.likelihood or job.objective
+    weights = prunable_weights(job.model)
+    job.method.begin(Run(job.model, weights, job.steps, seed, judge, job.examples, job.collate, job.settings))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
-    trainer = SparseTrainer(
-        objective,
-        settings,
-        sparsifier,
-        method,
-        model=model,
-        args=_arguments(settings, steps, folder, seed, report_to or []),
-        train_dataset=data,
-        data_collator=collate,
-    )
-    for builtin in (PrinterCallback, ProgressCallback):
+    trainer = SparseTrainer(job, _arguments(job.settings, job.steps, folder, seed, report_to or []))
+    for builtin in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):  # the last one is of notebooks
         trainer.remove_callback(builtin)
-    trainer.add_callback(Bar(title))
-    if sparsifier:
-        trainer.add_callback(MaskHooks(sparsifier))
-    for callback in callbacks:
+    masks = [MaskHooks(job.sparsifier)] if job.sparsifier else []
+    for callback in (Bar(title), *masks, *callbacks):
         trainer.add_callback(callback)
     with (
         distributed.watching_others(),
         enough_memory(),
-        fast_attention(model, length),
+        fast_attention(job.model, job.length),
         flushed_denormals(),
-        method.parametrized(model),
+        job.method.parametrized(job.model),
     ):
         _run(trainer, folder / "checkpoints")
+    return _spent_and_logged(trainer)
+
+
+def _spent_and_logged(trainer: SparseTrainer) -> Trained:
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Trained(
         [{name: value for name, value in sorted(entry.items()) if name not in CLOCK} for entry in history],
@@ -160,20 +134,6 @@ def enough_memory() -> Generator[None, None, None]:
                 "`activation_checkpointing: true`; in another folder, as these are other settings"
             ) from error
         raise
-
-
-def total_steps(settings: Training, examples: int) -> int:
-    """Optimizer steps of a run over `examples` examples, shared out over the processes."""
-    if settings.steps is not None:
-        return settings.steps
-    assert settings.epochs is not None
-    batches = math.ceil(examples / (settings.batch_size * distributed.world()))
-    return max(1, math.ceil(math.ceil(batches / settings.accumulate) * settings.epochs))
-
-
-def examples_of(settings: Training, steps: int) -> int:
-    """Examples that `steps` steps take, in all processes together."""
-    return steps * settings.batch_size * settings.accumulate * distributed.world()
 
 
 def _arguments(settings: Training, steps: int, folder: Path, seed: int, report_to: list[str]) -> TrainingArguments:

@@ -15,19 +15,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pruneonce.config.lengths import as_steps
 from pruneonce.errors import DivergedError
-from pruneonce.plugins import Method
 from pruneonce.plugins.run import Batch, Objective
-from pruneonce.recipe import Training
 from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.system import distributed
 from pruneonce.system.interruption import Asked
 from pruneonce.system.machine import autocast
 from pruneonce.training import checkpoints
-from pruneonce.training.sparsifier import Locked
+from pruneonce.training.job import Job
+from pruneonce.training.sparsifier import Sparsifier
 
 EXPLODED = 1e6  # a loss that no training comes back from; the losses here are of the order of 1 to 100
 LOWER = "; lower `learning_rate`, and start in another folder"
@@ -36,14 +35,12 @@ LOWER = "; lower `learning_rate`, and start in another folder"
 class SparseTrainer(Trainer):
     """Trainer with our loss, our learning-rate schedule, masked gradients, and checkpoints without pickle."""
 
-    def __init__(
-        self, objective: Objective, settings: Training, sparsifier: Locked | None, method: Method, **kwargs: Any
-    ):
-        super().__init__(**kwargs)
-        self.objective: Objective = objective
-        self.settings = settings
-        self.sparsifier = sparsifier
-        self.method = method
+    def __init__(self, job: Job, args: TrainingArguments):
+        super().__init__(job.model, args, data_collator=job.collate, train_dataset=job.examples)
+        self.objective: Objective = job.objective
+        self.settings = job.settings
+        self.sparsifier = job.sparsifier
+        self.method = job.method
         self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
         self.model_accepts_loss_kwargs = True  # so that it counts the labels of all of a step's batches
         self.parts: dict[str, list[Tensor]] = {}
@@ -201,7 +198,7 @@ class SparseTrainer(Trainer):
 class MaskHooks(TrainerCallback):
     """Calls the sparsifier at its places in a step."""
 
-    def __init__(self, sparsifier: Locked):
+    def __init__(self, sparsifier: Sparsifier):
         self.sparsifier = sparsifier
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

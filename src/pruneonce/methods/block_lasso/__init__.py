@@ -8,15 +8,17 @@ from pruneonce.plugins.plugin import Options, Plugin
 
 
 class BlockLasso(Options):
-    """Drives whole groups of weights towards zero by a reweighted group lasso, then prunes them at once.
+    """Drive whole groups of weights towards zero by a reweighted group lasso, then prune them at once.
 
     The groups are those of the section's `pattern`. The penalty is on from `start` to `end`, reweighted at every mask
     update; at `end` all of `sparsity` is pruned, and from then on training goes on with these masks.
     """
 
-    name: Literal["block-lasso"] = "block-lasso"
-    weight: float = Field(1e-4, gt=0, description="of the penalty in the loss; less for smaller groups, there are more")
-    epsilon: float = Field(1e-3, gt=0, description="a norm below which groups are no longer told apart by reweighting")
+    name: Literal["block-lasso"] = Field("block-lasso", description="Name of the method.")
+    weight: float = Field(
+        1e-4, gt=0, description="Weight of the penalty in the loss. Smaller groups, of which there are more, need less."
+    )
+    epsilon: float = Field(1e-3, gt=0, description="Norm of a group below which reweighting makes no more difference.")
 
 
 plugin = Plugin(

@@ -8,24 +8,26 @@ from pruneonce.plugins.plugin import Options, Plugin
 
 
 class Cram(Options):
-    """Trains weights that stay good when they are pruned in one step afterwards; two gradients a step.
+    """Train weights that stay good when they are pruned in one step afterwards; takes two gradients a step.
 
     Every step compresses what training pushes the weights to, with a pattern drawn from `patterns` and a sparsity drawn
     from `sparsities`; of one value each, always with that.
     """
 
-    name: Literal["cram"] = "cram"
-    rho: float = Field(0.05, ge=0, description="length of the ascent, times the gradient, before compressing")
+    name: Literal["cram"] = Field("cram", description="Name of the method.")
+    rho: float = Field(0.05, ge=0, description="Length of the step up the gradient that comes before compressing.")
     plus: bool = Field(
-        True, description="CrAM+: add the gradient at the weights as they are, which keeps them good too"
+        True, description="CrAM+: add the gradient at the uncompressed weights, which keeps those good too."
     )
     sparsities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [0.5, 0.7, 0.9], min_length=1, description="shares of zeros in every weight, drawn at even odds"
+        [0.5, 0.7, 0.9],
+        min_length=1,
+        description="Shares of zeros in every weight, one of which a step draws at even odds.",
     )
     patterns: list[str] = Field(
         ["unstructured"],
         min_length=1,
-        description="patterns drawn at even odds; N:M ones such as 2:4 have the sparsity that is their own",
+        description="Patterns, one of which a step draws at even odds. N:M patterns such as `2:4` fix the sparsity.",
     )
 
     @field_validator("patterns")

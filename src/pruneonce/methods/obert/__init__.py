@@ -8,16 +8,22 @@ from pruneonce.plugins.plugin import Options, Plugin
 
 
 class Obert(Options):
-    """Prunes by the block-diagonal empirical Fisher information and lets the other weights make up for what goes."""
+    """Prune by the block-diagonal empirical Fisher information, and let the kept weights make up for the pruned."""
 
-    name: Literal["obert"] = "obert"
-    gradients: int = Field(1024, ge=0, description="batches to take gradients of at each mask update; 0: magnitude")
-    block_size: int = Field(50, ge=1, le=1024, description="consecutive weights whose interaction counts")
-    damping: float = Field(1e-7, gt=0, description="added to the diagonal; too much of it is magnitude pruning")
-    update: Literal["summed", "joint"] = Field(
-        "summed", description="of the weights that stay: for each pruned one by itself, or for all of a block together"
+    name: Literal["obert"] = Field("obert", description="Name of the method.")
+    gradients: int = Field(
+        1024, ge=0, description="Batches whose gradients are taken at each mask update; with 0, magnitude decides."
     )
-    memory: float = Field(5.5, gt=0, description="GiB for inverses; what does not fit is done in several passes")
+    block_size: int = Field(50, ge=1, le=1024, description="Consecutive weights whose interaction counts.")
+    damping: float = Field(1e-7, gt=0, description="Number added to the diagonal; a large one gives magnitude pruning.")
+    update: Literal["summed", "joint"] = Field(
+        "summed",
+        description="Update of the kept weights: `summed` over the pruned weights, each by itself, or `joint` for all "
+        "pruned weights of a block.",
+    )
+    memory: float = Field(
+        5.5, gt=0, description="GiB for inverse matrices. Where they need more, weights are done in several passes."
+    )
 
 
 plugin = Plugin(

@@ -8,19 +8,19 @@ from pruneonce.plugins.plugin import Options, Plugin
 
 
 class QuantNoise(Options):
-    """Quantizes a random part of the weights in each step, so that the model bears quantization of them all."""
+    """Quantize a random part of the weights in each step, so that the model bears quantization of all of them."""
 
-    name: Literal["quant-noise"] = "quant-noise"
+    name: Literal["quant-noise"] = Field("quant-noise", description="Name of the method.")
     probability: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="share of the blocks that a forward pass quantizes; none: 0.5 in the stage quantize, 0.1 elsewhere",
+        description="Share of the blocks that a forward pass quantizes. Without it, 0.5 in `quantize`, 0.1 elsewhere.",
     )
     block_size: int | None = Field(
         None,
         ge=1,
-        description="neighbouring inputs that are quantized together; none: 1 in the stage quantize, 8 elsewhere",
+        description="Neighbouring inputs that are quantized together. Without it, 1 in `quantize`, 8 elsewhere.",
     )
 
 

@@ -1,0 +1,115 @@
+"""The ONNX program of a model, by PyTorch's exporter; of a quantized one a QDQ graph with integer weights.
+
+The graph takes what the tokenizer gives, with dynamic batch and sequence, and gives what the model does, under the same
+names. Nothing in it is this package's.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from pruneonce import quantization
+from pruneonce.export.qdq import OPSET, pack_int4, say_zero_points, with_nodes
+from pruneonce.models import load_as_saved, load_tokenizer
+
+
+class _Positional(nn.Module):
+    """The model with its inputs in order and its outputs as a tuple."""
+
+    def __init__(self, model: nn.Module, inputs: list[str], outputs: list[str]):
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(**dict(zip(self.inputs, values, strict=True)))
+        return tuple(outputs[name] for name in self.outputs)
+
+
+def program_of(source: str | Path) -> torch.onnx.ONNXProgram:
+    """The ONNX program of a model folder (or hub id), as `pruneonce.export.to_onnx` writes it.
+
+    Raises:
+        UserError: there is no model.
+    """
+    tokenizer = load_tokenizer(source)
+    is_quantized = quantization.is_quantized(source)
+    model = quantization.load(source) if is_quantized else load_as_saved(source).eval()
+    model.set_attn_implementation("eager")  # plain MatMul and Softmax, which engines know to fuse
+    example = _example(model, tokenizer)
+    with torch.no_grad():
+        outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
+    if is_quantized:
+        with_nodes(model)
+    graph = _Positional(model, list(example), outputs).eval()
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph,
+            tuple(example.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(example),
+            output_names=outputs,
+            dynamic_shapes=(tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in example),),
+            verbose=False,
+        )
+    assert program is not None
+    for value in program.model.graph.inputs:
+        assert value.shape is not None
+        program.rename_axes(dict(zip(value.shape, ("batch", "sequence"), strict=True)))  # type: ignore[arg-type]
+    say_zero_points(program.model.graph)
+    pack_int4(program.model.graph)
+    _strip(program.model)
+    return program
+
+
+def _example(model: Any, tokenizer: Any) -> dict[str, Tensor]:
+    """A padded batch of pairs, with the inputs that tokenizer and model agree on."""
+    names = signature(model.forward).parameters
+    batch = tokenizer(["a", "a b c"], ["b", "c d e"], padding=True, return_tensors="pt")
+    return {name: value for name, value in batch.items() if name in names}
+
+
+@contextmanager
+def _quiet() -> Generator[None, None, None]:
+    """Without two things that PyTorch 2.13 tells itself, and that no argument of ours would change; nothing else.
+
+    `torch.export` copies its own graph, and thereby makes a `LeafSpec`, a class that it has deprecated. The exporter
+    lists the operators that it knows, and says of those of torchvision, one by one, that it is not installed.
+    """
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    logger.addFilter(_is_no_torchvision)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(_is_no_torchvision)
+
+
+def _is_no_torchvision(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("torchvision is not installed")
+
+
+def _strip(model: Any) -> None:
+    """Take out what the exporter notes for debugging, stack traces and this machine's paths among it."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()

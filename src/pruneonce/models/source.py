@@ -1,0 +1,138 @@
+"""A model's files, read without PyTorch and without transformers: its configuration and the weights one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from pruneonce.errors import UserError
+from pruneonce.system.durable import read_json
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+# A configuration's numbers may be this large.
+MOST, MOST_LAYERS = 1 << 20, 1000
+FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of floating-point numbers in a safetensors file."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> npt.NDArray[np.floating[Any]]:
+        """The numbers, of `shape`. Those of bf16, which NumPy lacks, come as float32."""
+        with reading(self.file):
+            if self.dtype == "BF16":
+                with safe_open(self.file, framework="pt") as opened:
+                    return opened.get_tensor(self.name).float().numpy()  # type: ignore[no-any-return]
+            with safe_open(self.file, framework="np") as opened:
+                return opened.get_tensor(self.name)  # type: ignore[no-any-return]
+
+
+def local_files(source: str | Path) -> Path:
+    """The folder of a model; of a hub id, the cached folder with its configuration and its weights.
+
+    Raises:
+        UserError: there is no model.
+    """
+    must_exist(source)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
+    except Exception as error:  # the hub is away, or has no such model
+        raise UserError(f"cannot load a model from {source}: {first_line(error)}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: there is no configuration, or it is damaged.
+    """
+    must_be_bounded(folder)
+    config = read_json(folder / CONFIG)
+    if config is None:
+        raise UserError(f"{folder} is not a model folder: it has no {CONFIG}")
+    return dict(config)
+
+
+def stored_weights(folder: Path) -> dict[str, Stored]:
+    """The tensors of floating-point numbers of a model folder, by name.
+
+    Raises:
+        UserError: there are no safetensors weights, or a file is damaged.
+    """
+    found: dict[str, Stored] = {}
+    for file in _files(folder):
+        with reading(file), safe_open(file, framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                tensor = opened.get_slice(name)
+                if tensor.get_dtype() in FLOATS:
+                    found[name] = Stored(file, name, tuple(tensor.get_shape()), tensor.get_dtype())
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = read_json(folder / INDEX)
+    if index is None:
+        raise UserError(f"cannot load a model from {folder}: it has no {WEIGHTS}; save the model anew")
+    names = set(index["weight_map"].values()) if isinstance(index, dict) and "weight_map" in index else set()
+    if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
+        raise UserError(f"{folder / INDEX} is damaged: it does not name the files of the weights")
+    return [folder / name for name in sorted(names)]
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: the safetensors file is damaged.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"cannot load a model from {file.parent}: {file.name}: {first_line(error)}") from error
+
+
+def must_exist(source: str | Path) -> None:
+    """A path that is not there would be taken for a hub id, with a puzzling message."""
+    text = str(source)
+    looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or isinstance(source, Path)
+    path = Path(source)
+    if path.is_dir() and not (path / CONFIG).is_file():
+        raise UserError(f"{text} is not a model folder: it has no {CONFIG}")
+    if looks_local and not path.is_dir():
+        raise UserError(f"no model folder at {text}")
+
+
+def must_be_bounded(source: str | Path) -> None:
+    """Numbers of layers, labels or tokens without bound would keep transformers busy for ever."""
+    file = Path(source) / CONFIG
+    if not file.is_file():
+        return
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: it is not an object")
+    for key, value in values.items():
+        most = MOST_LAYERS if "layers" in key else MOST
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= most:
+            raise UserError(f"{file} is damaged: `{key}` is {value}")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,45 @@
+"""The key of each stage: the hash of all that its result follows from, by which a finished stage is recognised.
+
+A stage gives the keys of what it read: of models (`content_key`), of a corpus (`corpus_key`), of a task (`task_key`).
+`runs.staleness` asks the same functions before anything is read, with names in place of contents. What is not asked for
+is in no key, so that finished stages stay valid when a recipe gets a new option.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruneonce.models import key_of
+from pruneonce.recipe import Calibrate, Prepare, Prune, Training
+
+
+def prepare(model: str, corpus: str, settings: Prepare, seed: int) -> str:
+    return key_of("prepare", model, corpus, settings.model_dump(), seed)
+
+
+def prune(model: str, corpus: str, settings: Prune, seed: int, *, teacher: str | None = None) -> str:
+    """
+    Args:
+        teacher: key of the dense model, where `model` was pruned before.
+    """
+    return key_of("prune", model, *([] if teacher is None else [teacher]), corpus, settings.model_dump(), seed)
+
+
+def prune_one_shot(model: str, settings: Prune, seed: int) -> str:
+    zeros: list[Any] = [settings.sparsity, settings.allocation]
+    zeros += [settings.pattern] if "pattern" in settings.model_dump() else []
+    return key_of("prune-one-shot", model, *zeros, seed)
+
+
+def train_on_task(stage: str, model: str, task: str, settings: Training, seed: int, teacher: str | None = None) -> str:
+    """
+    Args:
+        stage: its name in provenance.
+        settings: those of a transfer complete, see `Task.completed`.
+        teacher: key of the dense model that teaches; None: the labels do.
+    """
+    return key_of(stage, [model, *([] if teacher is None else [teacher])], task, settings.model_dump(), seed)
+
+
+def calibrate(model: str, task: str, settings: Calibrate, seed: int) -> str:
+    return key_of("calibrate", model, task, settings.model_dump(), seed)

@@ -1,0 +1,164 @@
+"""The output of a stage: a folder that appears whole, known by a key of all that went into it.
+
+While it is made it is called `NAME.partial`, and one process at a time has it. A stage asks `is_finished` first, works
+within `unfinished`, and names the folder by `Build.save` (or `models.publish_folder`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruneonce import training
+from pruneonce.console import console
+from pruneonce.errors import InUseError, UserError
+from pruneonce.models import BEGUN, content_key, dropouts, load_config, read_provenance, remove_scratch, save_model
+from pruneonce.recipe import Section
+from pruneonce.sparsity import inspect_module
+from pruneonce.system import distributed, durable, locks
+from pruneonce.training import Job, Trained
+
+
+def is_finished(output: Path, key: str) -> bool:
+    """Whether `output` is the result of the stage with this key; says so where it is."""
+    return distributed.by_first(lambda: _is_finished(output, key))
+
+
+def _is_finished(output: Path, key: str) -> bool:
+    provenance = read_provenance(output)
+    if not provenance or provenance.get("key") != key:
+        return False
+    remove_scratch(output)
+    console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
+    return True
+
+
+@contextmanager
+def unfinished(output: Path, key: str) -> Generator[Path, None, None]:
+    """The folder in which `output` is made, locked; work of the same key that was interrupted is in it still.
+
+    A mistake that is found before there is anything to resume from leaves no folder behind.
+
+    Raises:
+        UserError: `output` holds something else, or the folder holds unfinished work of another key.
+        InUseError: another process works in the folder.
+    """
+    begun = durable.partial(output)
+    is_new = not begun.exists()
+    with locks.scope():
+        try:
+            distributed.by_first(lambda: _claim(output, begun, key))
+            yield begun
+        except InUseError:
+            raise
+        except UserError:
+            if is_new and distributed.rank() == 0 and not list(begun.glob("**/checkpoint-*")):
+                shutil.rmtree(begun, ignore_errors=True)
+            raise
+
+
+def _claim(output: Path, begun: Path, key: str) -> None:
+    """Make, lock and mark the folder `begun`."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} already holds something else; choose another output or remove it")
+    with durable.writing(output):
+        begun.mkdir(parents=True, exist_ok=True)
+        locks.take(begun)
+        mark = durable.read_json(begun / BEGUN)
+        if mark is None:
+            durable.write_json({"key": key}, begun / BEGUN)
+        elif mark["key"] != key:
+            raise UserError(f"{begun} is unfinished work of other settings or other data; remove it to start again")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model folder was made of: the head of its provenance.
+
+    Attributes:
+        stage: the name of the stage.
+        source: the model that it started from.
+        key: hash of all that went into it.
+        settings: those of the stage, complete.
+    """
+
+    stage: str
+    source: str | Path
+    key: str
+    settings: Section
+
+
+@dataclass(frozen=True)
+class Build:
+    """How a stage builds its model folder, whatever the stage is: what each of them takes beside its inputs.
+
+    Attributes:
+        output: the model folder.
+        seed: of all that is random.
+        cache: keeps token blocks and downloaded data; None: a folder inside the unfinished output, gone with it.
+        report_to: transformers' logging integrations.
+    """
+
+    output: Path
+    seed: int
+    cache: Path | None = None
+    report_to: list[str] | None = None
+
+    def cache_in(self, begun: Path) -> Path:
+        return self.cache or begun / "cache"
+
+    def train(self, job: Job, begun: Path, title: str) -> Trained:
+        """Run `job`, with its checkpoints in the unfinished folder."""
+        return training.train(job, begun, title, seed=self.seed, report_to=self.report_to)
+
+    def save(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        origin: Origin,
+        trained: Trained | None = None,
+        final: dict[str, float] | None = None,
+    ) -> Path:
+        """Finish the model folder: weights, provenance and metrics, the source's own dropout restored.
+
+        Args:
+            final: the last measurements, by name.
+        """
+        usual = load_config(origin.source)
+        for name in dropouts(usual):
+            setattr(model.config, name, getattr(usual, name))
+        metrics = {"history": trained.history if trained else [], "final": final or {}}
+
+        def save() -> None:
+            provenance = _provenance(model, origin, self.seed, trained)
+            save_model(
+                model.cpu(), tokenizer, self.output, source=origin.source, provenance=provenance, metrics=metrics
+            )
+
+        distributed.by_first(save)
+        return self.output
+
+
+def _provenance(model: nn.Module, origin: Origin, seed: int, trained: Trained | None) -> dict[str, Any]:
+    zeros = inspect_module(model)
+    return {
+        "stage": origin.stage,
+        "key": origin.key,
+        "source": str(origin.source),
+        "parents": [content_key(origin.source)],
+        "settings": origin.settings.model_dump(),
+        "seed": seed,
+        "training": trained.spent() if trained else {"steps": 0, "tokens": 0, "seconds": 0.0},
+        "pattern": zeros.pattern,
+        "sparsity": {
+            "encoder": zeros.encoder,
+            "model": zeros.model,
+            "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in zeros.layers],
+        },
+    }

@@ -1,0 +1,183 @@
+"""Training on a task: the one body of `finetune`, `transfer`, `transfer_gradual`, `quantize` and `product_quantize`.
+
+A stage is a `TaskStage`, which says what sets it apart: what it changes in the model, its masks, what it writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from datasets import Dataset
+from torch import nn
+
+from pruneonce.data.blocks import PassesByLength
+from pruneonce.data.keys import task_key
+from pruneonce.errors import UserError
+from pruneonce.models import content_key, load_config, load_tokenizer, without_dropout
+from pruneonce.models.architectures import base_of, check_length
+from pruneonce.plugins import make
+from pruneonce.recipe import Task, Training, Transfer
+from pruneonce.stages import keys
+from pruneonce.stages.output import Build, Origin, is_finished, unfinished
+from pruneonce.system import distributed
+from pruneonce.tasks import Kind, TaskData, kind_of, loaded
+from pruneonce.tasks.objectives import distilled_objective, task_objective
+from pruneonce.training import Job, examples_of, frozen_teacher, total_steps
+from pruneonce.training.sparsifier import Sparsifier
+
+S = TypeVar("S", bound=Training)
+
+
+@dataclass(frozen=True)
+class TaskExamples:
+    """Examples of a task, encoded for training.
+
+    Attributes:
+        kind: of the task, for the model that learns.
+        data: the task's data, of which the head takes its labels.
+        examples: model input, as `Kind.encode` makes it.
+        tokenizer: the one that made it.
+    """
+
+    kind: Kind[Any]
+    data: TaskData
+    examples: Dataset
+    tokenizer: Any
+
+
+class TaskStage(Generic[S]):
+    """A stage that trains a model on a task. A subclass says what it does beside that to the model."""
+
+    name: ClassVar[str]  # in keys, provenance and progress lines
+
+    def change_model(self, model: nn.Module, settings: S) -> None:
+        """Change the model before it is trained, in place."""
+
+    def sparsifier(self, job: Job, settings: S, seed: int) -> Sparsifier | None:
+        """The masks of the run; None trains densely.
+
+        Args:
+            job: complete but for them.
+        """
+        return None
+
+    def check(self, job: Job, source: str | Path) -> None:
+        """
+        Raises:
+            UserError: the model from `source` is not one to start this stage from.
+        """
+
+    def write(self, job: Job, folder: Path) -> None:
+        """After training: make the model a plain one again, and write into `folder` what belongs beside it."""
+
+    def job(
+        self,
+        model: str | Path,
+        inputs: TaskExamples,
+        settings: S,
+        device: torch.device,
+        seed: int,
+        *,
+        teacher: str | Path | None = None,
+        head_may_be_new: bool = False,
+    ) -> Job:
+        """The training run of this stage, from `model`.
+
+        Args:
+            settings: those of a `Transfer` complete, see `Task.completed`.
+            teacher: dense model fine-tuned on the same task; None: the labels teach.
+            head_may_be_new: the teacher need not have been fine-tuned on the task, as a plan has none that was.
+        """
+        kind, examples = inputs.kind, inputs.examples
+        head = kind.config(inputs.data)
+        student = kind.load_model(model, **head, **without_dropout(load_config(model), settings.dropout)).to(device)
+        by_labels = objective = task_objective(kind)
+        if teacher is not None:
+            teaching = kind.load_model(teacher, **head) if head_may_be_new else kind.load_finished(teacher)
+            assert isinstance(settings, Transfer)
+            _freeze_what_is_not_taught(kind, student, settings)
+            objective = distilled_objective(kind, frozen_teacher(teaching, device), settings, kind.for_model(teacher))
+        self.change_model(student, settings)
+        steps = total_steps(settings, len(examples))
+        job = Job(
+            model=student,
+            objective=objective,
+            examples=PassesByLength(examples, examples_of(settings, steps), seed, examples_of(settings, 1)),
+            collate=kind.collate(inputs.tokenizer),
+            settings=settings,
+            steps=steps,
+            length=max(map(len, examples["input_ids"])),
+            method=make(settings.method),
+            likelihood=by_labels if "labels" in examples.column_names else objective,
+        )
+        return replace(job, sparsifier=self.sparsifier(job, settings, seed))
+
+    def run(self, model: str | Path, task: Task, settings: S, build: Build, teacher: str | Path | None = None) -> Path:
+        """Train `model` on `task`: by distillation with a `teacher` (`settings` are a `Transfer` then), else by labels.
+
+        Raises:
+            UserError: a mistake in the models, the task or the settings.
+        """
+        if isinstance(settings, Transfer):
+            settings = task.completed(settings)  # type: ignore[assignment]
+        data, of_teacher = task_key(task, taught=teacher is not None), None if teacher is None else content_key(teacher)
+        key = keys.train_on_task(self.name, content_key(model), data, settings, build.seed, of_teacher)
+        device = distributed.start(build.seed)
+        if is_finished(build.output, key):
+            return build.output
+        with unfinished(build.output, key) as begun:
+            check_length(task.max_length, model, "max_length")
+            kind = kind_of(task).for_model(model)
+            kind.check_settings(settings)
+            inputs = _read(kind, load_tokenizer(model), build.cache_in(begun), teacher)
+            if teacher is not None:
+                assert isinstance(settings, Transfer)
+                check_teacher(kind, teacher, inputs.data, load_config(model), settings)
+            job = self.job(model, inputs, settings, device, build.seed, teacher=teacher)
+            self.check(job, model)
+            trained = build.train(job, begun, f"{self.name} {build.output.parent.name}")
+            self.write(job, begun)
+            return build.save(job.model, inputs.tokenizer, Origin(self.name, model, key, settings), trained)
+
+
+def _read(kind: Kind[Any], tokenizer: Any, cache: Path, teacher: str | Path | None) -> TaskExamples:
+    """The examples to train on; those without a label are among them where there is a teacher."""
+    task = distributed.first_then_all(lambda: loaded.load(kind, cache))
+    examples = task.examples("train" if teacher is None else loaded.TAUGHT, tokenizer, training=True)
+    return TaskExamples(kind, task.data, examples, tokenizer)
+
+
+def _freeze_what_is_not_taught(kind: Kind[Any], student: nn.Module, settings: Transfer) -> None:
+    if not settings.hidden_weight:
+        kind.freeze_unused(student)  # several processes would wait for its gradients
+    if settings.freeze_embeddings:
+        base_of(student).embeddings.requires_grad_(False)
+
+
+def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer) -> None:
+    """Refuse a teacher whose outputs, or hidden states as far as they are distilled, are not like the student's.
+
+    Args:
+        student: configuration of the model that it teaches.
+
+    Raises:
+        UserError: the teacher is for other labels, or its outputs or hidden states are not like the student's.
+    """
+    config = load_config(teacher)
+    kind.check_model(config, data, f"the teacher {teacher}")
+    kind.check_teacher(student, config, f"the teacher {teacher}")
+    sizes = [(each.num_hidden_layers, each.hidden_size) for each in (student, config)]
+    if settings.hidden_weight and sizes[0] != sizes[1]:
+        raise UserError(
+            f"the teacher {teacher} has {sizes[1][0]} layers of width {sizes[1][1]}, the model {sizes[0][0]} of "
+            f"{sizes[0][1]}, so there are no hidden states to distil; set `hidden_weight: 0`"
+        )
+    heads = [(each.num_hidden_layers, each.num_attention_heads) for each in (student, config)]
+    if settings.relation_weight and heads[0] != heads[1]:
+        raise UserError(
+            f"the teacher {teacher} has {heads[1][0]} layers of {heads[1][1]} heads, the model {heads[0][0]} of "
+            f"{heads[0][1]}, so there are no relations to distil; leave `relation_weight` out"
+        )

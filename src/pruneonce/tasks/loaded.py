@@ -1,0 +1,117 @@
+"""The data of tasks, read once in a process, and tokenized once for each tokenizer, whatever arms and seeds use it.
+
+Kept is what follows from the task, its files and the tokenizer alone. The order of examples, and a choice among them,
+follow from a seed and are made anew by each stage. All that is kept takes at most `MOST_BYTES`; the data not used for
+the longest time goes first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datasets import Dataset
+
+from pruneonce.data import packing
+from pruneonce.data.keys import task_key
+from pruneonce.errors import UserError
+from pruneonce.tasks.kind import Kind, TaskData
+
+MOST_BYTES = 1 << 30  # of Arrow data; more than any task of GLUE or SQuAD takes with its tokens
+TAUGHT = "train, taught"  # in the place of a split: the examples of stages with a teacher
+
+T = TypeVar("T")
+
+
+class Kept:
+    """Values by key, of at most `most` bytes together; one that is larger alone is not kept."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """The value of `key`, made where it is not kept; with the key None, always made."""
+        if key is not None and key in self.values:
+            self.values.move_to_end(key)
+            return self.values[key][0]  # type: ignore[no-any-return]
+        value = make()
+        if key is not None and size(value) <= self.most:
+            self.values[key] = value, size(value)
+        while sum(bytes for _, bytes in self.values.values()) > self.most:
+            self.values.popitem(last=False)
+        return value
+
+
+KEPT = Kept(MOST_BYTES)
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """The data of a task in memory.
+
+    Attributes:
+        kind: reads and encodes it.
+        data: its splits.
+        key: identifies the data; None: it is not kept.
+    """
+
+    kind: Kind[Any]
+    data: TaskData
+    key: Hashable
+
+    def examples(self, split: str, tokenizer: Any, training: bool = False) -> Dataset:
+        """Model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
+        if split == TAUGHT and self.data.unlabelled is None:
+            split = "train"
+        identity = _tokenizer_key(tokenizer)
+        key = (self.key, split, training, identity) if self.key and identity else None
+        return KEPT.get(key, lambda: self.kind.encode(self.rows(split), tokenizer, training), _bytes)
+
+    def rows(self, split: str) -> Dataset:
+        """The rows of a split, or of `TAUGHT`."""
+        return self.data.taught if split == TAUGHT else self.data.splits[split]
+
+
+def load(kind: Kind[Any], cache: Path) -> LoadedTask:
+    """The data of the task of `kind`.
+
+    Args:
+        cache: folder that hub data is downloaded to.
+
+    Raises:
+        UserError: a mistake in the task or its data, see `Kind.load`.
+    """
+    key = _task_key(kind, cache)
+    data = KEPT.get(key, lambda: kind.load(cache), lambda data: sum(map(_bytes, _tables(data))))
+    return LoadedTask(kind, data, key)
+
+
+def _task_key(kind: Kind[Any], cache: Path) -> Hashable:
+    """All that the data follows from: files by what is in them, hub data by its name and the folder that has it."""
+    task = kind.task
+    try:
+        data = task_key(task, taught=True)
+    except UserError:
+        return None  # `Kind.load` says which file is missing, and why it is wanted
+    return data, task.metric, str(cache.resolve()) if task.source else None
+
+
+def _tokenizer_key(tokenizer: Any) -> Hashable:
+    """All that a fast tokenizer's output follows from; None for others."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    said = [tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side]
+    return type(tokenizer).__name__, json.dumps(said, default=str), packing.backend(tokenizer)
+
+
+def _tables(data: TaskData) -> list[Dataset]:
+    return [*data.splits.values(), *([] if data.unlabelled is None else [data.unlabelled])]
+
+
+def _bytes(rows: Dataset) -> int:
+    return int(rows.data.nbytes)

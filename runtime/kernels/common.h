@@ -1,0 +1,39 @@
+// What every instruction set's file includes before its namespace opens.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <new>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "engine.h"
+#include "model.h"
+#include "threads.h"
+
+namespace pruneonce {
+
+template <class T>
+struct Allocator {
+    using value_type = T;
+    Allocator() = default;
+    template <class U>
+    Allocator(const Allocator<U>&) {}
+    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
+    void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
+    template <class U>
+    bool operator==(const Allocator<U>&) const { return true; }
+    template <class U>
+    bool operator!=(const Allocator<U>&) const { return false; }
+};
+
+template <class T>
+using Aligned = std::vector<T, Allocator<T>>;
+
+}  // namespace pruneonce

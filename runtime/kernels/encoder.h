@@ -1,0 +1,643 @@
+// The encoder for one instruction set; included inside its namespace, after simd.h and products.h.
+//
+// All activations are float32 [feature][token] in tiles: a tile is up to VECTORS vectors of tokens, its rows contiguous.
+// Texts stand end to end, so a tile may hold the end of one text and the beginning of the next. Everything but attention
+// is done lane by lane, so no text's bits depend on its neighbours.
+
+struct Tile {
+    int first;    // token
+    int vectors;  // 1 to VECTORS
+    int lanes() const { return vectors * LANES; }
+};
+
+// Float rows of all tiles, one tile after the other: row r of tile t begins at at(t) + r * lanes.
+struct Rows {
+    Aligned<float> values;
+    int rows = 0;
+    void reshape(int count, int tokens) {
+        rows = count;
+        if (values.size() < size_t(count) * tokens) values.resize(size_t(count) * tokens);
+    }
+    float* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
+    const float* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
+};
+
+// Quantized inputs of a product, [inputs / QUAD][tokens] dwords a tile.
+struct Quads {
+    Aligned<int32_t> values;
+    int rows = 0;
+    void reshape(int count, int tokens) {
+        rows = count;
+        if (values.size() < size_t(count) * tokens) values.resize(size_t(count) * tokens);
+    }
+    int32_t* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
+    const int32_t* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
+};
+
+template <class Body>
+inline void with_vectors(int vectors, Body&& body) {
+    switch (vectors) {
+        case 1: body(std::integral_constant<int, 1>{}); break;
+        case 2: body(std::integral_constant<int, 2>{}); break;
+        case 3: body(std::integral_constant<int, 3>{}); break;
+        default: body(std::integral_constant<int, 4>{}); break;
+    }
+}
+
+// x / (1 + e^-x) and the like.
+inline F logistic(F x) {
+    const F e = exponential(min(x, sub(broadcast(0.0f), x)));  // e^-|x|
+    const F low = div(e, add(broadcast(1.0f), e));             // of -|x|
+    const F high = div(broadcast(1.0f), add(broadcast(1.0f), e));
+    return select_within(high, x, broadcast(0.0f), broadcast(3.4e38f), low);
+}
+inline F tangent(F x) { return fma(broadcast(2.0f), logistic(add(x, x)), broadcast(-1.0f)); }
+
+// x times the normal distribution function, which is 1/2 + x P(x^2) / Q(x^2) up to |x| = 5.2, by a fit of our own to
+// within 3e-9, and 0 or 1 to within 1e-7 beyond.
+inline F gelu(F x) {
+    const F c = max(min(x, broadcast(5.2f)), broadcast(-5.2f));
+    const F u = mul(c, c);
+    F p = broadcast(2.4733489922823537e-08f);
+    p = fma(p, u, broadcast(6.4077303250087425e-06f));
+    p = fma(p, u, broadcast(0.00015683405217714608f));
+    p = fma(p, u, broadcast(0.004608479794114828f));
+    p = fma(p, u, broadcast(0.03254183009266853f));
+    p = fma(p, u, broadcast(0.3989422619342804f));
+    F q = broadcast(1.258925522051868e-06f);
+    q = fma(q, u, broadcast(7.048741827020422e-05f));
+    q = fma(q, u, broadcast(0.0018170472467318177f));
+    q = fma(q, u, broadcast(0.02792513370513916f));
+    q = fma(q, u, broadcast(0.24823661148548126f));
+    q = fma(q, u, broadcast(1.0f));
+    return mul(x, fma(c, div(p, q), broadcast(0.5f)));
+}
+
+inline F activate(Activation activation, F x) {
+    switch (activation) {
+        case Activation::gelu: return gelu(x);
+        case Activation::gelu_tanh: {
+            const F inner = mul(broadcast(0.7978845608028654f), fma(mul(broadcast(0.044715f), mul(x, x)), x, x));
+            return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
+        }
+        case Activation::relu: return max(x, broadcast(0.0f));
+        case Activation::silu: return mul(x, logistic(x));
+        case Activation::tanh: return tangent(x);
+        default: return x;
+    }
+}
+
+struct OwnNorm {
+    Aligned<float> weight, bias;
+    float eps = 0;
+    OwnNorm() = default;
+    OwnNorm(const Norm& norm, int width) : weight(norm.weight, norm.weight + width), bias(width, 0.0f), eps(norm.eps) {
+        if (norm.bias) bias.assign(norm.bias, norm.bias + width);
+    }
+};
+
+inline void add_row(const Table& table, int r, float* to) {
+    const size_t first = size_t(r) * table.width;
+    if (table.integers) {
+        for (int k = 0; k < table.width; ++k) to[k] += static_cast<float>(table.integers[first + k]) * table.scale[r];
+    } else {
+        for (int k = 0; k < table.width; ++k) to[k] += table.floats[first + k];
+    }
+}
+
+struct OwnLayer {
+    std::vector<Matrix> inputs;
+    Matrix output, up, down;
+    std::optional<OwnNorm> attention_norm;
+    OwnNorm feed_norm;
+    Activation activation;
+    bool gated, pre_norm;
+    Aligned<float> frequencies;
+    int window;
+};
+
+// What one call needs beside the weights; kept by a thread for its next call.
+struct Scratch {
+    std::vector<Tile> tiles;
+    Rows x, h, heads, mixed, wide, gated;
+    Quads quads, wide_quads;
+    std::vector<std::vector<float>> scores;  // of each part of the attention that runs at a time
+    Aligned<float> angles;
+    std::vector<int> text_of, position;
+};
+
+class EncoderEngine final : public Engine {
+    int hidden_, heads_, head_dim_, max_tokens_, offset_, pad_, reach_ = 0;
+    Table words_;
+    std::optional<Table> positions_, types_;
+    OwnNorm embedding_norm_;
+    std::optional<Matrix> projection_;
+    std::vector<OwnLayer> layers_;
+    Aligned<float> relative_;  // [heads][2 max_tokens - 1]: for i - j, from -(max_tokens - 1) on
+    std::optional<OwnNorm> final_norm_;
+
+public:
+    explicit EncoderEngine(const Encoder& e)
+        : hidden_(e.hidden), heads_(e.heads), head_dim_(e.hidden / e.heads), max_tokens_(e.max_tokens),
+          offset_(e.embeddings.position_offset), pad_(e.embeddings.pad_id), words_(e.embeddings.words),
+          embedding_norm_(e.embeddings.norm, e.embeddings.words.width) {
+        positions_ = e.embeddings.positions;
+        types_ = e.embeddings.types;
+        if (e.embeddings.projection) projection_ = pack(*e.embeddings.projection);
+        for (const Layer& layer : e.layers) {
+            OwnLayer own{{}, pack(layer.output), pack(layer.up), pack(layer.down), {}, OwnNorm(layer.feed_norm, hidden_),
+                         layer.activation, layer.gated, layer.pre_norm, {}, layer.window};
+            for (const Linear& linear : layer.inputs) own.inputs.push_back(pack(linear));
+            if (layer.attention_norm) own.attention_norm.emplace(*layer.attention_norm, hidden_);
+            if (layer.frequencies) own.frequencies.assign(layer.frequencies, layer.frequencies + head_dim_ / 2);
+            layers_.push_back(std::move(own));
+        }
+        if (e.relative_bias) {
+            const int width = 2 * max_tokens_ - 1;
+            relative_.resize(size_t(heads_) * width);
+            for (int h = 0; h < heads_; ++h)
+                for (int x = 0; x < width; ++x) {
+                    const int distance = std::clamp(max_tokens_ - 1 - x, -e.reach, e.reach);  // j - i
+                    relative_[size_t(h) * width + x] = e.relative_bias[h * (2 * e.reach + 1) + distance + e.reach];
+                }
+        }
+        if (e.final_norm) final_norm_.emplace(*e.final_norm, hidden_);
+    }
+
+    std::vector<Choice> choices() const override {
+        std::vector<Choice> all;
+        auto tell = [&](const Matrix& m) {
+            static constexpr const char* NAMES[] = {"dense", "groups", "interleaved", "floats"};
+            all.push_back({NAMES[static_cast<int>(m.kernel)], m.outputs, m.inputs, m.kept, m.work});
+        };
+        if (projection_) tell(*projection_);
+        for (const OwnLayer& layer : layers_) {
+            for (const Matrix& m : layer.inputs) tell(m);
+            for (const Matrix* m : {&layer.output, &layer.up, &layer.down}) tell(*m);
+        }
+        return all;
+    }
+
+    void forward(const int32_t* ids, const int32_t* offsets, const int32_t* types, int texts, float* hidden,
+                 Threads& threads) const override {
+        // Texts are taken some at a time, so that what is in flight stays in the caches.
+        std::vector<std::pair<int, int>> chunks;
+        for (int first = 0; first < texts;) {
+            int last = first + 1;
+            while (last < texts && offsets[last + 1] - offsets[first] <= CHUNK) ++last;
+            chunks.emplace_back(first, last);
+            first = last;
+        }
+        auto one = [&](int c, Threads& inside) {
+            const auto [first, last] = chunks[c];
+            static thread_local Scratch scratch;
+            chunk(scratch, ids, offsets + first, types, last - first, hidden, inside);
+        };
+        if (static_cast<int>(chunks.size()) >= threads.count()) {
+            Alone alone;
+            threads.run(static_cast<int>(chunks.size()), [&](int c) { one(c, alone); });
+        } else {
+            for (size_t c = 0; c < chunks.size(); ++c) one(static_cast<int>(c), threads);
+        }
+    }
+
+private:
+    static constexpr int CHUNK = 256;  // tokens
+
+    struct Alone final : Threads {
+        int count() const override { return 1; }
+        void run(int parts, const std::function<void(int)>& work) override {
+            for (int i = 0; i < parts; ++i) work(i);
+        }
+    };
+
+    void chunk(Scratch& s, const int32_t* ids, const int32_t* offsets, const int32_t* types, int texts, float* hidden,
+               Threads& threads) const {
+        const int begin = offsets[0], tokens = offsets[texts] - begin;
+        s.tiles.clear();
+        for (int first = 0; first < tokens; first += VECTORS * LANES)
+            s.tiles.push_back({first, std::min(VECTORS, (tokens - first + LANES - 1) / LANES)});
+        const int padded = s.tiles.back().first + s.tiles.back().lanes();
+        s.text_of.assign(padded, -1);
+        s.position.assign(padded, 0);
+        for (int t = 0; t < texts; ++t)
+            for (int i = offsets[t]; i < offsets[t + 1]; ++i) {
+                s.text_of[i - begin] = t;
+                s.position[i - begin] = i - offsets[t];
+            }
+        s.x.reshape(hidden_, padded);
+        embed(s, ids + begin, types ? types + begin : nullptr, tokens);
+        for (const OwnLayer& layer : layers_) run_layer(s, layer, offsets, texts, padded, threads);
+        if (final_norm_) norm(s, *final_norm_, s.x, s.x);
+        // Columns of tokens to rows.
+        for (const Tile& tile : s.tiles) {
+            const float* x = s.x.tile(tile);
+            const int count = std::min(tile.lanes(), tokens - tile.first);
+            float* out = hidden + size_t(begin + tile.first) * hidden_;
+            for (int k0 = 0; k0 < hidden_; k0 += 16)
+                for (int i = 0; i < count; ++i)
+                    for (int k = k0; k < std::min(k0 + 16, hidden_); ++k) out[size_t(i) * hidden_ + k] = x[size_t(k) * tile.lanes() + i];
+        }
+    }
+
+    void embed(Scratch& s, const int32_t* ids, const int32_t* types, int tokens) const {
+        const int width = words_.width;
+        Rows& to = projection_ ? s.wide : s.x;
+        const int padded = s.tiles.back().first + s.tiles.back().lanes();
+        to.reshape(width, padded);
+        std::vector<float> row(width);
+        size_t tile_number = 0;
+        int counted = 0;
+        for (int i = 0; i < padded; ++i) {
+            while (i >= s.tiles[tile_number].first + s.tiles[tile_number].lanes()) ++tile_number;
+            std::fill(row.begin(), row.end(), 0.0f);
+            if (i < tokens) {
+                if (s.position[i] == 0) counted = 0;
+                add_row(words_, ids[i], row.data());
+                const bool is_pad = pad_ >= 0 && ids[i] == pad_;
+                if (types_) add_row(*types_, types ? types[i] : 0, row.data());
+                if (positions_) add_row(*positions_, is_pad ? offset_ - 1 : offset_ + counted, row.data());
+                if (!is_pad) ++counted;
+            }
+            const Tile& tile = s.tiles[tile_number];
+            float* column = to.tile(tile) + (i - tile.first);
+            for (int k = 0; k < width; ++k) column[size_t(k) * tile.lanes()] = row[k];
+        }
+        norm(s, embedding_norm_, to, to);
+        if (projection_) {
+            Alone alone;
+            product(s, *projection_, s.wide, s.x, nullptr, alone);
+        }
+    }
+
+    // LayerNorm of every token, by two passes down the lanes.
+    void norm(const Scratch& s, const OwnNorm& n, const Rows& from, Rows& to) const {
+        for (const Tile& tile : s.tiles)
+            with_vectors(tile.vectors, [&](auto nv) {
+                constexpr int NV = nv;
+                const int rows = from.rows;
+                const float* x = from.tile(tile);
+                float* y = to.tile(tile);
+                constexpr int STRIDE = NV * LANES;
+                F mean[NV], scale[NV];
+                for (int v = 0; v < NV; ++v) mean[v] = scale[v] = broadcast(0.0f);
+                for (int k = 0; k < rows; ++k)
+                    for (int v = 0; v < NV; ++v) mean[v] = add(mean[v], load(x + size_t(k) * STRIDE + v * LANES));
+                const F share = broadcast(1.0f / static_cast<float>(rows));
+                for (int v = 0; v < NV; ++v) mean[v] = mul(mean[v], share);
+                for (int k = 0; k < rows; ++k)
+                    for (int v = 0; v < NV; ++v) {
+                        const F d = sub(load(x + size_t(k) * STRIDE + v * LANES), mean[v]);
+                        scale[v] = fma(d, d, scale[v]);
+                    }
+                for (int v = 0; v < NV; ++v)
+                    scale[v] = div(broadcast(1.0f), sqrt(fma(scale[v], share, broadcast(n.eps))));
+                for (int k = 0; k < rows; ++k) {
+                    const F weight = broadcast(n.weight[k]), bias = broadcast(n.bias[k]);
+                    for (int v = 0; v < NV; ++v) {
+                        const size_t at = size_t(k) * STRIDE + v * LANES;
+                        store(y + at, fma(mul(sub(load(x + at), mean[v]), scale[v]), weight, bias));
+                    }
+                }
+            });
+    }
+
+    void quantize(const Scratch& s, const Matrix& m, const Rows& from, Quads& to) const {
+        const int span = VECTORS * LANES;
+        to.reshape(m.groups, (s.tiles.back().first / span + 1) * span);
+        for (const Tile& tile : s.tiles) quantize_tile(m, tile.vectors, from.tile(tile), to.tile(tile));
+    }
+
+    // Outputs of all tiles, from the row `first_row` of `y` on; `x` are Rows of a float matrix, Quads of an integer one.
+    template <class X>
+    void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, const Rows* residual, Threads& threads,
+                  int first_row = 0, Activation activation = Activation::none) const {
+        const int all = static_cast<int>(m.bundles.size());
+        const int parts = threads.count() == 1 ? 1 : std::min(all, threads.count() * 2);
+        threads.run(parts, [&](int part) {
+            const int first = int(int64_t(all) * part / parts), last = int(int64_t(all) * (part + 1) / parts);
+            for (const Tile& tile : s.tiles) {
+                Finish f;
+                f.stride = size_t(tile.lanes());
+                f.to = y.tile(tile) + size_t(first_row) * f.stride;
+                f.residual = residual ? residual->tile(tile) : nullptr;
+                f.activation = activation;
+                tile_product(tile.vectors, m, first, last, x.tile(tile), f);
+            }
+        });
+    }
+
+    // y = product (+ residual) of float rows, which are quantized where the product wants them so.
+    void product(Scratch& s, const Matrix& m, const Rows& x, Rows& y, const Rows* residual, Threads& threads) const {
+        if (m.is_float()) {
+            multiply(s, m, x, y, residual, threads);
+        } else {
+            quantize(s, m, x, s.quads);
+            multiply(s, m, s.quads, y, residual, threads);
+        }
+    }
+
+    void run_layer(Scratch& s, const OwnLayer& layer, const int32_t* offsets, int texts, int tokens,
+                   Threads& threads) const {
+        s.heads.reshape(3 * hidden_, tokens);
+        s.mixed.reshape(hidden_, tokens);
+        s.h.reshape(hidden_, tokens);
+        const Rows* in = &s.x;
+        if (layer.pre_norm && layer.attention_norm) {
+            norm(s, *layer.attention_norm, s.x, s.h);
+            in = &s.h;
+        }
+        int first_row = 0;
+        const Matrix* before = nullptr;
+        for (const Matrix& m : layer.inputs) {
+            if (m.is_float()) {
+                multiply(s, m, *in, s.heads, nullptr, threads, first_row);
+            } else {
+                if (!before || before->inverse != m.inverse || before->zero != m.zero) quantize(s, m, *in, s.quads);
+                before = &m;
+                multiply(s, m, s.quads, s.heads, nullptr, threads, first_row);
+            }
+            first_row += m.outputs;
+        }
+        if (!layer.frequencies.empty()) rotate(s, layer);
+        attend(s, layer, offsets, texts, threads);
+        product(s, layer.output, s.mixed, s.h, &s.x, threads);
+        if (layer.pre_norm) {
+            std::swap(s.x, s.h);  // x is the sum now
+            norm(s, layer.feed_norm, s.x, s.h);
+            feed(s, layer, s.h, tokens, threads);
+            // s.mixed = down(...) + x
+            std::swap(s.x, s.mixed);
+        } else {
+            norm(s, *layer.attention_norm, s.h, s.x);
+            feed(s, layer, s.x, tokens, threads);
+            norm(s, layer.feed_norm, s.mixed, s.x);
+        }
+    }
+
+    // mixed = down(f(up(in))) + x
+    void feed(Scratch& s, const OwnLayer& layer, const Rows& in, int tokens, Threads& threads) const {
+        const Matrix &up = layer.up, &down = layer.down;
+        s.wide.reshape(up.outputs, tokens);
+        const Activation activation = layer.gated ? Activation::none : layer.activation;
+        if (up.is_float()) {
+            multiply(s, up, in, s.wide, nullptr, threads, 0, activation);
+        } else {
+            quantize(s, up, in, s.quads);
+            multiply(s, up, s.quads, s.wide, nullptr, threads, 0, activation);
+        }
+        if (layer.gated) gate(s, layer.activation, tokens);
+        const Rows& inner = layer.gated ? s.gated : s.wide;
+        if (down.is_float()) {
+            multiply(s, down, inner, s.mixed, &s.x, threads);
+        } else {
+            quantize(s, down, inner, s.wide_quads);
+            multiply(s, down, s.wide_quads, s.mixed, &s.x, threads);
+        }
+    }
+
+    // gated = activation(first half of wide) * second half
+    void gate(Scratch& s, Activation activation, int tokens) const {
+        const int inner = s.wide.rows / 2;
+        s.gated.reshape(inner, tokens);
+        for (const Tile& tile : s.tiles) {
+            const float* u = s.wide.tile(tile);
+            const size_t half = size_t(inner) * tile.lanes();
+            float* to = s.gated.tile(tile);
+            for (size_t i = 0; i < half; i += LANES) store(to + i, mul(activate(activation, load(u + i)), load(u + half + i)));
+        }
+    }
+
+    // Queries and keys turned by their positions.
+    void rotate(Scratch& s, const OwnLayer& layer) const {
+        const int half = head_dim_ / 2;
+        for (const Tile& tile : s.tiles) {
+            const int lanes = tile.lanes();
+            std::vector<float> cosines(size_t(half) * lanes), sines(size_t(half) * lanes);
+            for (int d = 0; d < half; ++d)
+                for (int i = 0; i < lanes; ++i) {
+                    const float angle = static_cast<float>(s.position[tile.first + i]) * layer.frequencies[d];
+                    cosines[size_t(d) * lanes + i] = std::cos(angle);
+                    sines[size_t(d) * lanes + i] = std::sin(angle);
+                }
+            float* rows = s.heads.tile(tile);
+            for (int part = 0; part < 2; ++part)
+                for (int h = 0; h < heads_; ++h)
+                    for (int d = 0; d < half; ++d) {
+                        float* a = rows + size_t(part * hidden_ + h * head_dim_ + d) * lanes;
+                        float* b = a + size_t(half) * lanes;
+                        for (int i = 0; i < lanes; i += LANES) {
+                            const F c = load(&cosines[size_t(d) * lanes + i]), n = load(&sines[size_t(d) * lanes + i]);
+                            const F va = load(a + i), vb = load(b + i);
+                            store(a + i, sub(mul(va, c), mul(vb, n)));
+                            store(b + i, add(mul(vb, c), mul(va, n)));
+                        }
+                    }
+        }
+    }
+
+    void attend(Scratch& s, const OwnLayer& layer, const int32_t* offsets, int texts, Threads& threads) const {
+        const int begin = offsets[0];
+        for (const Tile& tile : s.tiles)  // lanes that belong to no text
+            std::memset(s.mixed.tile(tile), 0, sizeof(float) * size_t(hidden_) * tile.lanes());
+        const int parts = threads.count() == 1 ? 1 : heads_;
+        const int heads_of_part = heads_ / parts;
+        s.scores.resize(parts);
+        threads.run(parts, [&](int part) {
+            for (int t = 0; t < texts; ++t)
+                for (int h = part * heads_of_part; h < (part + 1) * heads_of_part; ++h)
+                    attend_text(s, s.scores[part], layer, h, offsets[t] - begin, offsets[t + 1] - begin);
+        });
+    }
+
+    // One head over the text whose tokens are first to last.
+    void attend_text(Scratch& s, std::vector<float>& scores, const OwnLayer& layer, int head, int first, int last) const {
+        const int span = VECTORS * LANES;
+        for (size_t t = size_t(first / span); t < s.tiles.size() && s.tiles[t].first < last; ++t) {
+            const Tile& tile = s.tiles[t];
+            const int from = std::max(first, tile.first) - tile.first;
+            const int to = std::min(last, tile.first + tile.lanes()) - tile.first;
+            const int v0 = from / LANES, vectors = (to + LANES - 1) / LANES - v0;
+            with_vectors(vectors, [&](auto nv) { attend_tile<nv>(s, scores, layer, head, first, last, tile, v0, from, to); });
+        }
+    }
+
+    template <int NV>
+    void attend_tile(Scratch& s, std::vector<float>& all, const OwnLayer& layer, int head, int first, int last,
+                     const Tile& tile, int v0, int from, int to) const {
+        const int lanes = tile.lanes(), d_count = head_dim_;
+        const float* q = s.heads.tile(tile) + size_t(head) * d_count * lanes + v0 * LANES;
+        int key_first = first, key_last = last;
+        if (layer.window >= 0) {
+            key_first = std::max(first, tile.first + from - layer.window);
+            key_last = std::min(last, tile.first + to + layer.window);
+        }
+        const int keys = key_last - key_first;
+        if (all.size() < size_t(keys + 4) * NV * LANES) all.resize(size_t(keys + 4) * NV * LANES);
+        float* scores = all.data();
+        const F factor = broadcast(1.0f / std::sqrt(static_cast<float>(d_count)));
+        F highest[NV], total[NV], at[NV];
+        for (int v = 0; v < NV; ++v) {
+            highest[v] = broadcast(-3.0e38f);
+            total[v] = broadcast(0.0f);
+            at[v] = lane_numbers(static_cast<float>(tile.first + (v0 + v) * LANES));
+        }
+        const float* relative = relative_.empty() ? nullptr : relative_.data() + size_t(head) * (2 * max_tokens_ - 1);
+        const int span = VECTORS * LANES;
+        for (int j = key_first; j < key_last;) {
+            const Tile& of_keys = s.tiles[size_t(j / span)];
+            const int end = std::min(key_last, of_keys.first + of_keys.lanes());
+            const int stride = of_keys.lanes();
+            const float* k = s.heads.tile(of_keys) + size_t(hidden_ + head * d_count) * stride - of_keys.first;
+            auto block = [&](auto count) {
+                constexpr int C = count;
+                F sums[C][NV];
+                for (int c = 0; c < C; ++c)
+                    for (int v = 0; v < NV; ++v) sums[c][v] = broadcast(0.0f);
+                for (int d = 0; d < d_count; ++d) {
+                    F column[NV];
+#pragma GCC unroll 4
+                    for (int v = 0; v < NV; ++v) column[v] = load(q + size_t(d) * lanes + v * LANES);
+#pragma GCC unroll 4
+                    for (int c = 0; c < C; ++c) {
+                        const F key = broadcast(k[size_t(d) * stride + j + c]);
+#pragma GCC unroll 4
+                        for (int v = 0; v < NV; ++v) sums[c][v] = fma(column[v], key, sums[c][v]);
+                    }
+                }
+#pragma GCC unroll 4
+                for (int c = 0; c < C; ++c)
+#pragma GCC unroll 4
+                    for (int v = 0; v < NV; ++v) {
+                        F score = mul(sums[c][v], factor);
+                        if (relative) {
+                            const int distance = tile.first + (v0 + v) * LANES - (j + c) + max_tokens_ - 1;
+                            score = add(score, gather_row(relative, distance));
+                        }
+                        if (layer.window >= 0) {
+                            const float key = static_cast<float>(j + c), w = static_cast<float>(layer.window);
+                            score = select_within(score, at[v], broadcast(key - w), broadcast(key + w), broadcast(-3.0e38f));
+                        }
+                        highest[v] = max(highest[v], score);
+                        store(scores + (size_t(j + c - key_first) * NV + v) * LANES, score);
+                    }
+            };
+            for (; j + 4 <= end; j += 4) block(std::integral_constant<int, 4>{});
+            for (; j < end; ++j) block(std::integral_constant<int, 1>{});
+        }
+        for (int j = 0; j < keys; ++j)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) {
+                float* score = scores + (size_t(j) * NV + v) * LANES;
+                F e = exponential(sub(load(score), highest[v]));
+                if (layer.window >= 0) {
+                    const float key = static_cast<float>(key_first + j), w = static_cast<float>(layer.window);
+                    e = select_within(e, at[v], broadcast(key - w), broadcast(key + w), broadcast(0.0f));
+                }
+                total[v] = add(total[v], e);
+                store(score, e);
+            }
+        for (int v = 0; v < NV; ++v) total[v] = div(broadcast(1.0f), max(total[v], broadcast(1e-30f)));
+        float* out = s.mixed.tile(tile) + size_t(head) * d_count * lanes + v0 * LANES;
+        for (int d = 0; d < d_count; d += 4) {
+            const int many = std::min(4, d_count - d);
+            F sums[4][NV];
+            for (int c = 0; c < 4; ++c)
+                for (int v = 0; v < NV; ++v) sums[c][v] = broadcast(0.0f);
+            for (int j = key_first; j < key_last;) {
+                const Tile& of_keys = s.tiles[size_t(j / span)];
+                const int end = std::min(key_last, of_keys.first + of_keys.lanes()), stride = of_keys.lanes();
+                const float* value = s.heads.tile(of_keys) + size_t(2 * hidden_ + head * d_count + d) * stride - of_keys.first;
+                if (many == 4) {
+                    for (; j < end; ++j) {
+                        const float* e = scores + size_t(j - key_first) * NV * LANES;
+                        F share[NV];
+#pragma GCC unroll 4
+                        for (int v = 0; v < NV; ++v) share[v] = load(e + v * LANES);
+#pragma GCC unroll 4
+                        for (int c = 0; c < 4; ++c) {
+                            const F one = broadcast(value[size_t(c) * stride + j]);
+#pragma GCC unroll 4
+                            for (int v = 0; v < NV; ++v) sums[c][v] = fma(share[v], one, sums[c][v]);
+                        }
+                    }
+                } else {
+                    for (; j < end; ++j)
+                        for (int c = 0; c < many; ++c)
+                            for (int v = 0; v < NV; ++v)
+                                sums[c][v] = fma(load(scores + (size_t(j - key_first) * NV + v) * LANES),
+                                                 broadcast(value[size_t(c) * stride + j]), sums[c][v]);
+                }
+            }
+            for (int c = 0; c < many; ++c)
+                for (int v = 0; v < NV; ++v) {
+                    const int lane0 = (v0 + v) * LANES;
+                    store_some(out + size_t(d + c) * lanes + v * LANES, mul(sums[c][v], total[v]),
+                               std::max(0, from - lane0), std::min(LANES, to - lane0));
+                }
+        }
+    }
+
+    // LANES numbers from `first` on; those outside the table are of lanes that nobody reads.
+    F gather_row(const float* table, int first) const {
+        const int width = 2 * max_tokens_ - 1;
+        if (first >= 0 && first + LANES <= width) return load(table + first);
+        float lanes[LANES];
+        for (int i = 0; i < LANES; ++i) lanes[i] = table[std::clamp(first + i, 0, width - 1)];
+        return load(lanes);
+    }
+};
+
+class ProductAlone final : public Product {
+    Matrix m_;
+
+    // tile(columns or quads, first row, rows) for LANES rows of x at a time.
+    template <class Use>
+    void tiles(const float* x, int rows, Use&& use) const {
+        Aligned<float> columns(size_t(m_.inputs) * LANES);
+        Aligned<int32_t> quads(m_.is_float() ? 0 : size_t(m_.groups) * LANES);
+        for (int first = 0; first < rows; first += LANES) {
+            const int count = std::min(LANES, rows - first);
+            for (int k = 0; k < m_.inputs; ++k)
+                for (int i = 0; i < LANES; ++i)
+                    columns[size_t(k) * LANES + i] = i < count ? x[size_t(first + i) * m_.inputs + k] : 0.0f;
+            if (m_.is_float()) {
+                use(static_cast<const void*>(columns.data()), first, count);
+                continue;
+            }
+            quantize_tile(m_, 1, columns.data(), quads.data());
+            use(static_cast<const void*>(quads.data()), first, count);
+        }
+    }
+
+    template <class T>
+    void rows_of(const Aligned<T>& columns, int first, int count, T* y) const {
+        for (int row = 0; row < m_.outputs; ++row)
+            for (int i = 0; i < count; ++i) y[size_t(first + i) * m_.outputs + row] = columns[size_t(row) * LANES + i];
+    }
+
+public:
+    explicit ProductAlone(const Linear& linear) : m_(pack(linear)) {}
+
+    void run(const float* x, int rows, float* y) const override {
+        Aligned<float> out(size_t(m_.outputs) * LANES);
+        Finish f;
+        f.to = out.data();
+        f.stride = LANES;
+        tiles(x, rows, [&](const void* in, int first, int count) {
+            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
+            rows_of(out, first, count, y);
+        });
+    }
+
+    void sums(const float* x, int rows, int32_t* y) const override {
+        Aligned<int32_t> out(size_t(m_.outputs) * LANES);
+        Finish f;
+        f.sums = out.data();
+        f.stride = LANES;
+        tiles(x, rows, [&](const void* in, int first, int count) {
+            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
+            rows_of(out, first, count, y);
+        });
+    }
+};

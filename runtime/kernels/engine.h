@@ -1,0 +1,53 @@
+// An encoder made ready for one instruction set, and the instruction sets that there are.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model.h"
+#include "threads.h"
+
+namespace pruneonce {
+
+// How the products of a Linear are done, for one that wants to know.
+struct Choice {
+    const char* kernel;  // "dense", "groups", "interleaved" or "floats"
+    int outputs, inputs;
+    double kept;  // share of the weights that are not 0
+    double work;  // share of the products that the kernel does
+};
+
+class Engine {
+public:
+    virtual ~Engine() = default;
+    // Last hidden states, [tokens, hidden] in row-major order. `types` may be null.
+    virtual void forward(const int32_t* ids, const int32_t* offsets, const int32_t* types, int texts, float* hidden,
+                         Threads& threads) const = 0;
+    virtual std::vector<Choice> choices() const = 0;
+};
+
+// One Linear by itself: the head of a task.
+class Product {
+public:
+    virtual ~Product() = default;
+    // x [rows, inputs] to y [rows, outputs], both in row-major order.
+    virtual void run(const float* x, int rows, float* y) const = 0;
+    // Its integer sums, [rows, outputs], before scale and bias; only with quantized inputs.
+    virtual void sums(const float* x, int rows, int32_t* y) const = 0;
+};
+
+struct InstructionSet {
+    const char* name;
+    bool (*is_here)();
+    std::unique_ptr<Engine> (*engine)(const Encoder&);
+    std::unique_ptr<Product> (*product)(const Linear&);
+};
+
+// Those that were compiled in, the fastest first.
+const std::vector<InstructionSet>& instruction_sets();
+// The one with this name, or the first that is here if it is empty; null: there is none.
+const InstructionSet* find(const std::string& name);
+
+}  // namespace pruneonce

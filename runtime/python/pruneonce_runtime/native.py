@@ -1,0 +1,66 @@
+"""The native engine: the kernels in C++, where they were built."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from pruneonce_runtime.spec import Floats, Int32s, Linear, Network, check_batch
+
+kernels: Any
+try:
+    kernels = import_module("pruneonce_runtime._native")
+except ImportError:  # installed without a compiler: the reference engine runs everything
+    kernels = None
+
+
+def instruction_sets() -> list[str]:
+    """Names of the instruction sets that there are kernels for on this processor, the fastest first."""
+    return [] if kernels is None else list(kernels.instruction_sets())
+
+
+class NativeEngine:
+    """See `spec.Engine`.
+
+    Safe to call from several threads, which it does not block: it gives up the interpreter's lock while it runs.
+
+    Args:
+        instructions: one of `instruction_sets`; empty: the fastest.
+        threads: of one call, the calling one included.
+    """
+
+    def __init__(self, network: Network, instructions: str = "", threads: int = 1) -> None:
+        self.network = network
+        self._encoder = kernels.Encoder(network.encoder, instructions, threads)
+        self._linears: dict[int, Any] = {}
+
+    @property
+    def instructions(self) -> str:
+        return str(self._encoder.instructions)
+
+    @property
+    def threads(self) -> int:
+        return int(self._encoder.threads)
+
+    def forward(self, ids: Int32s, offsets: Int32s, types: Int32s | None = None) -> Floats:
+        """The last hidden states of a ragged batch, [total, hidden].
+
+        Raises:
+            PruneonceError: the arrays are no batch of this network.
+        """
+        check_batch(self.network.encoder, ids, offsets, types)
+        hidden: Floats = self._encoder.forward(ids, offsets, types)
+        return hidden
+
+    def linear(self, linear: Linear, x: Floats) -> Floats:
+        """x [rows, in] to [rows, out]."""
+        if id(linear) not in self._linears:
+            self._linears[id(linear)] = (kernels.Linear(linear, self.instructions), linear)  # kept, so that its id is
+        y: Floats = self._linears[id(linear)][0](x)
+        return y
+
+    def choices(self) -> list[dict[str, Any]]:
+        """The kernel of each matrix, in the order of the layers: name, shape, share of weights that are not 0 (`kept`)
+        and share of products that are done (`work`)."""
+        names = ("kernel", "outputs", "inputs", "kept", "work")
+        return [dict(zip(names, choice, strict=True)) for choice in self._encoder.choices()]

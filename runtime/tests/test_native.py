@@ -1,0 +1,121 @@
+"""The kernels against the reference engine, on every instruction set that this processor has."""
+
+import threading
+
+import numpy as np
+import pytest
+from oracle import HEADS, batch, network_of, packed, random_model
+from shared.models import CONFIGS
+from transformers import AutoModel
+
+from pruneonce_runtime import functions
+from pruneonce_runtime.native import NativeEngine, instruction_sets, kernels
+from pruneonce_runtime.reference import ReferenceEngine
+from pruneonce_runtime.spec import Linear, Matrix
+
+pytestmark = pytest.mark.skipif(kernels is None, reason="the kernels are not built")
+SETS = instruction_sets()
+
+
+def joined(texts):
+    return np.concatenate(texts), np.cumsum([0, *map(len, texts)]).astype(np.int32)
+
+
+def random_linear(outputs, inputs, density, block=1, worst=False, seed=0):
+    """A Linear with quantized inputs; with `worst`, the largest numbers that there are, of one sign."""
+    draw = np.random.default_rng(seed)
+    kept = np.repeat(draw.random((outputs, -(-inputs // block))) < density, block, axis=1)[:, :inputs]
+    values = np.full((outputs, inputs), -127) if worst else draw.integers(-127, 128, (outputs, inputs))
+    weight = np.where(kept, values, 0).astype(np.int8)
+    scale = draw.uniform(0.001, 0.01, outputs).astype(np.float32)
+    bias = draw.normal(size=outputs).astype(np.float32)
+    return Linear(Matrix((outputs, inputs), weight), 8, scale, bias, np.float32(0.02), 0 if worst else 117)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 64), (33, 130), (384, 1536)])
+def test_integer_sums_are_those_of_numpy(name, density, shape):
+    linear = random_linear(*shape, density, block=4 if density == 0.3 else 1)
+    x = np.random.default_rng(1).normal(0, 2, (21, shape[1])).astype(np.float32)
+    sums = kernels.Linear(linear, name).sums(x)
+    np.testing.assert_array_equal(
+        sums,
+        functions.integer_sums(
+            functions.quantize(x, linear.input_scale, linear.input_zero), linear.input_zero, linear.weight
+        ),
+    )
+    np.testing.assert_allclose(kernels.Linear(linear, name)(x), functions.linear(linear, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_largest_sums_do_not_saturate(name):
+    """255 * -127 twice in 16 bits would: that is what `vpmaddubsw` does."""
+    linear = random_linear(16, 3072, 1.0, worst=True)
+    x = np.full((3, 3072), 255 * 0.02, np.float32)
+    assert (kernels.Linear(linear, name).sums(x) == -127 * 255 * 3072).all()
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("kind", ["fp32", "int4", "calibrated"])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_hidden_states_are_those_of_the_reference(architecture, kind, name, tmp_path):
+    case = packed(tmp_path, random_model(AutoModel, architecture), kind)
+    network = network_of(case.file)
+    ids, offsets = joined(batch())
+    expected = ReferenceEngine(network).forward(ids, offsets)
+    hidden = NativeEngine(network, name).forward(ids, offsets)
+    # A sum of floats in another order may move an input of the next layer over the middle between two integers.
+    tolerance = 0.05 if kind == "calibrated" else 2e-5
+    np.testing.assert_allclose(hidden, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("architecture", ["bert", "mpnet", "modernbert"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_bits_do_not_depend_on_the_batch_or_the_threads(architecture, threads, tmp_path):
+    network = network_of(packed(tmp_path, random_model(AutoModel, architecture), "calibrated").file)
+    texts = batch(lengths=(12, 1, 30, 3, 17, 64, 100, 2, 31, 90, 128))
+    alone = [NativeEngine(network).forward(*joined([text])) for text in texts]
+    ids, offsets = joined(texts)
+    together = NativeEngine(network, threads=threads).forward(ids, offsets)
+    np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
+def test_calls_from_several_threads(tmp_path):
+    network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
+    engine = NativeEngine(network, threads=2)
+    texts = batch(lengths=(60, 7, 33))
+    expected = engine.forward(*joined(texts))
+    results = []
+
+    def call():
+        for _ in range(20):
+            results.append(np.array_equal(engine.forward(*joined(texts)), expected))
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert results == [True] * 80
+
+
+def test_no_texts(tmp_path):
+    network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
+    empty = NativeEngine(network).forward(np.zeros(0, np.int32), np.zeros(1, np.int32))
+    assert empty.shape == (0, network.encoder.hidden)
+
+
+def test_heads_are_those_of_the_reference(tmp_path):
+    network = network_of(packed(tmp_path, random_model(HEADS["sequence"], "bert", num_labels=3), "calibrated").file)
+    x = np.random.default_rng(0).normal(size=(5, network.encoder.hidden)).astype(np.float32)
+    engine, reference = NativeEngine(network), ReferenceEngine(network)
+    for linear in (network.head.dense, network.head.output):
+        np.testing.assert_allclose(engine.linear(linear, x), reference.linear(linear, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sse9", "avx512"])
+def test_unknown_instructions_are_refused(name, tmp_path):
+    network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
+    with pytest.raises(ValueError, match="instructions"):
+        NativeEngine(network, name)

@@ -119,11 +119,8 @@ def _simulation(engine: str) -> str:
 def _contender(name: str, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
     check_length(max(settings.lengths), folder, "lengths")
     exported_for, simulated = engine_of(folder), _is_simulated(folder)
-    able = (
-        [exported_for]
-        if exported_for
-        else [engine for engine, one in ENGINES.items() if one.runs_integers or not simulated]
-    )
+    able = [engine for engine, one in ENGINES.items() if one.runs_integers or not simulated]
+    able = [exported_for] if exported_for else able
     engines = [engine for engine in settings.engines if engine in able]
     if not engines:
         raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")

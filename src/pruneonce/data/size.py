@@ -21,8 +21,7 @@ def count_blocks(corpus: Corpus, tokenizer: Any) -> tuple[int | None, str]:
     """The number of blocks, held-out blocks included, and a phrase that says how it was counted.
 
     Local files of up to 2 MB are packed and their blocks counted. For larger files of uncompressed text or JSON, the
-    number is estimated from 2 MB of them. Otherwise the number follows from `corpus.max_tokens`; without it, the number is
-    None.
+    number is estimated from 2 MB of them. Otherwise the number follows from `corpus.max_tokens`, or is None.
 
     Raises:
         UserError: the source is missing, unreadable, or holds less than two blocks.

@@ -25,7 +25,7 @@ def mlm_objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def likelihood_objective(settings: Prune) -> Objective:
-    """The loss by which a method scores weights in sparse pre-training: MLM or, with hidden states alone, noise.
+    """The loss whose gradients score weights in sparse pre-training: MLM, or the hidden states along random noise.
 
     The distance from the teacher has no gradient as long as the student equals the teacher. For hidden states, the loss
     is `<e, h> / |h|` with random normal e. The second moment of its gradient is the Fisher information of states h that
@@ -35,10 +35,8 @@ def likelihood_objective(settings: Prune) -> Objective:
 
 
 def _states_along_noise(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    hidden_states = states(model(**batch, output_hidden_states=True), batch["attention_mask"])
-    projections = [
-        ((torch.randn_like(h) * h).sum(-1) / h.detach().norm(dim=-1).clamp_min(1e-6)).mean() for h in hidden_states
-    ]
+    hidden = states(model(**batch, output_hidden_states=True), batch["attention_mask"])
+    projections = [((torch.randn_like(h) * h).sum(-1) / h.detach().norm(dim=-1).clamp_min(1e-6)).mean() for h in hidden]
     return {"loss": torch.stack(projections).mean()}
 
 

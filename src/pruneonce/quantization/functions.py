@@ -17,9 +17,7 @@ from torch import Tensor
 from pruneonce.recipe import Granularity
 
 ACTIVATION_MAX = 255  # uint8
-Noise = Callable[
-    [Tensor, Tensor], Tensor
-]  # maps exact and rounded weights, [rows, in], to those of training
+Noise = Callable[[Tensor, Tensor], Tensor]  # maps exact and rounded weights, [rows, in], to those of training
 
 
 def largest_integer(bits: int) -> int:

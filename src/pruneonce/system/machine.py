@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-# Instruction sets that determine the speed of products of int8, bf16 and fp32, by PyTorch's names; the last three are
-# of ARM.
+# Instruction sets that determine the speed of products of int8, bf16 and fp32, by PyTorch's names; asimddp, i8mm and
+# sve are ARM's.
 INSTRUCTIONS = (
     *("avx2", "avx_vnni", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_int8", "amx_bf16", "amx_fp16", "asimddp", "i8mm", "sve"),

@@ -116,7 +116,7 @@ def n_best_answers(
 def _spans(
     starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray, n_best: int, max_answer_length: int
 ) -> list[tuple[tuple[int, int], float]]:
-    """`((first character, character after the last), score)` of a window's `n_best` spans, best first."""
+    """Score a window's `n_best` spans, best first: `((first character, character after the last), score)`."""
     context = np.flatnonzero(offsets[:, 0] >= 0)
     first = context[np.argsort(-starts[context], kind="stable")[:n_best]]
     last = context[np.argsort(-ends[context], kind="stable")[:n_best]]

@@ -1,5 +1,12 @@
 """Quantization grids (a weight is an integer times a scale), and the file that records them beside the weights.
 
+This module has the grid in NumPy. `pruneonce.quantization.functions` has the same grid in PyTorch, for training, on any
+device. Both use the constants of this module, and a test checks that their scales and integers are equal, bit for bit.
+
+This package makes symmetric grids without -2^(b-1): `|q| <= 2^(b-1) - 1`. A grid from a file may use -2^(b-1), as int8
+weights of other makers do: `Grid.quantize` returns it, so that their models are packed without loss. With a scale of
+`fit`, no weight reaches it.
+
 Quantization-aware training and `pruneonce unpack` record the grids of their weights with `save`. `pruneonce pack` reads
 them with `load`, and then packs without loss.
 """
@@ -22,9 +29,16 @@ FILE = "quantization.safetensors"
 FORMAT = {"format": "pruneonce-quantization", "version": "1"}
 SUFFIX = ".scale"
 BITS = range(2, 9)
+# Scales are rounded up to 8 significant bits: the error grows by under 1 %, and a scale takes some 10 bits, not 26.
+SCALE_CARRY, SCALE_MASK = 0xFFFF, 0xFFFF0000  # added to the bits of a float32, then applied to them
 
 Floats = npt.NDArray[np.float32]
 Int8s = npt.NDArray[np.int8]
+
+
+def largest_integer(bits: int) -> int:
+    """Largest integer `2^(b-1) - 1` of a grid: 127 for 8 bits, 7 for 4."""
+    return int(2 ** (bits - 1) - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +62,7 @@ class Grid:
     @property
     def highest(self) -> int:
         """The largest integer of the grid."""
-        return int(2 ** (self.bits - 1) - 1)
+        return largest_integer(self.bits)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Return whether the scales fit a weight of this shape."""
@@ -60,7 +74,8 @@ class Grid:
 
     def quantize(self, weight: Floats) -> Int8s:
         """Round a weight to the nearest integers, in its shape."""
-        nearest = np.rint(self._grouped(weight) / self._spread())
+        with np.errstate(over="ignore"):  # a weight far off the grid is set to its end
+            nearest = np.rint(self._grouped(weight) / self._spread())
         return np.clip(nearest, -self.highest - 1, self.highest).astype(np.int8).reshape(weight.shape)
 
     def dequantize(self, integers: Int8s) -> Floats:
@@ -79,13 +94,13 @@ class Grid:
 def fit(weight: Floats, bits: int, groups: int = 1) -> Grid:
     """Fit a grid to the largest magnitude of every output channel (and group of inputs).
 
-    The scale `max|w| / (2^(bits-1) - 1)` is rounded up to 8 significant bits (those of bfloat16): the error grows by
-    under 1 %, and a scale takes some 10 bits instead of 26. The scale of zeros alone is 1.
+    The scale `max|w| / (2^(bits-1) - 1)` is rounded up to 8 significant bits, those of bfloat16. The scale of zeros
+    alone is 1.
     """
     largest = np.abs(weight.reshape(len(weight), groups, -1)).max(axis=2)
-    exact = (largest / np.float32(2 ** (bits - 1) - 1)).astype(np.float32)
+    exact = (largest / np.float32(largest_integer(bits))).astype(np.float32)
     exact = np.maximum(exact, np.finfo(np.float32).tiny)  # a subnormal scale would divide inexactly
-    scale = ((exact.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+    scale = ((exact.view(np.uint32) + np.uint32(SCALE_CARRY)) & np.uint32(SCALE_MASK)).view(np.float32)
     return Grid(
         bits, np.where(largest == 0, np.float32(1), scale).reshape(len(weight), *([groups] if groups > 1 else []))
     )

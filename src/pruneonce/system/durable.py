@@ -65,9 +65,9 @@ def write_json(value: Any, file: Path) -> None:
 
 
 def publish(aside: Path, target: Path) -> None:
-    """Rename the folder `aside` to `target`, once all its content has reached the disk."""
+    """Rename the file or folder `aside` to `target`, once all its content has reached the disk."""
     share(aside)
-    for path in [*aside.rglob("*"), aside]:
+    for path in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
         if not path.is_symlink():
             _sync(path)
     aside.replace(target)

@@ -143,7 +143,8 @@ def check_bounds(values: Any, name: str, most: int = MOST) -> None:
     """Refuse a configuration with numbers that no model has.
 
     Args:
-        values: content of the configuration called `name`.
+        values: content of the configuration.
+        name: of the configuration, for the message.
         most: bound of all numbers but those of layers, which have `MOST_LAYERS`.
 
     Raises:

@@ -119,6 +119,22 @@ KINDS: dict''',
     "method": ("plugins/registry.py", {"OURS = (": 'OURS = ("fake", '}),
 }
 ARM = "tasks/mood/fake-arm"
+DRIVER = """
+import contextlib, io, json, sys
+from pathlib import Path
+from pruneonce.cli import main
+
+answers = {}
+for name, arguments in json.loads(Path(sys.argv[1]).read_text()).items():
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    if arguments[0] == "write":
+        Path(arguments[1]).write_text(arguments[2])
+        continue
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        code = main(arguments)
+    answers[name] = {"code": code, "output": output.getvalue(), "errors": errors.getvalue()}
+print(json.dumps(answers))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +156,6 @@ def package(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def command(package):
-    """Runs the command line of the copy."""
-
-    def run(*arguments):
-        return python("-W", "ignore", "-m", "pruneonce", *arguments, PYTHONPATH=str(package), COLUMNS="200")
-
-    return run
-
-
-@pytest.fixture(scope="module")
 def recipe(tiny_recipe, tmp_path_factory):
     """The file of a recipe that uses the five."""
     values = tiny_recipe()
@@ -165,107 +171,124 @@ def recipe(tiny_recipe, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(command, recipe, tmp_path_factory):
-    """The folder of a run of the recipe."""
-    output = tmp_path_factory.mktemp("run") / "run"
-    done = command("run", recipe, "--output", output)
+def folder(tmp_path_factory):
+    """Where the verbs write: `run` is the run of the recipe."""
+    return tmp_path_factory.mktemp("written")
+
+
+@pytest.fixture(scope="module")
+def said(package, recipe, folder, task_files):
+    """What the copy's command line says to each of these, one after the other in one process: code, output, errors."""
+    run, made, test = folder / "run", folder / "made", task_files / "test.jsonl"
+    quickly = ("--length", "8", "--batch-size", "1", "--seconds", "0.01")
+    verbs = {
+        "run": ("run", recipe, "--output", run),
+        "run again": ("run", recipe, "--output", run),
+        "another run": ("run", recipe, "--output", run, "--set", "quantize.fake_arm.examples=9"),
+        "plan": ("plan", recipe, "--seconds", "0", "--json"),
+        "timed": ("benchmark", run / ARM, *quickly, "--output", folder / "speed"),
+        "another engine": ("benchmark", run / "sparse", "--engine", "other"),
+        "export": ("export", run / ARM, "--format", "fake-format", "--output", made),
+        "evaluate": ("evaluate", made, "--test", test, "--json"),
+        "damage": ("write", made / "model.fake", "another model"),
+        "evaluate damaged": ("evaluate", made, "--test", test),
+        "another kind": ("finetune", "m", "--kind", "other", "--train", test, "--dev", test, "--output", folder / "x"),
+        "methods": ("methods", "list"),
+        "method": ("methods", "show", "fake-method"),
+        **{f"{verb} --help": (verb, "--help") for verb in ("benchmark", "export", "finetune", "evaluate")},
+        **{f"keys of {section}": ("recipes", "keys", section) for section in ("recipe", "benchmark", "fake-kind")},
+    }
+    asked = folder / "verbs.json"
+    asked.write_text(json.dumps({name: list(map(str, arguments)) for name, arguments in verbs.items()}))
+    done = python("-W", "ignore", "-c", DRIVER, asked, PYTHONPATH=str(package), COLUMNS="200")
     assert done.returncode == 0, done.stderr
-    return output
+    answers = json.loads(done.stdout)
+    for name in ("run", "run again", "plan", "timed", "export", "evaluate"):
+        assert answers[name]["code"] == 0, (name, answers[name])
+    return answers
 
 
 @pytest.fixture(scope="module")
-def summary(run):
-    return json.loads((run / "summary.json").read_text())
+def summary(said, folder):
+    return json.loads((folder / "run" / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def page(run):
+def page(said, folder):
     """The source of the report."""
-    return (run / "report.html").read_text()
+    return (folder / "run" / "report.html").read_text()
 
 
-@pytest.fixture(scope="module")
-def planned(command, recipe):
-    done = command("plan", recipe, "--seconds", "0", "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def read(file):
+    return json.loads(file.read_text())
 
 
-def test_an_engine(command, run, summary, page, tmp_path):
-    assert "fake-engine" in command("benchmark", "--help").stdout
-    assert "Fake Engine" in command("export", "--help").stdout
-    assert "fake-engine" in command("recipes", "keys", "benchmark").stdout
-    refused = command("benchmark", run / "sparse", "--engine", "other")
-    assert "'fake-engine'" in refused.stderr, "the choices are told"
+def test_an_engine(said, summary, page, folder):
+    assert "fake-engine" in said["benchmark --help"]["output"]
+    assert "Fake Engine" in said["export --help"]["output"]
+    assert "fake-engine" in said["keys of benchmark"]["output"]
+    assert "'fake-engine'" in said["another engine"]["errors"], "the choices are told"
     rows = {(row["engine"], row["model"]) for row in summary["benchmark"]["rows"]}
     assert {("fake-engine", "dense"), ("fake-engine", "fake-arm")} <= rows
     assert "fake-engine" in summary["benchmark"]["machine"], "the version of its library is recorded"
     assert "Fake Engine" in page
-    quantized = run / ARM
-    alone = command("benchmark", quantized, "--length", "8", "--seconds", "0.01", "--output", tmp_path / "speed")
-    assert alone.returncode == 0, alone.stderr
-    rows = json.loads((tmp_path / "speed" / "summary.json").read_text())["benchmark"]["rows"]
-    assert "fake-engine" in {row["engine"] for row in rows}, "it is timed by default"
+    assert "Fake" in said["run"]["output"], "a column of the table"
+    timed = read(folder / "speed" / "summary.json")["benchmark"]["rows"]
+    assert "fake-engine" in {row["engine"] for row in timed}, "it is timed by default"
 
 
-def test_a_format(command, run, task_files, tmp_path):
-    assert "fake-format" in command("export", "--help").stdout
-    assert "fake-format" in command("recipes", "keys", "recipe").stdout
-    exported = run / f"{ARM}-fake-format"
-    recorded = json.loads((exported / "pruneonce.json").read_text())
+def test_a_format(said, folder):
+    assert "fake-format" in said["export --help"]["output"]
+    assert "fake-format" in said["keys of recipe"]["output"]
+    recorded = read(folder / "run" / f"{ARM}-fake-format" / "pruneonce.json")
     assert recorded["files"].keys() == {"model.fake"}
     assert "numpy" in recorded["versions"]
     assert recorded["weights"] == "int8"
-    done = command("export", run / ARM, "--format", "fake-format", "--output", tmp_path / "made")
-    assert "0.0 MB for fake-format" in done.stdout, done.stderr
-    measured = command("evaluate", tmp_path / "made", "--test", task_files / "test.jsonl", "--json")
-    assert json.loads(measured.stdout)["test"]["accuracy"] == 0.5, "in its engine, which always says the same"
-    (tmp_path / "made" / "model.fake").write_text("another one")
-    refused = command("evaluate", tmp_path / "made", "--test", task_files / "test.jsonl")
-    assert "model.fake is damaged" in refused.stderr
+    assert "0.0 MB for fake-format" in said["export"]["output"]
+    measured = json.loads(said["evaluate"]["output"])
+    assert measured["test"]["accuracy"] == 0.5, "in its engine, which always says the same"
+    assert "model.fake is damaged" in said["evaluate damaged"]["errors"]
 
 
-def test_a_kind(command, summary, page, task_files):
-    assert "fake-kind" in command("finetune", "--help").stdout
-    assert "fake-kind" in command("evaluate", "--help").stdout
-    listed = command("recipes", "keys", "fake-kind")
-    assert "label" in listed.stdout, listed.stderr
-    refused = command("evaluate", "m", "--kind", "other", "--test", task_files / "test.jsonl")
-    assert "fake-kind" in refused.stderr
+def test_a_kind(said, summary):
+    assert "fake-kind" in said["finetune --help"]["output"]
+    assert "fake-kind" in said["evaluate --help"]["output"]
+    assert "label" in said["keys of fake-kind"]["output"]
+    assert "fake-kind" in said["another kind"]["errors"], "the choices are told"
     assert {row["full_score"] for row in summary["results"]} == {2.0}, "a property of its class"
-    assert "mood" in page
 
 
-def test_an_arm(command, recipe, run, summary, page, planned):
+def test_an_arm(said, summary, page, folder):
     results = {row["arm"]: row for row in summary["results"]}
     assert list(results) == ["dense", "sparse", "fake-arm"]
     assert results["fake-arm"]["size"]["file"] == f"{ARM}.pruneonce"
-    assert (run / f"{ARM}.pruneonce").is_file()
-    assert (run / f"{ARM}-fake-format").is_dir()
+    assert (folder / "run" / f"{ARM}.pruneonce").is_file()
+    assert (folder / "run" / f"{ARM}-fake-format").is_dir()
     assert ARM in [stage["name"] for stage in summary["stages"]]
-    provenance = json.loads((run / ARM / "pruneonce.json").read_text())
-    dense = json.loads((run / "tasks/mood/dense/pruneonce.json").read_text())
-    assert provenance["parents"] == [dense["key"]], "it is made of the dense model, not of the sparse one"
+    arm, dense = (read(folder / "run" / "tasks" / "mood" / name / "pruneonce.json") for name in ("fake-arm", "dense"))
+    assert arm["parents"] == [dense["key"]], "it is made of the dense model, not of the sparse one"
     assert "In fake-arm it keeps" in page, "it is in the verdict"
     assert page.count("--fake-arm: #123456") == 2, "on the screen and in print"
     assert "--fake-arm: #654321" in page
     assert 'style="background: var(--fake-arm)"' in page
-    assert f"{ARM}: calibration" in [stage["name"] for stage in planned["stages"]]
-    again = command("run", recipe, "--output", run)
-    assert f"{ARM}: already made" in again.stdout.replace("\n", " ")
-    assert "fake-arm" in again.stdout[again.stdout.index("model") :], "in the table"
-    stale = command("run", recipe, "--output", run, "--set", "quantize.fake_arm.examples=9")
-    assert f"stale: {ARM}, {ARM}-fake-format)" in stale.stderr
-    assert "different: quantize.fake_arm.examples" in stale.stderr
+    planned = [stage["name"] for stage in json.loads(said["plan"]["output"])["stages"]]
+    assert f"{ARM}: calibration" in planned
+    again = said["run again"]["output"]
+    assert f"{ARM}: already made" in again
+    assert "fake-arm" in again[again.index("PyTorch") :], "in the table"
+    outdated = said["another run"]["errors"]
+    assert "different: quantize.fake_arm.examples" in outdated
+    assert f"stale: {ARM}, {ARM}-fake-format)" in outdated
 
 
-def test_a_method(command, summary, page, planned):
-    assert "Change nothing." in command("methods", "list").stdout
-    assert "fake-method" in command("methods", "show", "fake-method").stdout
+def test_a_method(said, summary, page):
+    assert "Change nothing." in said["methods"]["output"]
+    assert "fake-method" in said["method"]["output"]
     sparse = next(stage for stage in summary["stages"] if stage["name"] == "sparse")
     assert sparse["method"] == {"name": "fake-method"}
     assert "fake-method" in page
-    assert next(stage for stage in planned["stages"] if stage["name"] == "sparse")["steps"] == 20
+    planned = {stage["name"]: stage["steps"] for stage in json.loads(said["plan"]["output"])["stages"]}
+    assert planned["sparse"] == 20
 
 
 def test_each_is_a_file_and_one_outside_its_folder():

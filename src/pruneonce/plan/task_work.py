@@ -62,7 +62,7 @@ def _works_of_seed(recipe: Recipe, name: str, seed: int, lengths: dict[str, Leng
         elif settings.quantizes_inputs:
             calibrations.append(_asking(f"{place}: calibration", recipe.model, [train.first(settings.examples)]))
     measured = len(works) + len(calibrations) + (is_given and is_first)
-    evaluated = [found for split, found in lengths.items() if split not in ("train", TAUGHT)] * measured
+    evaluated = [data for split, data in lengths.items() if split not in ("train", TAUGHT)] * measured
     evaluated += [lengths["dev"]] * sum(work.candidates for work in works if work.candidates > 1)
     return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
 

@@ -202,14 +202,14 @@ def _time(recipe: Recipe, output: Path) -> None:
     models = dict(arm_models(recipe, output, name, recipe.task_seeds[0]))
     models = {arm: model for arm, model in models.items() if ARMS[arm].timed}
     asked = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
-    made = durable.read_json(output / BENCHMARK) or {}
-    if asked == {key: made.get(key) for key in asked}:
+    earlier = durable.read_json(output / BENCHMARK) or {}
+    if asked == {key: earlier.get(key) for key in asked}:
         return
     _heading(f"benchmark: the models of {name}")
     kind = kind_of(task)
     texts = kind.texts(loaded.load(kind, output / "cache").data.splits["dev"])
-    found = stages.benchmark(models, recipe.benchmark, texts)
-    durable.write_json({**found, **asked}, output / BENCHMARK)
+    timings = stages.benchmark(models, recipe.benchmark, texts)
+    durable.write_json({**timings, **asked}, output / BENCHMARK)
 
 
 def _heading(text: str) -> None:

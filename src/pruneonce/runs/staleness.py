@@ -65,19 +65,19 @@ def stage_keys(recipe: Recipe) -> dict[Stage, str]:
 
     An arm that is swept has one of all its candidates and of the metric that chooses among them.
     """
-    found: dict[Stage, str] = {}
+    by_stage: dict[Stage, str] = {}
     corpus, dense = key_of(corpus_settings(recipe.corpus)), recipe.model
     if recipe.prepare:
-        dense = found["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
+        dense = by_stage["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
     start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
-    found["sparse"] = keys.prune(start, corpus, recipe.prune, recipe.seed, teacher=teacher)
+    by_stage["sparse"] = keys.prune(start, corpus, recipe.prune, recipe.seed, teacher=teacher)
     if recipe.baselines.one_shot:
-        found["one-shot"] = keys.prune_one_shot(dense, recipe.prune, recipe.seed)
+        by_stage["one-shot"] = keys.prune_one_shot(dense, recipe.prune, recipe.seed)
     for task in recipe.tasks:
         for seed in recipe.task_seeds:
-            arms = _arm_keys(recipe, task, seed, {**found, DENSE: dense})
-            found |= {(task, seed, arm): key for arm, key in arms.items()}
-    return found
+            arms = _arm_keys(recipe, task, seed, {**by_stage, DENSE: dense})
+            by_stage |= {(task, seed, arm): key for arm, key in arms.items()}
+    return by_stage
 
 
 def _arm_keys(recipe: Recipe, name: str, seed: int, models: dict[Any, str]) -> dict[str, str]:
@@ -86,15 +86,15 @@ def _arm_keys(recipe: Recipe, name: str, seed: int, models: dict[Any, str]) -> d
         models: keys of the run's models, by the name that `Arm.from_run` has for them.
     """
     task = recipe.tasks[name]
-    found: dict[str, str] = {}
+    by_arm: dict[str, str] = {}
     teacher = (task.teacher_model or models[DENSE]) if task.has_teacher else None
     for arm, settings in arms_of(recipe, name):
-        source = found[arm.from_arm] if arm.from_arm else models[arm.from_run]
+        source = by_arm[arm.from_arm] if arm.from_arm else models[arm.from_run]
         candidates = settings.candidates() if isinstance(settings, Swept) else [settings]
         by_candidate = [_arm_key(arm.stage_name, task, source, teacher, one, seed) for one in candidates]
-        found[arm.name] = by_candidate[0] if len(candidates) == 1 else key_of(by_candidate, task.metric)
-        teacher = teacher or found[arm.name]  # the dense arm is the first
-    return found
+        by_arm[arm.name] = by_candidate[0] if len(candidates) == 1 else key_of(by_candidate, task.metric)
+        teacher = teacher or by_arm[arm.name]  # the dense arm is the first
+    return by_arm
 
 
 def _arm_key(stage: str, task: Any, source: str, teacher: str | None, settings: Any, seed: int) -> str:

@@ -118,16 +118,17 @@ def _simulation(engine: str) -> str:
 
 def _contender(name: str, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
     check_length(max(settings.lengths), folder, "lengths")
-    own, simulated = engine_of(folder), _is_simulated(folder)
-    able = [own] if own else [engine for engine, one in ENGINES.items() if one.runs_integers or not simulated]
+    exported_for, simulated = engine_of(folder), _is_simulated(folder)
+    able = [engine for engine, one in ENGINES.items() if one.runs_integers or not simulated]
+    able = [exported_for] if exported_for else able
     engines = [engine for engine in settings.engines if engine in able]
     if not engines:
         raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")
-    for format in [] if own else [ENGINES[engine].format for engine in engines]:
+    for format in [] if exported_for else [ENGINES[engine].format for engine in engines]:
         if format is not None:
             FORMATS[format].require()
     provenance = read_provenance(folder) or {}
-    weights = provenance.get("weights", "unknown") if own else quantization.weights_of(folder)
+    weights = provenance.get("weights", "unknown") if exported_for else quantization.weights_of(folder)
     return Contender(name, folder, weights, engines, work)
 
 

@@ -14,7 +14,10 @@ __all__ = ["UserError", "__version__", "load"]
 
 
 def load(path: str | Path, member: str | None = None) -> Any:
-    """A ready torch model from a packed file or a model folder; see `pruneonce.storage.load`."""
+    """Load a torch model, ready for use, from a packed file or a model folder.
+
+    See `pruneonce.storage.load`.
+    """
     from pruneonce import storage  # imports torch
     from pruneonce.system.libraries import silenced
 

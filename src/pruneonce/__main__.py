@@ -1,4 +1,4 @@
-"""`python -m pruneonce` is the command `pruneonce`."""
+"""The command `pruneonce`, as `python -m pruneonce`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Where progress, results and diagnostics go.
+"""Consoles for progress and results, and the logger for diagnostics.
 
 Progress is for the person who waits: it is printed unless the logger `pruneonce` is above INFO, its level by default.
-Diagnostics are messages of level DEBUG of that logger, which nothing shows unless a handler does.
+Diagnostics are messages of level DEBUG of that logger. Nothing shows them unless a handler does.
 """
 
 import importlib.util
@@ -11,12 +11,12 @@ from rich.console import Console
 
 logger = logging.getLogger("pruneonce")
 logger.addHandler(logging.NullHandler())
-if logger.level == logging.NOTSET:  # somebody may have chosen another before
+if logger.level == logging.NOTSET:  # a program that imports this package may have set a level before
     logger.setLevel(logging.INFO)
 
 
 class _Progress(Console):
-    """A console that is quiet while the logger is."""
+    """Console that is quiet while the logger is."""
 
     @property
     def quiet(self) -> bool:
@@ -24,11 +24,11 @@ class _Progress(Console):
 
     @quiet.setter
     def quiet(self, value: bool) -> None:
-        """Follows the logger alone; rich sets it once as it begins."""
+        """Ignore the value: the logger alone decides. Rich sets it once as it begins."""
 
     @property
     def is_live(self) -> bool:
-        """Whether a line can be drawn again: in a terminal, and in a notebook that has widgets."""
+        """Return whether a line can be drawn again: in a terminal, and in a notebook that has widgets."""
         return self.is_terminal or (self.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 

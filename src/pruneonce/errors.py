@@ -2,9 +2,10 @@
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: the message is one line that says what is wrong and what to do. Exit code 2.
+    """Mistake in the user's input. Exit code 2.
 
-    It is one line whatever it quotes: names in recipes and files, and what libraries say, may hold the ends of lines.
+    The message is one line that names the mistake and its remedy, even where a name in a recipe or file that it quotes
+    holds line breaks.
     """
 
     def __init__(self, message: str):
@@ -12,19 +13,19 @@ class UserError(Exception):
 
 
 class DivergedError(UserError):
-    """Training went to infinity: with these settings, and perhaps with these alone."""
+    """Divergence of training to infinity, perhaps with the present settings alone."""
 
 
 class ToldByFirstError(UserError):
-    """A mistake that the first of several processes found, and says."""
+    """Mistake that the first of several processes found and reports."""
 
 
 class LostProcessError(Exception):
-    """Another process of the same run is gone. Exit code 1."""
+    """Loss of another process of the same run. Exit code 1."""
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to stop, and it did so in order. Exit code 128 and the signal's number."""
+    """Orderly stop after a signal. Exit code 128 plus the signal's number."""
 
     def __init__(self, signal: int):
         super().__init__(signal)
@@ -32,4 +33,4 @@ class Interrupted(BaseException):
 
 
 class InUseError(UserError):
-    """Another process works in the folder: nothing in it is ours to remove."""
+    """Another process works in the folder, so that nothing in it is ours to remove."""

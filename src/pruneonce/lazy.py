@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are asked for, so that what needs no PyTorch does not wait for it."""
+"""Lazy imports of the names of a package, so that light users of a package do not wait for PyTorch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 
 
 def lazily(package: str, *modules: str) -> Callable[[str], Any]:
-    """A package's `__getattr__` (PEP 562): a name of its `__all__` is looked up in `modules`, in their order.
+    """Return a package's `__getattr__` (PEP 562), which looks a name of its `__all__` up in `modules`, in their order.
 
     Args:
-        modules: dotted names, those that import the least first. One that is not needed for a name is not imported.
+        package: the package's dotted name.
+        modules: dotted names, those that import the least first. A module is imported only when a name needs it.
     """
 
     def get(name: str) -> Any:
         here = sys.modules[package]
         if name in here.__all__:
             for module in modules:
-                found = vars(import_module(module))
-                if name in found:
-                    setattr(here, name, found[name])
-                    return found[name]
+                names = vars(import_module(module))
+                if name in names:
+                    setattr(here, name, names[name])
+                    return names[name]
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get

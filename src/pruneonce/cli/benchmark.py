@@ -1,4 +1,4 @@
-"""The command line's verb `benchmark`."""
+"""Verb `benchmark` of the command line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def benchmark(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How fast models are, in each engine: latency and throughput by batch and length, and on real texts."""
+    """Time models in each engine: latency and throughput by batch and length, and on real texts."""
     options = {"engines": engine, "batch_sizes": batch_size, "lengths": length, "threads": threads, "seconds": seconds}
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for override in sets or []:
@@ -66,22 +66,22 @@ def benchmark(
     from pruneonce import stages
     from pruneonce.storage.source import member_names
 
-    real = _read(texts, text or "text", text_pair) if texts else None
-    named = dict(zip(member_names([Path(model) for model in models]), models, strict=True))
+    real_texts = _read(texts, text or "text", text_pair) if texts else None
+    folders = dict(zip(member_names([Path(model) for model in models]), models, strict=True))
     with Console(stderr=True, quiet=console.quiet).status("exporting and timing"):
-        found = stages.benchmark(named, settings, real)
+        measurements = stages.benchmark(folders, settings, real_texts)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(measurements, indent=1))
     else:
-        _show(found)
+        _show(measurements)
     if output:
-        report = _write(found, output)
+        report = _write(measurements, output)
         if not as_json:
             typer.echo(f"report: {report}")
 
 
 def _read(file: Path, text: str, text_pair: str | None) -> list[Any]:
-    """The texts, or pairs of texts, of a file."""
+    """Read the texts, or pairs of texts, of a file."""
     from pruneonce.data.readers import read_file
 
     columns = [text, text_pair] if text_pair else [text]
@@ -94,22 +94,27 @@ def _read(file: Path, text: str, text_pair: str | None) -> list[Any]:
     return list(zip(*values, strict=True)) if text_pair else values[0]
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(measurements: dict[str, Any]) -> None:
     from pruneonce.report.speed import notes, sentence
 
-    for table in tables.speeds(found["rows"]):
+    for table in tables.speeds(measurements["rows"]):
         results.print(table)
         results.print()
-    for line in [*notes(found), sentence(found["rows"])]:
+    for line in [*notes(measurements), sentence(measurements["rows"])]:
         results.print(line, markup=False, soft_wrap=True)
 
 
-def _write(found: dict[str, Any], output: Path) -> Path:
+def _write(measurements: dict[str, Any], output: Path) -> Path:
     from pruneonce.report import write_report
     from pruneonce.system import durable
 
     output.mkdir(parents=True, exist_ok=True)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    summary = {"name": output.resolve().name, "created": created, "machine": found["machine"], "benchmark": found}
+    summary = {
+        "name": output.resolve().name,
+        "created": created,
+        "machine": measurements["machine"],
+        "benchmark": measurements,
+    }
     durable.write_json(summary, output / "summary.json")
     return write_report(output)

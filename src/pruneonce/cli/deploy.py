@@ -1,4 +1,4 @@
-"""The command line's verbs after transfer: `quantize`, `product-quantize` and `export`."""
+"""Verbs of the command line after transfer: `quantize`, `product-quantize` and `export`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce import recipe
-from pruneonce.cli.stages import Model, Output, Seed, Sets, defaults, sections, show_made
+from pruneonce.cli.stages import Model, Output, Seed, Sets, epilog_of, sections, show_result
 from pruneonce.cli.task_options import takes_task, task_values
 from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.wording import listed
 
-# The paper's, on GLUE; its learning rate is the default of recipe.Quantize.
+# The paper's settings on GLUE; its learning rate is the default of recipe.Quantize.
 QUANTIZE = {"epochs": 3, "batch_size": 32}
 PRODUCT_QUANTIZE = {"epochs": 6, "batch_size": 32}
 
@@ -24,7 +24,7 @@ app = typer.Typer()
 
 
 @app.command(
-    epilog=defaults("quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output int8", QUANTIZE)
+    epilog=epilog_of("quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output int8", QUANTIZE)
 )
 @takes_task()
 def quantize(
@@ -46,14 +46,14 @@ def quantize(
     from pruneonce import stages
 
     if teacher is None:
-        made = stages.calibrate(model, data, settings, output, seed=seed)
+        folder = stages.calibrate(model, data, settings, output, seed=seed)
     else:
-        made = stages.quantize(model, data, settings, output, teacher=teacher, seed=seed)
-    show_made(made, "export", output, "--output", f"{output}-onnx")
+        folder = stages.quantize(model, data, settings, output, teacher=teacher, seed=seed)
+    show_result(folder, "export", output, "--output", f"{output}-onnx")
 
 
 @app.command(
-    epilog=defaults(
+    epilog=epilog_of(
         "product-quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output pq", PRODUCT_QUANTIZE
     )
 )
@@ -72,11 +72,11 @@ def product_quantize(
     from pruneonce import stages
     from pruneonce.quantization import codebooks
 
-    made = stages.product_quantize(model, data, settings, output, teacher=teacher, seed=seed)
-    found = codebooks.size(made)
-    parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in found.items() if part != "total")
-    typer.echo(f"size as codebooks: {found['total'] / 1e6:.2f} MB ({parts})")
-    show_made(made, "evaluate", output, *(("--dev", values["dev"]) if "dev" in values else ()))
+    folder = stages.product_quantize(model, data, settings, output, teacher=teacher, seed=seed)
+    bytes_by_part = codebooks.size(folder)
+    parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in bytes_by_part.items() if part != "total")
+    typer.echo(f"size as codebooks: {bytes_by_part['total'] / 1e6:.2f} MB ({parts})")
+    show_result(folder, "evaluate", output, *(("--dev", values["dev"]) if "dev" in values else ()))
 
 
 @app.command(
@@ -89,11 +89,11 @@ def export(
     output: Output,
     format: Annotated[recipe.Format, typer.Option(help="What to write.")] = FIRST_FORMAT,
 ) -> None:
+    """Write a model in the format of an inference engine."""
     from pruneonce import stages
 
-    made = stages.export(model, output, format=format)
-    files = FORMATS[
-        format
-    ].files  # weights above 2 GB stand in a further file, whose name begins with that of the model
-    size = sum(file.stat().st_size for file in made.iterdir() if file.name.startswith(files))
-    typer.echo(f"made {made}: {size / 1e6:.1f} MB for {format}")
+    folder = stages.export(model, output, format=format)
+    # Weights above 2 GB stand in a further file, whose name begins with that of the model.
+    files = FORMATS[format].files
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith(files))
+    typer.echo(f"made {folder}: {size / 1e6:.1f} MB for {format}")

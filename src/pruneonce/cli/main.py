@@ -1,6 +1,6 @@
-"""The command line: verbs only. Each parses its options, builds sections of a recipe and hands over.
+"""Entry point of the command line. Each verb parses its options, builds sections of a recipe and hands over.
 
-Whatever imports torch is imported inside the verb that needs it, so that help is there at once.
+Verbs import torch inside their functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -49,17 +49,19 @@ app.add_typer(cli_methods.app, name="methods")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 2 for the user's mistakes, 1 for ours, 130 or 143 when
-    a SIGINT or SIGTERM came."""
-    given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given or bool(os.environ.get("PRUNEONCE_DEBUG"))
+    """Run the command line and return its exit code.
+
+    The code is 2 for the user's mistakes, 1 for ours, and 130 or 143 after SIGINT or SIGTERM.
+    """
+    typed = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in typed or bool(os.environ.get("PRUNEONCE_DEBUG"))
     try:
-        level, given = verbosity.taken_from([argument for argument in given if argument != "--debug"])
+        level, typed = verbosity.taken_from([argument for argument in typed if argument != "--debug"])
     except UserError as error:
         return _fail(str(error), 2, debug)
     if not debug and level > logging.DEBUG:
         verbosity.silence_libraries()
-    # Of many processes, which torchrun numbers by RANK, the first one speaks; errors are said by whom they happen to.
+    # Torchrun numbers processes by RANK. The first one prints; an error is printed by the process that it happens to.
     others = os.environ.get("RANK", "0") != "0"
     try:
         with (
@@ -68,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             interruption.terminable(),
             verbosity.applied(level, speaks=not others),
         ):
-            code = app(given or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
+            code = app(typed or ["--help"], prog_name="pruneonce", standalone_mode=False) or 0
         if "WORLD_SIZE" in os.environ:
             from pruneonce.system import distributed
 
@@ -111,8 +113,8 @@ def _fail(message: str, code: int, debug: bool = False) -> int:
     return code
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_asked_for: bool) -> None:
+    if is_asked_for:
         typer.echo(f"pruneonce {__version__}")
         raise typer.Exit
 
@@ -154,17 +156,17 @@ def plan(
     seconds: Annotated[float, typer.Option(min=0, help="Measure steps for about so long.")] = 30.0,
     as_json: AsJson = False,
 ) -> None:
-    """What a run would take on this machine: steps, tokens, FLOPs, hours, memory and disk. Nothing is written."""
+    """Estimate a run on this machine: steps, tokens, FLOPs, hours, memory and disk. Nothing is written."""
     resolved = recipe.load(name, sets)
     from pruneonce.plan import plan
 
     with Console(stderr=True, quiet=console.quiet).status("measuring some steps of each stage"):
-        found = plan(resolved, seconds)
+        estimate = plan(resolved, seconds)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        typer.echo(json.dumps(estimate.to_json(), indent=1))
         return
-    results.print(tables.plan(found))
-    for sentence in found.sentences():
+    results.print(tables.plan(estimate))
+    for sentence in estimate.sentences():
         results.print(sentence, markup=False)
 
 
@@ -194,12 +196,12 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
     """Sparsity by layer, of the encoder and of the whole model; zero pattern, provenance and size."""
     from pruneonce.sparsity import inspect_model
 
-    found = inspect_model(model)
+    inspection = inspect_model(model)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        typer.echo(json.dumps(inspection.to_json(), indent=1))
     else:
-        results.print(tables.layers(found.layers))
-        results.print(tables.totals(found))
+        results.print(tables.layers(inspection.layers))
+        results.print(tables.totals(inspection))
 
 
 @app.command(epilog="Example: [cyan]pruneonce verify task --against sparse[/cyan]")
@@ -207,15 +209,15 @@ def verify(
     child: Annotated[str, typer.Argument(metavar="CHILD", help="Model folder.", show_default=False)],
     against: Annotated[str, typer.Option(metavar="PARENT", help="The sparse model that it was made from.")],
 ) -> None:
-    """Are the parent's zeros all zeros in the child? Exits with 1 if not."""
+    """Check that the parent's zeros are all zeros in the child. Exits with 1 if not."""
     from pruneonce.sparsity import verify
 
-    found = verify(child, against)
-    absent = f"; not in the child: {', '.join(found.missing)}" if found.missing else ""
-    if found.ok:
-        typer.echo(f"all {found.zeros:,} zeros of {against} are zeros in {child}{absent}")
+    check = verify(child, against)
+    absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
+    if check.ok:
+        typer.echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")
         return
-    lost = [layer for layer in found.layers if layer.lost]
+    lost = [layer for layer in check.layers if layer.lost]
     if lost:
         results.print(tables.lost_zeros(lost))
     typer.echo(f"{child} does not keep the zeros of {against}{absent}")

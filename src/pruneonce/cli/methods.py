@@ -1,4 +1,4 @@
-"""The command line's verbs for methods: `methods list` and `methods show`."""
+"""Verbs of the command line for methods: `methods list` and `methods show`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def show_method(
         ),
     ],
 ) -> None:
-    """A method's options, how a recipe names it, and its description."""
+    """Show a method's options, its form in a recipe, and its description."""
     plugin = methods.plugins().get(name)
     if plugin is None:
         raise UserError(f"no method is named {name!r}; these are: {', '.join(methods.plugins())}")
@@ -52,7 +52,7 @@ def show_method(
 
 
 def _readme(plugin: Plugin) -> str | None:
-    """README.md beside the method's code, where its package has one."""
+    """Return the README.md beside the method's code, where its package has one."""
     package = plugin.code.partition(":")[0].rpartition(".")[0]
     file = importlib.resources.files(package) / "README.md" if package else None
     return file.read_text(encoding="utf-8") if file and file.is_file() else None

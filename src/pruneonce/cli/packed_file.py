@@ -1,4 +1,4 @@
-"""The command line's verbs for the packed file: `pack` and `unpack`."""
+"""Verbs of the command line for the packed file: `pack` and `unpack`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def pack(
     """Pack a sparse model into one small file. Several task models of one sparse parent share its zero pattern."""
     from pruneonce import storage
 
-    made = storage.pack(models, output, values)
+    sizes = storage.pack(models, output, values)
     if as_json:
-        typer.echo(json.dumps(made.to_json(), indent=1))
+        typer.echo(json.dumps(sizes.to_json(), indent=1))
         return
-    results.print(tables.sizes(made))
-    for part, error in made.to_json()["rounding"].items():
+    results.print(tables.sizes(sizes))
+    for part, error in sizes.to_json()["rounding"].items():
         typer.echo(
             f"rounding changed the {part} by {error['relative']:.2%}, any weight by {error['largest']:.2g} at most"
         )
@@ -55,5 +55,5 @@ def unpack(
     """Make model folders of a packed file again, with the weights bit for bit; of a family, FOLDER/NAME for each."""
     from pruneonce import storage
 
-    for made in storage.unpack(file, folder, member):
-        typer.echo(f"made {made}")
+    for unpacked in storage.unpack(file, folder, member):
+        typer.echo(f"made {unpacked}")

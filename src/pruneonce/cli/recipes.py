@@ -1,4 +1,4 @@
-"""The command line's verbs for recipes: `recipes list`, `show`, `copy`, `keys` and `schema`."""
+"""Verbs of the command line for recipes: `recipes list`, `show`, `copy`, `keys` and `schema`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def copy_recipe(
     name: Name,
     file: Annotated[Path | None, typer.Argument(help="Default: NAME.yaml here.", show_default=False)] = None,
 ) -> None:
-    """Copy what a recipe sets to a file of your own, which stands alone."""
+    """Copy the settings of a recipe to a file of your own, which stands alone."""
     resolved = recipe.load(name)
     target = file or Path(f"{resolved.name}.yaml")
     text = _dump(resolved.model_dump(mode="json", exclude_unset=True))
@@ -100,8 +100,10 @@ def show_keys(
         typer.echo(page(), nl=False)
     elif section is None:
         if as_json:
-            shown = [{"section": place.name, "at": place.at, "summary": place.summary} for place in places().values()]
-            typer.echo(json.dumps(shown, indent=1))
+            sections = [
+                {"section": place.name, "at": place.at, "summary": place.summary} for place in places().values()
+            ]
+            typer.echo(json.dumps(sections, indent=1))
             return
         results.print(tables.places(places().values()))
         typer.echo("next: pruneonce recipes keys prune")

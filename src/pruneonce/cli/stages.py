@@ -1,6 +1,6 @@
-"""The command line's verbs for single stages: `prepare`, `prune`, `finetune`, `transfer`, `one-shot`, `evaluate`.
+"""Verbs of the command line for single stages: `prepare`, `prune`, `finetune`, `transfer`, `one-shot`, `evaluate`.
 
-Each builds the stage's sections of a recipe from its options, runs the stage, and says what to type next.
+Each verb builds the stage's sections of a recipe from its options, runs the stage, and suggests the next command.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pruneonce.cli.task_options import MEASURED, TaskSets, as_options, takes_tas
 from pruneonce.console import results
 from pruneonce.errors import UserError
 
-# What the stage verbs use where no option says otherwise. The paper's: steps, sequences a step (32 x 8) and warm-up of
-# pre-training, and the transfer (there to SQuAD). Our choice: the learning rate of pre-training, the dense fine-tuning.
+# Defaults of the stage verbs. The paper's: steps, sequences a step (32 x 8) and warm-up of pre-training, and the
+# transfer (there to SQuAD). Our choice: the learning rate of pre-training, and the dense fine-tuning.
 PRETRAIN = {"steps": 100_000, "batch_size": 32, "accumulate": 8, "learning_rate": 5e-5, "warmup": 0.01}
 FINETUNE = {"epochs": 3, "batch_size": 32, "learning_rate": 3e-5}
 TRANSFER = {"epochs": 8, "batch_size": 32, "learning_rate": 1.5e-4}
@@ -41,23 +41,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 app = typer.Typer()
 
 
-def defaults(example: str, settings: dict[str, Any]) -> str:
-    shown = ", ".join(f"{name} {value:g}" for name, value in settings.items())
-    return f"Defaults: {shown}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
+def epilog_of(example: str, settings: dict[str, Any]) -> str:
+    """Return the epilog of a verb's help: its default settings and an example."""
+    values = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+    return f"Defaults: {values}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
 
 
-@app.command(epilog=defaults("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))
+@app.command(epilog=epilog_of("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))
 def prepare(model: Model, corpus: Source, output: Output, sets: Sets = None, seed: Seed = 42) -> None:
     """Teach a dense model the corpus (MLM). A model without an MLM head gets one."""
     text, settings = sections(recipe.Corpus, {"source": corpus}, recipe.Prepare, PRETRAIN, {}, sets)
     from pruneonce import stages
 
-    made = stages.prepare(model, text, settings, output, seed=seed)
-    show_made(made, "prune", output, "--corpus", corpus, "--output", "sparse")
+    folder = stages.prepare(model, text, settings, output, seed=seed)
+    show_result(folder, "prune", output, "--corpus", corpus, "--output", "sparse")
 
 
 @app.command(
-    epilog=defaults("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRETRAIN),
+    epilog=epilog_of("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRETRAIN),
 )
 def prune(
     model: Model,
@@ -80,12 +81,12 @@ def prune(
     text, settings = sections(recipe.Corpus, {"source": corpus}, recipe.Prune, PRETRAIN, options, sets)
     from pruneonce import stages
 
-    made = stages.prune(model, text, settings, output, teacher=teacher, seed=seed)
+    folder = stages.prune(model, text, settings, output, teacher=teacher, seed=seed)
     task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
-    show_made(made, "transfer", output, "--teacher", "dense", *task, "--output", "task")
+    show_result(folder, "transfer", output, "--teacher", "dense", *task, "--output", "task")
 
 
-@app.command(epilog=defaults("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
+@app.command(epilog=epilog_of("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
 @takes_task()
 def finetune(
     task: dict[str, Any],
@@ -94,18 +95,18 @@ def finetune(
     sets: Sets = None,
     seed: Seed = 42,
 ) -> None:
-    """Fine-tune a dense model on a task: the teacher of the sparse one, and what it is compared with."""
+    """Fine-tune a dense model on a task: the teacher of the sparse model, and its baseline."""
     values = task_values(task)
     data, settings = sections(recipe.Task, values, recipe.Training, FINETUNE, {}, sets)
     from pruneonce import stages
 
-    made = stages.finetune(model, data, settings, output, seed=seed)
-    show_made(made, "transfer", "sparse", "--teacher", output, *as_options(values, sets), "--output", "task")
+    folder = stages.finetune(model, data, settings, output, seed=seed)
+    show_result(folder, "transfer", "sparse", "--teacher", output, *as_options(values, sets), "--output", "task")
 
 
 @app.command(
     epilog="The defaults are the paper's, for BERT; small encoders want more: --set learning_rate=0.001.\n\n"
-    + defaults("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
+    + epilog_of("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
 )
 @takes_task()
 def transfer(
@@ -120,8 +121,8 @@ def transfer(
     data, settings = sections(recipe.Task, task_values(task), recipe.Transfer, TRANSFER, {}, sets)
     from pruneonce import stages
 
-    made = stages.transfer(model, data, settings, output, teacher=teacher, seed=seed)
-    show_made(made, "verify", output, "--against", model)
+    folder = stages.transfer(model, data, settings, output, teacher=teacher, seed=seed)
+    show_result(folder, "verify", output, "--against", model)
 
 
 @app.command(
@@ -143,8 +144,8 @@ def one_shot(
     data, settings = sections(recipe.Task, values, recipe.OneShot, {}, {"sparsity": sparsity}, sets)
     from pruneonce import stages
 
-    made = stages.one_shot(model, data, settings, output, seed=seed)
-    show_made(made, "transfer", output, "--teacher", model, *as_options(values, sets), "--output", "task")
+    folder = stages.one_shot(model, data, settings, output, seed=seed)
+    show_result(folder, "transfer", output, "--teacher", model, *as_options(values, sets), "--output", "task")
 
 
 @app.command(epilog="Example: [cyan]pruneonce evaluate task --test test.jsonl --json[/cyan]")
@@ -167,43 +168,47 @@ def evaluate(
     values = with_sets(recipe.with_preset(task_values(task)), sets)
     values = {"kind": kind_for(config), **values}
     if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:
-        # No metric is quoted, and this one is there for whatever labels there are.
-        own = {"labels": [config.id2label[index] for index in range(config.num_labels)], "metric": "accuracy"}
-        values = {**own, **values}
-    measured = values.get("dev") or values.get("test")  # nothing is read for training
+        # No metric is quoted, and accuracy exists for any labels.
+        of_model = {"labels": [config.id2label[index] for index in range(config.num_labels)], "metric": "accuracy"}
+        values = {**of_model, **values}
+    measured = values.get("dev") or values.get("test")  # in the place of `train`, which is not read
     data = recipe.make_task({"dev": measured, **values, "train": measured}, "task")
-    found = stages.evaluate(model, data, splits=splits or None)
+    scores = stages.evaluate(model, data, splits=splits or None)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(scores, indent=1))
     else:
-        results.print(tables.metrics(found))
+        results.print(tables.metrics(scores))
 
 
 def sections(
     inputs: type[recipe.Section],
-    given: dict[str, Any],
+    input_values: dict[str, Any],
     section: type[recipe.Section],
     defaults: dict[str, Any],
     options: dict[str, Any],
     sets: list[str] | None,
 ) -> tuple[Any, Any]:
-    """The `inputs` (a Corpus or a Task) and the settings of a stage verb: defaults, then options, then --set, where
-    `corpus.KEY` or `task.KEY` is a key of the inputs."""
+    """Return the inputs of a stage verb (a Corpus or a Task) and the settings of its stage, both validated.
+
+    Values are laid over one another: defaults, then options, then `--set`, of which `corpus.KEY` or `task.KEY` belong
+    to the inputs.
+    """
     prefix = inputs.__name__.lower()
     if inputs is recipe.Task:
-        given = recipe.with_preset(given)  # before --set, which may take out of it
-    values = {prefix: given, **defaults, **{name: value for name, value in options.items() if value is not None}}
+        input_values = recipe.with_preset(input_values)  # before --set, which may take keys out of it
+    values = {prefix: input_values, **defaults, **{name: value for name, value in options.items() if value is not None}}
     for override in sets or []:
         recipe.set_value(values, override)
-    given = values.pop(prefix, None)
+    input_values = values.pop(prefix, None)
     is_task = inputs is recipe.Task
-    validated = recipe.make_task(given, prefix) if is_task else recipe.validate(inputs, given, prefix)
+    validated = recipe.make_task(input_values, prefix) if is_task else recipe.validate(inputs, input_values, prefix)
     return validated, recipe.validate(section, values)
 
 
-def show_made(folder: Path, *following: str | Path) -> None:
+def show_result(folder: Path, *following: str | Path) -> None:
+    """Print the sparsity of a new model folder and the next command to type."""
     from pruneonce.models import read_provenance
 
-    made = read_provenance(folder) or {}
-    typer.echo(f"made {folder}: {made['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
+    provenance = read_provenance(folder) or {}
+    typer.echo(f"made {folder}: {provenance['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
     typer.echo(f"next: pruneonce {shlex.join(map(str, following))}")

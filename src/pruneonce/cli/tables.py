@@ -1,4 +1,4 @@
-"""What the command line prints as tables."""
+"""Tables that the command line prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pruneonce.wording import milliseconds
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    # what follows imports torch
+    # these import torch
     from pruneonce.plan import Plan
     from pruneonce.plugins import Plugin
     from pruneonce.recipe.keys import Key, Place
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 
 
 def _table(*columns: str) -> Table:
-    """The first column is text, the others are numbers; nothing is cut off."""
+    """Return a table whose first column is text and whose others are numbers; no cell is cut off."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if table.columns else "left")
     return table
 
 
-MANY = 3  # tasks from which on they are compared in a table of their own
+MANY = 3  # the least number of tasks that get a table of their own for comparison
 
 
 def results(summary: Mapping[str, Any]) -> list[Table]:
-    """A block for each task, a row for each arm: quality, bytes and, where it was timed, milliseconds by engine.
+    """Return the tables of a run: a block for each task, a row for each arm, with quality, bytes and milliseconds.
 
-    Of many tasks, a row for each, and such a block for the first, as sizes and speeds of the others hardly differ.
+    Many tasks get one table with a row for each, and a block for the first task alone: sizes and speeds of the others
+    hardly differ.
     """
     tasks = list(dict.fromkeys(row["task"] for row in summary["results"]))
     if len(tasks) < MANY:
@@ -50,20 +51,23 @@ def results(summary: Mapping[str, Any]) -> list[Table]:
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Tasks down, arms across: the value and, below it, recovery and spread in percent; last, the mean recovery."""
-    from pruneonce.report.recovery import recoveries_of  # the report draws plots, whose library takes a second
+    """Return a table of tasks (down) and arms (across), with the mean recovery in the bottom row.
+
+    A cell holds the value and, below it, recovery and spread in percent.
+    """
+    from pruneonce.report.recovery import recoveries_of  # the package imports matplotlib, which takes a second
 
     by_task: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_task.setdefault(row["task"], {})[row["arm"]] = row
-    arms = [arm for arm in ARMS if any(arm in found for found in by_task.values())]
+    arms = [arm for arm in ARMS if any(arm in arms_of_task for arms_of_task in by_task.values())]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("task\n[dim]metric[/dim]", overflow="fold", max_width=22)
     for arm in arms:
         table.add_column(f"{arm}\n[dim]{'' if arm == DENSE else '% kept'}[/dim]", justify="right", overflow="fold")
-    for task, found in by_task.items():
-        metric = next(iter(found.values()))["metric"]
-        cells = [_compared(found[arm]) if arm in found else Text("-") for arm in arms]
+    for task, arms_of_task in by_task.items():
+        metric = next(iter(arms_of_task.values()))["metric"]
+        cells = [_compared(arms_of_task[arm]) if arm in arms_of_task else Text("-") for arm in arms]
         table.add_row(Text.assemble(task, "\n", (metric, "dim")), *cells)
     means = ["" if arm == DENSE else _mean(recoveries_of(by_task, arm)) for arm in arms]
     table.add_row("mean % kept", *means, style="bold")
@@ -72,15 +76,15 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _compared(row: Mapping[str, Any]) -> Text:
     dense = row["arm"] == DENSE
-    shown, spread = (row["value"], row.get("spread")) if dense else (row["recovery"], row.get("recovery_spread"))
+    share, spread = (row["value"], row.get("spread")) if dense else (row["recovery"], row.get("recovery_spread"))
     full = row.get("full_score", 1) if dense else 1
     plus = "" if spread is None else f"±{100 * spread / full:.1f}"
-    below = plus if dense else "" if shown is None else f"{100 * shown:.1f}{plus}"
+    below = plus if dense else "" if share is None else f"{100 * share:.1f}{plus}"
     return Text.assemble(_value(row["value"], row), "\n", (below, "dim"))
 
 
 def _value(value: float, row: Mapping[str, Any]) -> str:
-    """To a hundredth of a percent, be the metric a fraction or percent."""
+    """Format a value to a hundredth of a percent, be the metric a fraction or percent."""
     return f"{value:.2f}" if row.get("full_score", 1) == 100 else f"{value:.4f}"
 
 
@@ -122,14 +126,15 @@ def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
 
 
 def _speeds_of_texts(benchmark: Mapping[str, Any] | None) -> dict[tuple[str, str], float]:
-    """`{(engine, model): milliseconds}` of one text: a real one, or else the longest of the grid."""
+    """Return `{(engine, model): milliseconds}` of one text: a real text, or else the longest of the grid."""
     rows = [row for row in (benchmark or {"rows": []})["rows"] if row["batch"] == 1]
     lengths = [row["length"] for row in rows]
-    shown = "real" if "real" in lengths else max(lengths, default=None)
-    return {(row["engine"], row["model"]): row["milliseconds"] for row in rows if row["length"] == shown}
+    length = "real" if "real" in lengths else max(lengths, default=None)
+    return {(row["engine"], row["model"]): row["milliseconds"] for row in rows if row["length"] == length}
 
 
 def recipes(descriptions: Mapping[str, str]) -> Table:
+    """Return a table of recipes and their descriptions."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("recipe", no_wrap=True)
     table.add_column("description")
@@ -139,6 +144,7 @@ def recipes(descriptions: Mapping[str, str]) -> Table:
 
 
 def methods(plugins: Mapping[str, Plugin]) -> Table:
+    """Return a table of methods, their summaries and the stages that they work in."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("method", no_wrap=True)
     table.add_column("what it does")
@@ -148,24 +154,24 @@ def methods(plugins: Mapping[str, Plugin]) -> Table:
     return table
 
 
-def places(found: Iterable[Place]) -> Table:
-    """The sections of a recipe, where each stands, and the first sentence about it. It fits 80 columns."""
+def places(sections: Iterable[Place]) -> Table:
+    """Return a table of a recipe's sections, with place and first sentence of each. It fits 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("section", "stands in"):
         table.add_column(column, no_wrap=True)
     table.add_column("holds", overflow="fold")
-    for place in found:
+    for place in sections:
         first = place.summary.partition(". ")[0].rstrip(".")
         table.add_row(place.name, place.shown_at, Text(first.replace("`", "")))
     return table
 
 
-def keys(found: Iterable[Key]) -> Table:
-    """Keys, below each its values and its default; beside them the meaning. It fits 80 columns."""
+def keys(rows: Iterable[Key]) -> Table:
+    """Return a table of keys with values and default below each, and the meaning beside it. It fits 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("key", overflow="fold", width=26)
     table.add_column("meaning", overflow="fold")
-    for key in found:
+    for key in rows:
         default = "required" if key.default == "required" else f"default: {key.default}"
         below = f"{key.values.replace('`', '')}\n{default}"
         table.add_row(Text.assemble((key.name, "bold"), "\n", (below, "dim")), Text(key.meaning.replace("`", "")))
@@ -173,7 +179,7 @@ def keys(found: Iterable[Key]) -> Table:
 
 
 def options(section: type[BaseModel]) -> Table:
-    """The keys of a section, with their defaults and what they mean."""
+    """Return a table of a section's keys, with their defaults and meanings."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("option", "default", "meaning"):
         table.add_column(column, overflow="fold")
@@ -184,44 +190,47 @@ def options(section: type[BaseModel]) -> Table:
     return table
 
 
-def metrics(found: Mapping[str, Mapping[str, float]]) -> Table:
-    """An evaluation: metrics down, splits across."""
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    table = _table("metric", *found)
+def metrics(measures_by_split: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of an evaluation: metrics down, splits across."""
+    names = list(dict.fromkeys(name for values in measures_by_split.values() for name in values))
+    table = _table("metric", *measures_by_split)
     for name in names:
-        table.add_row(name, *(f"{values[name]:.4g}" for values in found.values()))
+        table.add_row(name, *(f"{values[name]:.4g}" for values in measures_by_split.values()))
     return table
 
 
-def layers(found: Sequence[Layer]) -> Table:
+def layers(rows: Sequence[Layer]) -> Table:
+    """Return a table of layers, with shape and sparsity."""
     table = _table("layer", "shape", "sparsity")
-    for layer in found:
+    for layer in rows:
         table.add_row(layer.name, "x".join(map(str, layer.shape)), f"{layer.sparsity:.2%}")
     return table
 
 
-def totals(found: Inspection) -> Table:
-    made = found.provenance
+def totals(inspection: Inspection) -> Table:
+    """Return a table of a model's sparsity, size, pattern and provenance."""
+    provenance = inspection.provenance
     table = Table.grid(padding=(0, 2))
-    table.add_row("encoder", f"{found.encoder:.2%} of the weights above are zero")
-    table.add_row("model", f"{found.model:.2%} of all {found.parameters:,} parameters")
-    table.add_row("bytes", f"{found.bytes:,}")
-    table.add_row("pattern", found.pattern)
-    table.add_row("made by", f"{made['stage']} from {made['source']}" if made else "not pruneonce")
+    table.add_row("encoder", f"{inspection.encoder:.2%} of the weights above are zero")
+    table.add_row("model", f"{inspection.model:.2%} of all {inspection.parameters:,} parameters")
+    table.add_row("bytes", f"{inspection.bytes:,}")
+    table.add_row("pattern", inspection.pattern)
+    table.add_row("made by", f"{provenance['stage']} from {provenance['source']}" if provenance else "not pruneonce")
     return table
 
 
-def lost_zeros(found: Sequence[LostZeros]) -> Table:
+def lost_zeros(rows: Sequence[LostZeros]) -> Table:
+    """Return a table of the layers that lost zeros, with the number of zeros and of lost ones."""
     table = _table("layer", "zeros", "lost")
-    for layer in found:
+    for layer in rows:
         table.add_row(layer.name, f"{layer.zeros:,}", f"{layer.lost:,}")
     return table
 
 
-def sizes(made: Sizes) -> Table:
-    """A packed file: parts down; dense and packed bytes, and how far from the entropy limit."""
+def sizes(packed: Sizes) -> Table:
+    """Return a table of a packed file: parts down; dense bytes, packed bytes and the entropy limit across."""
     table = _table("bytes", "dense", "packed", "smaller", "bits/weight", "limit", "over")
-    for name, part in (*made.parts.items(), ("model", made.model)):
+    for name, part in (*packed.parts.items(), ("model", packed.model)):
         if part.packed:
             table.add_row(
                 name,
@@ -232,16 +241,16 @@ def sizes(made: Sizes) -> Table:
                 f"{part.limit:,.0f}",
                 f"{part.packed / part.limit - 1:+.1%}" if part.limit else "",
             )
-    table.add_row("files", "", f"{made.files:,}")
-    table.add_row("index", "", f"{made.index:,}")
-    table.add_row("file", f"{made.model.dense:,}", f"{made.total:,}", f"{made.model.dense / made.total:.1f}x")
+    table.add_row("files", "", f"{packed.files:,}")
+    table.add_row("index", "", f"{packed.index:,}")
+    table.add_row("file", f"{packed.model.dense:,}", f"{packed.total:,}", f"{packed.model.dense / packed.total:.1f}x")
     return table
 
 
-def plan(found: Plan) -> Table:
-    """Stages down, what each takes across."""
+def plan(estimate: Plan) -> Table:
+    """Return a table of a plan: stages down; steps, tokens, FLOPs and time across."""
     table = _table("stage", "steps", "tokens", "PFLOPs", "s/step", "hours")
-    for stage in found.stages:
+    for stage in estimate.stages:
         table.add_row(
             stage.name,
             _or_unknown(stage.steps, ","),
@@ -250,8 +259,8 @@ def plan(found: Plan) -> Table:
             f"{stage.seconds_per_step:.3g}",
             _or_unknown(stage.hours, ".3g"),
         )
-    total = found.total
-    unknown = any(stage.steps is None for stage in found.stages)
+    total = estimate.total
+    unknown = any(stage.steps is None for stage in estimate.stages)
     name = "total of what is known" if unknown else "total"
     table.add_row(name, "", f"{total['tokens']:,}", f"{total['flops'] / 1e15:,.3g}", "", f"{total['hours']:.3g}")
     return table
@@ -262,22 +271,24 @@ def _or_unknown(value: float | None, form: str) -> str:
 
 
 def speeds(rows: Sequence[dict[str, Any]]) -> list[Table]:
-    """A benchmark: a table for each batch size, lengths across. In each cell the median in milliseconds, how many times
-    faster than the first model that is in the same engine, and the quartiles."""
-    made = []
+    """Return the tables of a benchmark, one for each batch size, with lengths across.
+
+    A cell holds the median in milliseconds, the speed-up over the first model in the same engine, and the quartiles.
+    """
+    tables = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
         inside = [row for row in rows if row["batch"] == batch]
         lengths = list(dict.fromkeys(row["length"] for row in inside))
-        shown = ("real texts" if length == "real" else f"{length} tokens" for length in lengths)
-        table = _table("engine", "model", "weights", *shown)
+        headings = ("real texts" if length == "real" else f"{length} tokens" for length in lengths)
+        table = _table("engine", "model", "weights", *headings)
         table.title = f"batch {batch}: ms (quartiles), times faster than {rows[0]['model']}"
         table.title_justify, table.title_style = "left", "bold"
         cells = {(row["engine"], row["model"], row["length"]): row for row in inside}
         for engine, model, weights in dict.fromkeys((row["engine"], row["model"], row["weights"]) for row in inside):
-            found = [cells.get((engine, model, length)) for length in lengths]
-            table.add_row(engine, model, weights, *(_speed(row) for row in found))
-        made.append(table)
-    return made
+            timings = [cells.get((engine, model, length)) for length in lengths]
+            table.add_row(engine, model, weights, *(_speed(row) for row in timings))
+        tables.append(table)
+    return tables
 
 
 def _speed(row: dict[str, Any] | None) -> str:

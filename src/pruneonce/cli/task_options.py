@@ -1,4 +1,4 @@
-"""A task on the command line: its options, which all verbs that take a task have, and what was given by them."""
+"""Options of a task on the command line, shared by all verbs that take a task, and the values that they give."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TASK: dict[str, Any] = {
     "label": Annotated[str | None, _task_option("Default: label.", "--label", metavar="COLUMN")],
     "labels": Annotated[str | None, _task_option("Label names in order. Default: from the data.", metavar="A,B,...")],
 }
-# Where a model is measured: it knows its kind, and nothing is read for training.
+# The options of a verb that measures a model, which knows its kind; no training data are read.
 MEASURED = {name: option for name, option in TASK.items() if name != "train"} | {
     "kind": Annotated[str | None, _task_option(f"{KIND_NAMES}. Default: what the model is for.", metavar="KIND")]
 }
@@ -52,40 +52,41 @@ TaskSets = Annotated[
 
 
 def takes_task(options: Mapping[str, Any] = TASK) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that gives a verb a task's options beside its own: it gets what was typed of them as `task`."""
+    """Return a decorator that adds a task's options to a verb, which gets their values as `task`."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         @wraps(verb)
-        def run(**given: Any) -> None:
-            task = {name: value for name in options if (value := given.pop(name)) is not None}
-            verb(**given, task=task)
+        def run(**values: Any) -> None:
+            task = {name: value for name in options if (value := values.pop(name)) is not None}
+            verb(**values, task=task)
 
-        own = [one for one in inspect.signature(verb, eval_str=True).parameters.values() if one.name != "task"]
+        parameters = inspect.signature(verb, eval_str=True).parameters.values()
+        others = [parameter for parameter in parameters if parameter.name != "task"]
         added = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
             for name, option in options.items()
         ]
-        run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]  # what typer reads
+        run.__signature__ = inspect.Signature([*others, *added])  # type: ignore[attr-defined]  # typer reads it
         return run
 
     return decorate
 
 
 def task_values(typed: dict[str, Any]) -> dict[str, Any]:
-    """A task's values, of what was typed of its options."""
+    """Return a task's values from its options."""
     values = dict(typed)
     has_splits = bool({"train", "dev", "test"} & values.keys())
     if "preset" not in values and not has_splits:
         raise UserError("no data: give --train and --dev, or a known task by --task")
     if "preset" in values and has_splits and "source" not in values:
-        values["source"] = None  # what is given are files, and the known task says how to read them
+        values["source"] = None  # the splits are files, and the known task says how to read them
     if "labels" in values:
         values["labels"] = [name.strip() for name in values["labels"].split(",")]
     return values
 
 
 def with_sets(task: dict[str, Any], sets: list[str] | None) -> dict[str, Any]:
-    """A task's values after `--set task.KEY=VALUE`, where a verb takes nothing else by --set."""
+    """Return a task's values after `--set task.KEY=VALUE`, for a verb that takes nothing else by --set."""
     values: dict[str, Any] = {"task": task}
     for override in sets or []:
         recipe.set_value(values, override)
@@ -96,8 +97,9 @@ def with_sets(task: dict[str, Any], sets: list[str] | None) -> dict[str, Any]:
 
 
 def as_options(task: dict[str, Any], sets: list[str] | None) -> list[str]:
-    """A task's values, and what was set of it, as they were typed."""
+    """Return a task's values, and its settings by `--set`, in the form in which they were typed."""
     typed = {**task, "labels": ",".join(task.get("labels", []))}
     flags = {name: FLAGS.get(name, f"--{name.replace('_', '-')}") for name in typed}
     options = [part for name, value in typed.items() if value for part in (flags[name], value)]
-    return options + [part for one in sets or [] if one.startswith("task.") for part in ("--set", one)]
+    overrides = [override for override in sets or [] if override.startswith("task.")]
+    return options + [part for override in overrides for part in ("--set", override)]

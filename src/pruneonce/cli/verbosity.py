@@ -1,4 +1,4 @@
-"""How much the command line says: `--quiet`, `--verbose`, or PRUNEONCE_VERBOSITY."""
+"""Verbosity of the command line: `--quiet`, `--verbose`, or PRUNEONCE_VERBOSITY."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ FLAGS = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbo
 
 
 def taken_from(arguments: list[str]) -> tuple[int, list[str]]:
-    """The level, and the arguments without the options that choose it, which go before or after the verb.
+    """Return the level, and the arguments without its options, which stand before or after the verb.
 
     Raises:
         UserError: two different options, or an unknown value in the environment.
     """
-    given = {FLAGS[argument] for argument in arguments if argument in FLAGS}
-    if len(given) > 1:
+    levels = {FLAGS[argument] for argument in arguments if argument in FLAGS}
+    if len(levels) > 1:
         raise UserError("give one of --quiet and --verbose")
-    chosen = given.pop() if given else os.environ.get(VARIABLE) or "normal"
+    chosen = levels.pop() if levels else os.environ.get(VARIABLE) or "normal"
     if chosen not in LEVELS:
         raise UserError(f"{VARIABLE} is {chosen!r}; it is one of {', '.join(LEVELS)}")
     return LEVELS[chosen], [argument for argument in arguments if argument not in FLAGS]
@@ -34,9 +34,10 @@ def taken_from(arguments: list[str]) -> tuple[int, list[str]]:
 
 @contextmanager
 def applied(level: int, speaks: bool = True) -> Generator[None, None, None]:
-    """While it lasts the logger has this level, and its diagnostics go to stderr.
+    """Give the logger a level for the duration of the context, and send its diagnostics to stderr.
 
     Args:
+        level: a level of `logging`.
         speaks: False in all processes but the first.
     """
     before = logger.level
@@ -52,7 +53,7 @@ def applied(level: int, speaks: bool = True) -> Generator[None, None, None]:
 
 
 def silence_libraries() -> None:
-    """Turn off the libraries' own warnings and progress bars, in the one way that needs no import of them."""
+    """Turn off warnings and progress bars of the libraries, by the environment alone, without importing them."""
     warnings.simplefilter("ignore")
     for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")

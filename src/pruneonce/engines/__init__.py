@@ -1,7 +1,7 @@
-"""Engines that run a model on the processor, each called the same way. Each is a file of this package, with an `ENGINE`
-that declares it.
+"""Engines that run a model on the processor, each called the same way.
 
-The import is light: torch and the engines' libraries are imported when a model is opened.
+Each engine is a file of this package, with an `ENGINE` that declares it. The import is light: torch and the engines'
+libraries are imported when a model is opened.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "Engine", "engine_of", "open_engine", "open_file", "require", "title_of"]
 
-# Every engine by its name, in the order in which they are timed; all that lists engines reads this table.
+# Every engine by its name, in the order of timing; every list of engines is made from this table.
 ENGINES: dict[str, Engine] = {one.name: one for one in (pytorch.ENGINE, onnxruntime.ENGINE, openvino.ENGINE)}
 WEIGHTS = "*.safetensors"
 
@@ -37,7 +37,7 @@ def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, 
 
     Raises:
         UserError: there is no such engine or model, the engine is not installed, or it cannot open the model; a file
-            of an export is not what was written.
+            of an export is damaged.
     """
     declared = require(engine)
     if declared.format is None:
@@ -55,20 +55,20 @@ def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, 
 
 
 def open_file(file: Path, engine: str, threads: int | None = None, *, exact: bool = False) -> Session:
-    """As `open_engine`, of a file that this process has just written: no hash is compared."""
+    """Open a file that this process has just written, as `open_engine` but without comparing hashes."""
     return require(engine).open(file, threads, exact)
 
 
 def engine_of(folder: str | Path) -> str | None:
-    """The one engine that an exported folder is for; None for a model folder, which can be exported for any."""
+    """Return the engine that an exported folder is for; None for a model folder, which can be exported for any."""
     if list(Path(folder).glob(WEIGHTS)):
         return None
-    reading = {name: FORMATS[one.format].file for name, one in ENGINES.items() if one.format is not None}
+    reading = {name: FORMATS[engine.format].file for name, engine in ENGINES.items() if engine.format is not None}
     return next((name for name, file in reading.items() if (Path(folder) / file).is_file()), None)
 
 
 def require(engine: str) -> Engine:
-    """The declaration of an engine that can run here.
+    """Return the declaration of an engine that can run here.
 
     Raises:
         UserError: there is no such engine, or it is not installed.
@@ -80,5 +80,5 @@ def require(engine: str) -> Engine:
 
 
 def title_of(engine: str) -> str:
-    """An engine's name for people; of an engine that is no longer there, as in an old summary, the plain name."""
+    """Return an engine's name for people; the plain name for an engine that no longer exists, as in an old summary."""
     return ENGINES[engine].title if engine in ENGINES else engine

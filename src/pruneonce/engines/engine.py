@@ -1,4 +1,4 @@
-"""The declaration of an engine. Free of torch: a recipe that names engines is read without it."""
+"""Declaration of an engine. The module is free of torch: a recipe that names engines is read without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine, as its file in this package declares it.
+    """Engine, as its file in this package declares it.
 
     Attributes:
         name: in recipes, on the command line and in benchmarks.

@@ -1,6 +1,6 @@
-"""ONNX Runtime.
+"""Engine ONNX Runtime.
 
-Session options, with what they mean:
+Session options and their meanings:
 https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
 """
 
@@ -14,11 +14,11 @@ from pruneonce.engines.engine import Engine
 if TYPE_CHECKING:
     from pruneonce.engines.session import Array, Outputs, Session
 
-# Idle threads would go on spinning and take the processor from whatever runs next.
+# Otherwise idle threads go on spinning and take the processor from the work that follows.
 SETTINGS = {"session.force_spinning_stop": "1"}
-# Products of uint8 and uint8, slower and right, where those of uint8 and int8 overflow.
+# Products of uint8 and uint8: slower, but right where products of uint8 and int8 overflow.
 WITHOUT_VNNI = {"session.x64quantprecision": "1"}
-EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}  # else the inputs of 4-bit weights are rounded to int8
+EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}  # otherwise inputs of 4-bit weights are rounded to int8
 
 
 def open_model(file: str | Path, threads: int | None, exact: bool) -> Session:

@@ -1,4 +1,4 @@
-"""OpenVINO, on the processor.
+"""Engine OpenVINO, on the processor.
 
 https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
 """
@@ -14,21 +14,22 @@ from pruneonce.engines.engine import Engine
 if TYPE_CHECKING:
     from pruneonce.engines.session import Array, Outputs, Session
 
-# A thread that is pinned to a core waits for whoever else runs there; the other engines do not pin theirs.
+# A thread that is pinned to a core waits for other programs there; the other engines do not pin their threads.
 SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-# Integers are multiplied as the fp32 numbers that they stand for: right, and no slower where products of int8 would
-# overflow (benchmarks/results/without_vnni.md). No public key does it; this one is `ov::internal` in OpenVINO's source.
+# With this key, integers are multiplied as the fp32 numbers that they stand for. Results are right, and no slower on
+# processors whose products of int8 overflow (benchmarks/results/without_vnni.md). There is no public key for it; this
+# one is `ov::internal` in OpenVINO's source.
 WITHOUT_VNNI = {"LP_TRANSFORMS_MODE": False}
 PRECISIONS = {"f32": "fp32", "f16": "fp16"}
 
 
 @cache
 def core() -> Any:
-    """One for the process, and never given up.
+    """Return the one core of the process, which is never given up.
 
-    Each core of OpenVINO 2026.4 moves the signal stack of its thread to memory of its own. Of two that do not go in the
-    order in which they came, the last one puts back a stack that is gone, and the next signal ends the process.
+    Each core of OpenVINO 2026.4 moves the signal stack of its thread to memory of its own. If two cores do not go in
+    the order in which they came, the second one restores a stack that is gone, and the next signal ends the process.
     """
     import openvino
 

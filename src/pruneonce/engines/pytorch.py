@@ -1,4 +1,4 @@
-"""PyTorch, in fp32. A quantized model runs as fake quantization: right in value, but no faster than fp32."""
+"""Engine PyTorch, in fp32. A quantized model runs as fake quantization: right in value, but no faster than fp32."""
 
 from __future__ import annotations
 

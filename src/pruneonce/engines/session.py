@@ -1,4 +1,4 @@
-"""A model that is open in an engine, called in the same way whichever engine it is."""
+"""Model that is open in an engine, called in the same way whichever engine it is."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Outputs = dict[str, Array]
 
 @dataclass(frozen=True)
 class Session:
-    """A model that is open in an engine. Calling it on a batch gives all outputs of the model, by name.
+    """Model that is open in an engine. Calling it on a batch gives all outputs of the model, by name.
 
     Attributes:
         name: of the engine.
         inputs: names of the inputs that it takes; others in a batch are ignored.
-        precision: what it calculates in where nothing is quantized: `fp32`, `bf16` or `fp16`.
+        precision: of calculation where nothing is quantized: `fp32`, `bf16` or `fp16`.
         threads: of the processor.
     """
 
@@ -35,7 +35,8 @@ class Session:
     run: Callable[[dict[str, Array]], Outputs]
 
     def __call__(self, batch: Mapping[str, Tensor | Array]) -> Outputs:
-        """
+        """Run the model on a batch.
+
         Args:
             batch: [sequences, tokens] integers for each of `inputs`.
 
@@ -52,7 +53,7 @@ class Session:
 
 @contextmanager
 def in_one_line(failure: str) -> Generator[None, None, None]:
-    """Turn whatever an engine raises into one line that begins with `failure`: engines' errors share no class."""
+    """Turn any error of an engine into one line that begins with `failure`: engines' errors share no class."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Timing several pieces of work in turns, so that whatever slows the machine for a while slows all of them."""
+"""Timing of several pieces of work in turns, so that a slow spell of the machine slows all of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ Passes = list[list[float]]  # seconds of each call, for each pass
 def in_turns(works: Mapping[str, Work], seconds: float, rounds: int) -> dict[str, Passes]:
     """Time every work in each of `rounds`, one after the other, for about `seconds` in all and at least once a round.
 
-    Everything is called once beforehand, since engines compile for, and allocate, what a shape needs when they first
-    see it. A turn of short calls begins with one that is not timed: it finds the caches full of another's weights.
+    Everything is called once beforehand, since engines compile and allocate when they first see a shape. A turn of
+    short calls begins with a call that is not timed: it finds the caches full of another's weights.
 
     Args:
         works: `{name: calls}`; a pass makes all calls of a work, in order.
+        seconds: of each work.
+        rounds: turns of each work.
     """
     for work in works.values():
         for call in work:
@@ -37,22 +39,23 @@ def in_turns(works: Mapping[str, Work], seconds: float, rounds: int) -> dict[str
 
 
 def figures(passes: Passes, sequences: int) -> dict[str, float]:
-    """What passes took.
+    """Return the statistics of timed passes.
 
     Args:
+        passes: seconds of each call, for each pass.
         sequences: in a pass.
 
     Returns:
         `milliseconds`, `low` and `high`: median and quartiles of a call; `per_second`: sequences, by the median pass;
         `runs`: calls timed.
     """
-    calls = 1000 * np.concatenate([np.asarray(one) for one in passes])
+    calls = 1000 * np.concatenate([np.asarray(calls_of_pass) for calls_of_pass in passes])
     low, median, high = np.percentile(calls, [25, 50, 75])
     return {
         "milliseconds": float(median),
         "low": float(low),
         "high": float(high),
-        "per_second": float(sequences / np.median([sum(one) for one in passes])),
+        "per_second": float(sequences / np.median([sum(calls_of_pass) for calls_of_pass in passes])),
         "runs": len(calls),
     }
 

@@ -1,4 +1,4 @@
-"""Models in the formats of inference engines. Each format is a file of this package, with a `FORMAT` that declares it.
+"""Export of models in the formats of inference engines. Each format is a file of this package that declares a `FORMAT`.
 
 The import is light: torch and the engines' libraries are imported when a model is written.
 """
@@ -14,7 +14,7 @@ from pruneonce.export.onnx import to_onnx
 
 __all__ = ["FORMATS", "Format", "to_onnx", "to_openvino", "write"]
 
-# Every format by its name; all that lists formats reads this table.
+# Every format by its name; every list of formats is made from this table.
 FORMATS: dict[str, Format] = {one.name: one for one in (onnx.FORMAT, openvino.FORMAT)}
 
 
@@ -22,7 +22,9 @@ def write(format: str, source: str | Path, folder: Path) -> Path:
     """Write a model in a format of `FORMATS`: its files into `folder`, and nothing else.
 
     Args:
+        format: a name in `FORMATS`.
         source: any model folder (or hub id), as for `to_onnx`.
+        folder: made where it is missing.
 
     Returns:
         The file that an engine opens.

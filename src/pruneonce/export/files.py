@@ -1,7 +1,7 @@
-"""The files that make an exported model, and whether they are those that were written.
+"""Files of an exported model, and their hashes.
 
-Engines are native code that trusts its file: a flipped bit gives other results without a word, and could as well end
-the process. So a file is compared with the hash in the folder's provenance before an engine sees it.
+Engines are native code that trusts its file: a flipped bit gives other results silently, or ends the process. So a file
+is compared with the hash in the folder's provenance before an engine sees it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ AGAIN = "remove the folder and export the model again"
 
 
 def hashes(folder: Path, format: str) -> dict[str, str]:
-    """What provenance records as `files`."""
+    """Return the hashes that provenance records as `files`."""
     return {name: durable.file_hash(folder / name) for name in FORMATS[format].files}
 
 
 def must_be_whole(folder: Path, format: str) -> None:
-    """
+    """Compare the files of an exported model with their recorded hashes.
+
     Raises:
-        UserError: a file of the exported model is not what was written, or nothing says what was.
+        UserError: a file is damaged or missing, or no hashes are recorded.
     """
     recorded = (read_provenance(folder) or {}).get("files")
     if not isinstance(recorded, dict):

@@ -1,4 +1,4 @@
-"""The declaration of an export format. Free of torch: a recipe that names formats is read without it."""
+"""Declaration of an export format. The module is free of torch: a recipe that names formats is read without it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pruneonce.system.packages import need
 
 @dataclass(frozen=True)
 class Format:
-    """An export format, as its file in this package declares it.
+    """Export format, as its file in this package declares it.
 
     Attributes:
         name: in recipes, on the command line and behind the arm in the name of an exported folder.
@@ -34,7 +34,7 @@ class Format:
 
     @property
     def file(self) -> str:
-        """Name of the file that an engine opens."""
+        """Return the name of the file that an engine opens."""
         return self.files[0]
 
     def require(self) -> None:

@@ -1,7 +1,7 @@
-"""The ONNX program of a model, by PyTorch's exporter; of a quantized one a QDQ graph with integer weights.
+"""ONNX program of a model, by PyTorch's exporter; of a quantized model a QDQ graph with integer weights.
 
-The graph takes what the tokenizer gives, with dynamic batch and sequence, and gives what the model does, under the same
-names. Nothing in it is this package's.
+The inputs of the graph are those of the tokenizer, with dynamic batch and sequence, and the outputs those of the model,
+under the same names. Nothing in it is this package's.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from pruneonce import quantization
-from pruneonce.export.qdq import OPSET, pack_int4, say_zero_points, with_nodes
+from pruneonce.export.qdq import OPSET, add_zero_points, pack_int4, with_nodes
 from pruneonce.models import load_as_saved, load_tokenizer
 
 
 class _Positional(nn.Module):
-    """The model with its inputs in order and its outputs as a tuple."""
+    """Model with its inputs in order and its outputs as a tuple."""
 
     def __init__(self, model: nn.Module, inputs: list[str], outputs: list[str]):
         super().__init__()
@@ -38,7 +38,7 @@ class _Positional(nn.Module):
 
 
 def program_of(source: str | Path) -> torch.onnx.ONNXProgram:
-    """The ONNX program of a model folder (or hub id), as `pruneonce.export.to_onnx` writes it.
+    """Return the ONNX program of a model folder (or hub id), as `pruneonce.export.to_onnx` writes it.
 
     Raises:
         UserError: there is no model.
@@ -46,7 +46,7 @@ def program_of(source: str | Path) -> torch.onnx.ONNXProgram:
     tokenizer = load_tokenizer(source)
     is_quantized = quantization.is_quantized(source)
     model = quantization.load(source) if is_quantized else load_as_saved(source).eval()
-    model.set_attn_implementation("eager")  # plain MatMul and Softmax, which engines know to fuse
+    model.set_attn_implementation("eager")  # plain MatMul and Softmax, which engines can fuse
     example = _example(model, tokenizer)
     with torch.no_grad():
         outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
@@ -68,14 +68,14 @@ def program_of(source: str | Path) -> torch.onnx.ONNXProgram:
     for value in program.model.graph.inputs:
         assert value.shape is not None
         program.rename_axes(dict(zip(value.shape, ("batch", "sequence"), strict=True)))  # type: ignore[arg-type]
-    say_zero_points(program.model.graph)
+    add_zero_points(program.model.graph)
     pack_int4(program.model.graph)
     _strip(program.model)
     return program
 
 
 def _example(model: Any, tokenizer: Any) -> dict[str, Tensor]:
-    """A padded batch of pairs, with the inputs that tokenizer and model agree on."""
+    """Return a padded batch of pairs, with the inputs that tokenizer and model agree on."""
     names = signature(model.forward).parameters
     batch = tokenizer(["a", "a b c"], ["b", "c d e"], padding=True, return_tensors="pt")
     return {name: value for name, value in batch.items() if name in names}
@@ -83,10 +83,10 @@ def _example(model: Any, tokenizer: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _quiet() -> Generator[None, None, None]:
-    """Without two things that PyTorch 2.13 tells itself, and that no argument of ours would change; nothing else.
+    """Silence two messages of PyTorch 2.13 that no argument of ours would change; nothing else.
 
     `torch.export` copies its own graph, and thereby makes a `LeafSpec`, a class that it has deprecated. The exporter
-    lists the operators that it knows, and says of those of torchvision, one by one, that it is not installed.
+    lists the operators that it knows, and reports for those of torchvision, one by one, that it is not installed.
     """
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     logger.addFilter(_is_no_torchvision)
@@ -103,7 +103,7 @@ def _is_no_torchvision(record: logging.LogRecord) -> bool:
 
 
 def _strip(model: Any) -> None:
-    """Take out what the exporter notes for debugging, stack traces and this machine's paths among it."""
+    """Remove the exporter's notes for debugging, such as stack traces with this machine's paths."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None

@@ -1,4 +1,4 @@
-"""The format ONNX: one file, which PyTorch's exporter writes (`pruneonce.export.graph`)."""
+"""Format ONNX: one file, which PyTorch's exporter writes (`pruneonce.export.graph`)."""
 
 from __future__ import annotations
 

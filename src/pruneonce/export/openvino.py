@@ -1,5 +1,7 @@
-"""The format of OpenVINO, its intermediate representation, by way of ONNX: OpenVINO's own PyTorch frontend traces with
-`torch.jit`, which is deprecated."""
+"""Format of OpenVINO, its intermediate representation, by way of ONNX.
+
+OpenVINO's own PyTorch frontend traces with `torch.jit`, which is deprecated.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Quantized modules as ONNX has them: integers for weights; around the inputs of Linears, QuantizeLinear and
-DequantizeLinear.
+"""Quantized modules in ONNX: integer weights, and QuantizeLinear and DequantizeLinear around the inputs of Linears.
 
 https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 """
@@ -21,7 +20,7 @@ INT4_WEIGHT, INT8_WEIGHT = "weight_int4", "weight_int8"
 
 
 class QDQLinear(nn.Module):
-    """For export only: says its nodes itself, since the exporter would leave fp32 weights in the file.
+    """Linear for export only, which adds its nodes itself, since the exporter would leave fp32 weights in the file.
 
     The weight is stored as MatMul takes it, [in, out], so that nothing lies between it and its DequantizeLinear. Inputs
     of 4-bit weights are fp32: ONNX Runtime and OpenVINO have fast kernels for that, and OpenVINO 2026.4 cannot compile
@@ -71,7 +70,7 @@ class QDQLinear(nn.Module):
 
 
 class IntegerEmbedding(nn.Module):
-    """For export only: looks up integers and scales, and multiplies what it found.
+    """Embedding for export only, which looks up integers and scales, and multiplies them.
 
     In this order nothing is constant but the integers, so that no engine makes fp32 of the whole table before it runs.
     """
@@ -89,28 +88,28 @@ class IntegerEmbedding(nn.Module):
 
 
 def with_nodes(model: nn.Module) -> nn.Module:
-    """`model` with a module for export in the place of each quantized one, in place.
+    """Put a module for export in the place of each quantized one, in place, and return `model`.
 
     A table that a vocabulary head multiplies by stays fp32: the file holds it once, and not in int8 besides.
     """
     multiplied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    made: dict[str, nn.Module] = {}
+    replacements: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
-            made[name] = QDQLinear(module)
+            replacements[name] = QDQLinear(module)
         elif isinstance(module, QuantizedEmbedding) and id(module.weight) not in multiplied:
-            made[name] = IntegerEmbedding(module)
-    for name, module in made.items():
+            replacements[name] = IntegerEmbedding(module)
+    for name, module in replacements.items():
         model.set_submodule(name, module)
     return model
 
 
-def say_zero_points(graph: Any) -> None:
+def add_zero_points(graph: Any) -> None:
     """Give int8 weights with a scale per channel their zero points, all 0, in place.
 
-    ONNX Runtime 1.32, where it is asked to make uint8 of int8 weights (see engines/onnxruntime.py), adds a scalar of
-    its own where none is said, and then refuses it. Nor may two weights share theirs, as they would if the exporter
-    wrote them: it stores equal tensors once.
+    If ONNX Runtime 1.32 is asked to make uint8 of int8 weights (see engines/onnxruntime.py), it adds a scalar of its
+    own where no zero point is given, and then refuses it. Nor may two weights share their zero points, as they would if
+    the exporter wrote them: it stores equal tensors once.
 
     Args:
         graph: `onnx_ir.Graph`.

@@ -1,4 +1,4 @@
-"""An estimate of a run before it starts: steps, tokens, arithmetic, hours, memory and disk."""
+"""Estimate of a run before it starts: steps, tokens, arithmetic, hours, memory and disk."""
 
 from pruneonce.plan.estimate import Plan, plan
 

@@ -1,4 +1,4 @@
-"""The seconds that steps take, and the memory and the processors that are used meanwhile."""
+"""Seconds of steps, and the memory and processors in use meanwhile."""
 
 import re
 import resource
@@ -15,7 +15,7 @@ LEAST = 2  # timed steps
 
 
 class Clock(TrainerCallback):
-    """Seconds of each step, from the end of the one before, so that fetching its batches counts; ends training."""
+    """Timer of training steps, from the end of the step before, so that fetching batches counts. It ends training."""
 
     def __init__(self, share: float):
         self.share = share
@@ -24,17 +24,18 @@ class Clock(TrainerCallback):
         self.updates: list[float] = []
 
     def begin(self) -> None:
-        """Called before each step whose batches are at hand, and once before the others."""
+        """Start the clock: before each step whose batches are at hand, and once before steps that fetch theirs."""
         self.last = _now()
         self.began = self.began or self.last
 
     def stop_batches(self, number: int) -> None:
+        """Note the seconds that each of `number` batches took."""
         now = _now()
         self.batches.append((now - self.last) / number)
         self.last = now
 
     def stop_update(self) -> bool:
-        """Whether that is enough."""
+        """Note the seconds of the update; return whether enough steps are timed."""
         now = _now()
         self.updates.append(now - self.last)
         self.last = now
@@ -57,18 +58,18 @@ def _now() -> float:
     return perf_counter()
 
 
-def others() -> float:
-    """Seconds of processors that programs other than this one have used since the machine was started."""
-    everyone, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return float(everyone.user + everyone.system - own.user - own.system)
+def seconds_of_others() -> float:
+    """Return the processor seconds that other programs have used since the machine was started."""
+    everyone, this = psutil.cpu_times(), psutil.Process().cpu_times()
+    return float(everyone.user + everyone.system - this.user - this.system)
 
 
 def peak_memory() -> int:
-    """Bytes of this process at its peak, of the GPU where there is one."""
+    """Return the peak memory of this process in bytes, of the GPU where there is one."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     # ru_maxrss would count what the parent had when it started this process.
-    if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))):
-        return 1024 * int(found[1])
+    if status.is_file() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))):
+        return 1024 * int(peak[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

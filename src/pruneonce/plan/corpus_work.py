@@ -1,8 +1,8 @@
-"""What a recipe would run, as far as it is known without running it: steps, tokens, arithmetic.
+"""Work of a recipe's stages on the corpus, as far as it is known without running them: steps, tokens, arithmetic.
 
 FLOPs are those of the matrix products, a multiplication and an addition being two. Of n tokens in a sequence, T tokens
-in all (padding included), W weights in the encoder's Linear layers and in what the MLM head does before its vocabulary
-matrix, L layers of width d:
+in all (padding included), W weights in the encoder's Linear layers and in the MLM head before its vocabulary matrix, L
+layers of width d:
 
     forward      F = T (2 W + 4 L n d)         the products with the weights, Q K^T and the scores with V
     training     3 F                           the backward pass is twice the forward; 4 F with activation checkpointing
@@ -11,7 +11,7 @@ matrix, L layers of width d:
                                                only they count; 3 products for the student, 1 for the teacher
     methods      all of it as often as the method of a stage goes over each batch
 
-What has one row a sequence (pooler, classifier) is left out.
+Modules with one row a sequence (pooler, classifier) are left out.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Shape:
 
     @classmethod
     def of(cls, source: str, vocabulary: bool) -> Shape:
+        """Return the sizes of the model `source`, with its MLM head or without."""
         config = load_config(source)
         with torch.device("meta"):
             model = (AutoModelForMaskedLM if vocabulary else AutoModel).from_config(config)
@@ -73,17 +74,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Work:
-    """A stage, or what is asked of a finished model, as far as it is known without running it.
+    """Work of a stage, or of a prediction by a finished model, as far as it is known without running it.
 
     Attributes:
         name: as in summary.json; further ones for a new MLM head, calibration and the evaluation.
         steps: optimizer steps; batches where nothing is trained; None: not known.
         tokens: without padding, as a stage records them.
-        padded: with it.
+        padded: tokens with padding.
         rows: sequences in a step.
         length: tokens of a sequence, padding included, on average.
-        longest: the same of the longest batch.
-        candidates: models that are trained, all of them counted above; of more than one the best is kept.
+        longest: tokens of a sequence in the longest batch, padding included.
+        candidates: models that are trained, all of them counted above; of several the best is kept.
         sample: of the task that is trained on.
     """
 
@@ -101,15 +102,16 @@ class Work:
     sample: TaskSample | None = None
 
     def has_vocabulary(self) -> bool:
-        """Whether the model has its MLM head."""
+        """Return whether the model has its MLM head."""
         settings = self.settings
         return isinstance(settings, Prepare) or (isinstance(settings, Prune) and settings.objective != "hidden")
 
     def shape(self) -> Shape:
+        """Return the sizes of the model at work."""
         return Shape.of(self.model, self.has_vocabulary())
 
     def flops(self) -> float | None:
-        """See the module's docstring."""
+        """Return the floating-point operations, by the formulas of this module; None if steps are not known."""
         if self.padded is None:
             return None
         settings, shape = self.settings, self.shape()
@@ -126,14 +128,14 @@ class Work:
 
 
 def corpus_works(recipe: Recipe, notes: list[str]) -> tuple[list[Work], int | None]:
-    """The stages on the corpus, and the blocks that it takes on disk; `notes` gets how that is known.
+    """Return the work of the stages on the corpus, and the number of blocks on disk; `notes` gets how that is known.
 
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
     """
     blocks, how = count_blocks(recipe.corpus, load_tokenizer(recipe.model))
-    shown = "an unknown number of blocks; the number" if blocks is None else f"{blocks:,} blocks"
-    notes.append(f"The corpus has {shown} {how}.")
+    size = "an unknown number of blocks; the number" if blocks is None else f"{blocks:,} blocks"
+    notes.append(f"The corpus has {size} {how}.")
     examples = None if blocks is None else blocks - max(1, round(recipe.corpus.validation * blocks))
     works = []
     if recipe.prepare:

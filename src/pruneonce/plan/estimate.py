@@ -1,6 +1,6 @@
-"""What a run will take, told before it starts: steps, tokens, arithmetic, time on this machine, memory and disk.
+"""Estimate of a run before it starts: steps, tokens, arithmetic, time on this machine, memory and disk.
 
-Stages and formulas are in `corpus_work` and `task_work`; `jobs` builds what is measured, `probe` measures it.
+Stages and formulas are in `corpus_work` and `task_work`; `jobs` builds the jobs to measure, `probe` measures them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pruneonce.stages.prune import check_pieces, check_settings
 
 @dataclass(frozen=True)
 class Stage:
-    """A line of the plan; None where the steps are not known."""
+    """Line of the plan; None where the steps are not known."""
 
     name: str
     steps: int | None
@@ -46,7 +46,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes: checkpoints of one stage at a time, model folders, token blocks (None: not known), free space here."""
+    """Bytes on disk: checkpoints of one stage at a time, model folders, token blocks (None: not known), free space."""
 
     checkpoints: int
     models: int
@@ -55,11 +55,14 @@ class Disk:
 
     @property
     def needed(self) -> int:
+        """Return the bytes that the run needs."""
         return self.checkpoints + self.models + (self.blocks or 0)
 
 
 @dataclass(frozen=True)
 class Plan:
+    """Estimate of a run: its stages, memory and disk, and notes in sentences."""
+
     name: str
     stages: list[Stage]
     memory: Memory
@@ -68,14 +71,15 @@ class Plan:
 
     @property
     def total(self) -> dict[str, float]:
-        """Sums over the stages of which they are known."""
+        """Return sums over the stages whose steps are known."""
         return {key: sum(getattr(stage, key) or 0 for stage in self.stages) for key in ("tokens", "flops", "hours")}
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON, with totals."""
         return {**asdict(self), "total": self.total, "disk": {**asdict(self.disk), "needed": self.disk.needed}}
 
     def sentences(self) -> list[str]:
-        """What the table does not say."""
+        """Return memory, disk and notes in sentences, which the table lacks."""
         disk = self.disk
         blocks = "an unknown number of token blocks" if disk.blocks is None else f"token blocks {_size(disk.blocks)}"
         return [
@@ -90,11 +94,12 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
     """Estimate a run of `recipe` on one process of this machine. Nothing is written but temporary files.
 
     Args:
-        seconds: about as long are steps measured, shared out over the kinds of stages.
+        recipe: the run to estimate.
+        seconds: about how long steps are measured, shared out over the kinds of stages.
 
     Raises:
-        UserError: a mistake in the recipe or what it points to, as far as a run would find it before it trains; there
-            is not enough memory.
+        UserError: a mistake in the recipe or its inputs that a run would find before it trains; there is not enough
+            memory.
     """
     notes: list[str] = []
     with TemporaryDirectory() as scratch:
@@ -114,13 +119,13 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
         if not measured[kind].steps:
             notes.append(f"A step of {work.name} takes longer than there was time to measure: one was, the first.")
         stages.append(_stage(work, kind, measured[kind]))
-    if any(found.is_disturbed for found in measured.values()):
+    if any(measurement.is_disturbed for measurement in measured.values()):
         disturbed = ", ".join(work.name for work, kind in probes.items() if measured[kind].is_disturbed)
         notes.append(
             f"NOT RELIABLE: other programs used the processors while steps of {disturbed} were measured, which can "
             "slow them tenfold. Plan again when the machine is idle."
         )
-    highest = max(found.peak for found in measured.values())
+    highest = max(measurement.peak for measurement in measured.values())
     peak = next(work.name for work, kind in probes.items() if measured[kind].peak == highest)
     notes.append(
         "For one process. Not included: reading and packing the corpus, mask updates, loading and saving. Task texts "
@@ -131,20 +136,20 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
 
 
 def _probes(works: list[Work]) -> dict[Work, Probe]:
-    """The probe of each work. Those that differ in nothing but length share one, of the longest."""
+    """Return the probe of each work. Works that differ in length alone share one, of the longest."""
     alike: dict[Any, list[Work]] = {}
     for work in works:
         settings = work.settings and usual(work.settings)
         alike.setdefault((work.kind, work.model, settings, work.sample and work.sample.alike()), []).append(work)
-    found = {}
+    probe_of = {}
     for (kind, model, settings, _), group in alike.items():
         length, longest = max(work.length for work in group), max(work.longest for work in group)
-        found.update(dict.fromkeys(group, Probe(kind, model, length, longest, settings, group[0].sample)))
-    return {work: found[work] for work in works}
+        probe_of.update(dict.fromkeys(group, Probe(kind, model, length, longest, settings, group[0].sample)))
+    return {work: probe_of[work] for work in works}
 
 
 def _stage(work: Work, kind: Probe, measured: probe.Measured) -> Stage:
-    """Time goes by tokens, padding included, where they are fewer than the probe's."""
+    """Return a line of the plan; time is proportional to tokens where there are fewer than the probe's."""
     accumulate = work.settings.accumulate if work.settings else 1
     share = (work.padded / work.steps if work.padded and work.steps else work.rows * work.length) / (
         work.rows * kind.length
@@ -162,7 +167,7 @@ def _disk(recipe: Recipe, works: list[Work], blocks: int | None) -> Disk:
         size = BYTES * work.shape().parameters
         models += size
         if work.candidates > 1:
-            beaten.append(size)  # the best so far stands beside the one in training
+            beaten.append(size)  # the best candidate so far stands beside the candidate in training
         assert work.settings is not None
         if work.settings.checkpoint_every:
             checkpoints.append(2 * 3 * size)  # two of them, each with weights and two moments

@@ -1,4 +1,4 @@
-"""The training run of a probe: the stage's own job, on random examples of the lengths that the plan expects."""
+"""Jobs to measure: each stage's own job, on random examples of the lengths that the plan expects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pruneonce.stages.transfer import GradualTransferStage, TransferStage
 from pruneonce.tasks import Kind, TaskData, kind_of
 from pruneonce.training import Job, examples_of
 
-# The name of a stage that trains, or `head`: a new MLM head is trained alone; or `predict`: a model is asked.
+# The name of a stage that trains; `head`: a new MLM head is trained alone; `predict`: a model predicts.
 Stage = str
 TASK_STAGES: dict[str, TaskStage[Any]] = {
     stage.name: stage
@@ -32,15 +32,15 @@ TASK_STAGES: dict[str, TaskStage[Any]] = {
 }
 
 SEED = 0
-MOST = 1000  # steps; time is up before
+MOST = 1000  # steps, more than there is time for
 
-# What says how a step is done stays, what says how many there are and when something happens does not.
+# These keys set the number of steps and the times of events. Keys that change a step itself stay as they are.
 USUAL = {"steps": MOST, "learning_rate": 1e-6, "warmup": 0.0, "checkpoint_every": None}
 USUAL_SPARSIFICATION = {"sparsity": 0.9, "initial_sparsity": 0.0, "start": 0, "end": 0.5, "until": 0.8, "every": 0.5}
 
 
 def usual(settings: Training) -> Training:
-    """`settings` without what a step's time and memory do not depend on: equal ones are measured once."""
+    """Return `settings` without the keys that leave a step's time and memory alone: equal ones are measured once."""
     changes: dict[str, Any] = {**USUAL, "accumulate": min(2, settings.accumulate)}
     if isinstance(settings, (Prune, Gradual)):
         changes |= USUAL_SPARSIFICATION
@@ -55,7 +55,7 @@ class TaskSample:
 
     Attributes:
         labels: names of its classes, empty where it has none.
-        teacher: a dense model like the one that teaches.
+        teacher: a dense model like the task's teacher.
         example: model input of one row, as the kind of task encodes it for training.
     """
 
@@ -66,38 +66,39 @@ class TaskSample:
 
     @property
     def kind(self) -> Kind[Any]:
+        """Return the kind of the task."""
         return kind_of(self.task)
 
     def alike(self) -> Any:
-        """Equal for tasks whose steps cost the same: heads of one kind do, however many labels they have."""
+        """Return a value that is equal for tasks whose steps cost the same; the number of labels does not count."""
         return self.task.kind, self.teacher, tuple(sorted(self.example))
 
     def of_length(self, length: int, input_ids: list[int]) -> dict[str, Any]:
-        """The example with other tokens, `length` of them.
+        """Return the example with other tokens, `length` of them.
 
         A list with an entry a token is repeated or cut; another list has positions of tokens, which are kept inside.
         """
         tokens = len(self.example["input_ids"])
-        made: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
         for name, value in self.example.items():
             if not isinstance(value, list):
-                made[name] = value
+                columns[name] = value
             elif len(value) == tokens:
-                made[name] = [value[index % tokens] for index in range(length)]
+                columns[name] = [value[index % tokens] for index in range(length)]
             else:
-                made[name] = [min(position, length - 1) for position in value]
-        return {**made, "input_ids": input_ids}
+                columns[name] = [min(position, length - 1) for position in value]
+        return {**columns, "input_ids": input_ids}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A kind of work to measure.
+    """Kind of work to measure.
 
     Attributes:
         length: tokens of a sequence, padding included.
-        longest: the same in the first step, which is not timed: it takes the most memory.
-        settings: how it trains, as `usual` gives them; None for `predict`.
-        sample: of the task, where it is one.
+        longest: tokens of a sequence in the first step, which is not timed: it takes the most memory.
+        settings: settings of the training, as `usual` gives them; None for `predict`.
+        sample: of the task, where the work has one.
     """
 
     kind: Stage
@@ -109,22 +110,22 @@ class Probe:
 
 
 def job_of(probe: Probe, device: torch.device) -> Job:
-    """What the stage trains, on random examples; the first step has the longest."""
+    """Return the stage's own job on random examples; the first step has the longest."""
     settings = probe.settings
     assert settings is not None
     if probe.sample is None:
         return _corpus_job(probe, settings, device)
     stage, sample = TASK_STAGES[probe.kind], probe.sample
-    shown = RandomRows(probe, sample, settings)
+    rows = RandomRows(probe, sample, settings)
     inputs = TaskExamples(
         sample.kind.for_model(probe.model),
         TaskData({}, list(sample.labels)),
-        Dataset.from_list([shown[0]]),
+        Dataset.from_list([rows[0]]),
         load_tokenizer(probe.model),
     )
     teacher = sample.teacher if isinstance(settings, Transfer) else None
     job = stage.job(probe.model, inputs, settings, device, SEED, teacher=teacher, head_may_be_new=True)
-    return replace(job, examples=shown)
+    return replace(job, examples=rows)
 
 
 def _corpus_job(probe: Probe, settings: Training, device: torch.device) -> Job:
@@ -139,6 +140,7 @@ def _corpus_job(probe: Probe, settings: Training, device: torch.device) -> Job:
 
 
 def random_ids(seed: int, vocabulary: int, size: int) -> np.ndarray:
+    """Return `size` random token ids below `vocabulary`."""
     return np.random.default_rng(seed).integers(0, vocabulary, size)
 
 

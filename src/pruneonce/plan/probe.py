@@ -1,6 +1,6 @@
-"""A few real steps of each kind of work in a run, timed, and the memory that they take.
+"""Measurement of a few real steps of each kind of work in a run: seconds and memory.
 
-In a process of its own and in the order of the run: the memory of that process at its peak is the run's.
+The steps run in a process of their own and in the order of the run, so that its peak memory is the run's.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from joblib.externals.loky import ProcessPoolExecutor
 from pruneonce import training
 from pruneonce.errors import UserError
 from pruneonce.models import load_tokenizer
-from pruneonce.plan.clock import Clock, others, peak_memory
+from pruneonce.plan.clock import Clock, peak_memory, seconds_of_others
 from pruneonce.plan.jobs import MOST, SEED, Probe, job_of, random_ids
 from pruneonce.recipe import Classification
 from pruneonce.system import distributed
 from pruneonce.tasks import kind_of
 from pruneonce.tasks.prediction import predict
 
-# In the place of every kind of task: their heads take no time beside the encoder's.
+# This kind stands for all kinds of tasks: beside the encoder, their heads take no time.
 KIND = kind_of(Classification(train="", dev=""))
 
 PREDICT_ROWS = 32  # of `prediction.predict`
@@ -39,12 +39,12 @@ SPARE = 0.2  # processors that others may use: the system itself always does a l
 
 @dataclass(frozen=True)
 class Measured:
-    """What a probe found.
+    """Result of a probe.
 
     Attributes:
-        batch_seconds: for each batch, of which a step has `accumulate`.
-        update_seconds: for the optimizer and the masks, once a step.
-        steps: how many were timed; 0 where the first alone took longer than there was time.
+        batch_seconds: seconds of a batch, of which a step has `accumulate`.
+        update_seconds: seconds of the optimizer and the masks, once a step.
+        steps: timed steps; 0 where the first alone took longer than its share of time.
         peak: bytes of the process (of the GPU, where there is one) up to now.
         others: processors that other programs used meanwhile, on average.
     """
@@ -57,9 +57,9 @@ class Measured:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether there were not as many free processors as threads, which wait for one another many times a step.
+        """Return whether there were fewer free processors than threads.
 
-        So one program beside them can slow a step tenfold.
+        Threads wait for one another many times a step, so that one program beside them can slow a step tenfold.
         """
         return torch.get_num_threads() + self.others > (os.cpu_count() or 1) + SPARE
 
@@ -74,7 +74,7 @@ def measure(probes: Sequence[Probe], seconds: float) -> list[Measured]:
     """
     alone = ProcessPoolExecutor(1)
     try:
-        found: list[Measured] = alone.submit(_measure_all, list(probes), seconds).result()
+        measured: list[Measured] = alone.submit(_measure_all, list(probes), seconds).result()
         alone.shutdown()
     except BrokenProcessPool:
         raise UserError(
@@ -83,35 +83,35 @@ def measure(probes: Sequence[Probe], seconds: float) -> list[Measured]:
         ) from None
     finally:
         alone.shutdown(kill_workers=True)
-    return found
+    return measured
 
 
 def _measure_all(probes: list[Probe], seconds: float) -> list[Measured]:
     warnings.simplefilter("ignore")
-    found = []
+    measured = []
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # progress
         for probe in probes:
             try:
-                found.append(_measure(probe, seconds / len(probes)))
+                measured.append(_measure(probe, seconds / len(probes)))
             except torch.OutOfMemoryError:
                 raise UserError(
                     f"not enough memory on the GPU for the stage `{probe.kind}`; lower its `batch_size` (and raise "
                     "`accumulate`), or set `activation_checkpointing`"
                 ) from None
-    return found
+    return measured
 
 
 def _measure(probe: Probe, share: float) -> Measured:
     device = distributed.start(SEED)
     clock = Clock(share)
-    began, before = perf_counter(), others()
+    began, before = perf_counter(), seconds_of_others()
     if probe.settings is None:
         _predict(probe, clock, device)
     else:
         with TemporaryDirectory() as folder:
             training.train(job_of(probe, device), Path(folder), probe.kind, seed=SEED, callbacks=[clock])
     batches, updates = clock.batches[1:] or clock.batches, clock.updates[1:] or clock.updates
-    busy = (others() - before) / (perf_counter() - began)
+    busy = (seconds_of_others() - before) / (perf_counter() - began)
     return Measured(median(batches), median(updates), len(clock.batches) - 1, peak_memory(), busy)
 
 

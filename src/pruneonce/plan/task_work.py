@@ -1,4 +1,4 @@
-"""What the tasks of a recipe would run, for each of its seeds, as `workload` does it for the corpus."""
+"""Work of a recipe's tasks, for each of its seeds, as `corpus_work` has it for the corpus."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pruneonce.tasks.loaded import TAUGHT
 from pruneonce.training import examples_of, total_steps
 
 SAMPLE = 1000  # examples of a split that are tokenized
-MANY = 0.1  # of a task's examples longer than blocks, from which on it is said
+MANY = 0.1  # share of a task's examples longer than blocks, above which a note says so
 
 
 def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list[Work]:
-    """Every arm of a task with every seed, in the order of a run; `notes` gets whether its texts are too long."""
+    """Return the work of every arm of a task with every seed, in order; `notes` gets whether its texts are too long."""
     task = recipe.tasks[name]
     kind, tokenizer = kind_of(task), load_tokenizer(recipe.model)
     read = loaded.load(kind, cache)
@@ -60,17 +60,22 @@ def _works_of_seed(recipe: Recipe, name: str, seed: int, lengths: dict[str, Leng
             data = lengths[TAUGHT] if isinstance(settings, Transfer) else train
             works.append(_arm_work(place, arm.stage_name, recipe, settings, data, is_first))
         elif settings.quantizes_inputs:
-            calibrations.append(_asking(f"{place}: calibration", recipe.model, [train.first(settings.examples)]))
+            calibrations.append(
+                _prediction_work(f"{place}: calibration", recipe.model, [train.first(settings.examples)])
+            )
     measured = len(works) + len(calibrations) + (is_given and is_first)
-    evaluated = [data for split, data in lengths.items() if split not in ("train", TAUGHT)] * measured
-    evaluated += [lengths["dev"]] * sum(work.candidates for work in works if work.candidates > 1)
-    return [*works, *calibrations, _asking(f"{at}: evaluation", recipe.model, evaluated)]
+    evaluations = [held_out for split, held_out in lengths.items() if split not in ("train", TAUGHT)] * measured
+    evaluations += [lengths["dev"]] * sum(work.candidates for work in works if work.candidates > 1)
+    return [*works, *calibrations, _prediction_work(f"{at}: evaluation", recipe.model, evaluations)]
 
 
 def _arm_work(name: str, kind: Stage, recipe: Recipe, settings: Training, data: Lengths, is_first: bool) -> Work:
-    """All candidates with the first seed; with others the longest one, as it is not known which will be the best."""
+    """Return the work of an arm: of all candidates with the first seed, of the longest candidate with others.
+
+    Before the run it is not known which candidate will be the best.
+    """
     candidates = settings.candidates() if isinstance(settings, Swept) else [settings]
-    candidates = sorted(candidates, key=lambda one: total_steps(one, data.examples))
+    candidates = sorted(candidates, key=lambda candidate: total_steps(candidate, data.examples))
     for candidate in candidates:
         if isinstance(candidate, Gradual):
             PruningSchedule.of(candidate, total_steps(candidate, data.examples))  # raises where it does not fit
@@ -80,12 +85,12 @@ def _arm_work(name: str, kind: Stage, recipe: Recipe, settings: Training, data: 
 
 
 def _task_work(name: str, kind: Stage, recipe: Recipe, candidates: list[Any], data: Lengths) -> Work:
-    """Training by each of the `candidates`, which differ in nothing but learning rate and length."""
+    """Return the work of training by each of the `candidates`, which differ in learning rate and length alone."""
     assert data.learnt is not None
     settings: Training = candidates[-1]
     if isinstance(settings, Transfer):
         settings = data.learnt.task.completed(settings)
-    steps = sum(total_steps(one, data.examples) for one in candidates)
+    steps = sum(total_steps(candidate, data.examples) for candidate in candidates)
     seen = examples_of(settings, steps)
     together = settings.batch_size * settings.accumulate
     order = get_length_grouped_indices(data.sample, together, generator=torch.Generator().manual_seed(0))
@@ -96,8 +101,8 @@ def _task_work(name: str, kind: Stage, recipe: Recipe, candidates: list[Any], da
     return replace(work, sample=data.learnt)
 
 
-def _asking(name: str, model: str, data: list[Lengths]) -> Work:
-    """One pass over each of `data` without training, its batches formed by length as `training.predict` does."""
+def _prediction_work(name: str, model: str, data: list[Lengths]) -> Work:
+    """Return the work of one pass over each of `data` without training, in batches by length as in `predict`."""
     steps, tokens, padded, longest, examples = 0, 0.0, 0.0, 0, 0
     for lengths in data:
         mean, most = _padded(sorted(lengths.sample), PREDICT_ROWS)
@@ -111,9 +116,9 @@ def _asking(name: str, model: str, data: list[Lengths]) -> Work:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many rows and examples a split has, and the tokens of each of a sample of examples, evenly spaced.
+    """Numbers of rows and examples in a split, and the tokens of each of a sample of examples, evenly spaced.
 
-    An example is what a model is given: one of several windows of a text, or each text of a pair to compare.
+    An example is one model input: one of several windows of a text, or each text of a pair to compare.
 
     Attributes:
         example: the first one.
@@ -128,28 +133,30 @@ class Lengths:
 
     @classmethod
     def of(cls, kind: Kind[Any], rows: Any, tokenizer: Any, training: bool) -> Lengths:
+        """Return the lengths in `rows`, encoded for training or for measuring."""
         some = rows.select(range(0, len(rows), math.ceil(len(rows) / SAMPLE)))
         encoded = kind.encode(some, tokenizer, training)
         sample = [len(ids) for ids in encoded["input_ids"]]
         return cls(len(rows), round(len(rows) * len(sample) / len(some)), sample, encoded[0])
 
     def first(self, rows: int) -> Lengths:
-        """Of so many rows at most."""
+        """Return the lengths of the first `rows` rows at most."""
         rows = min(rows, self.rows)
         return replace(self, rows=rows, examples=round(self.examples * rows / self.rows))
 
     @property
     def mean(self) -> float:
+        """Return the mean tokens of an example."""
         return sum(self.sample) / len(self.sample)
 
 
 def _multiple(length: float) -> int:
-    """The nearest number of tokens that a batch can have."""
+    """Return the nearest number of tokens that a batch can have."""
     return MULTIPLE * max(1, round(length / MULTIPLE))
 
 
 def _padded(lengths: list[int], batch_size: int) -> tuple[float, int]:
-    """Tokens of a sequence in batches of `lengths` as they stand, each padded to its longest: on average, and most."""
+    """Return the mean and the largest tokens of a sequence in batches of `lengths`, each padded to its longest."""
     batches = [lengths[first : first + batch_size] for first in range(0, len(lengths), batch_size)]
     padded = [math.ceil(max(batch) / MULTIPLE) * MULTIPLE for batch in batches]
     total = sum(length * len(batch) for length, batch in zip(padded, batches, strict=True))

@@ -1,4 +1,4 @@
-"""What plugs in: methods, with their hooks and the run that they see; the names of engines and export formats."""
+"""Plugins: methods, with their hooks and the run that they see; the names of engines and export formats."""
 
 from pruneonce.plugins.method import Method
 from pruneonce.plugins.plugin import STAGES, Options, Plugin

@@ -1,4 +1,4 @@
-"""What a method says of itself. Light: a recipe is read without loading PyTorch."""
+"""Registration of a method. The module is light: a recipe is read without loading PyTorch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ STAGES = ("prune", "gradual", "one-shot", "finetune", "transfer", "quantize")
 
 
 class Options(Section):
-    """What a recipe can say of a method. A subclass pins the name: `name: Literal["mine"] = "mine"`."""
+    """Options of a method in a recipe. A subclass pins the name: `name: Literal["mine"] = "mine"`."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A method as it is registered.
+    """Method as it is registered.
 
     Args:
-        options: its section of a recipe; the first line of the docstring is what `pruneonce methods list` shows.
+        options: its section of a recipe; `pruneonce methods list` shows the first line of the docstring.
         code: "package.module:Class", a `Method`; imported when a run begins.
         paper: link to the source.
-        stages: where it works, out of `STAGES`.
+        stages: stages that it works in, out of `STAGES`.
         example: options that make sense, which the shared tests run too.
         passes: forward and backward over each batch of training, by which a plan counts FLOPs.
     """
@@ -52,13 +52,15 @@ class Plugin:
 
     @property
     def name(self) -> str:
+        """Return the name that the options pin."""
         return str(self.options.model_fields["name"].default)
 
     @property
     def summary(self) -> str:
+        """Return the first line of the options' docstring."""
         return inspect.cleandoc(self.options.__doc__ or "").split("\n")[0]
 
     def load(self) -> type[Method]:
-        """The class that does the work."""
+        """Return the class that does the work."""
         module, _, name = self.code.partition(":")
         return getattr(import_module(module), name)  # type: ignore[no-any-return]

@@ -1,8 +1,7 @@
-"""What plugs in, by its name: methods, engines and export formats.
+"""Registry of plugins by name: methods, engines and export formats.
 
-A recipe names them, and the packages that hold them stand above the recipe; so they are imported by their names here,
-and all of them are light. Methods are ours, and those that other packages register under the entry point
-`pruneonce.methods`.
+A recipe names them, and their packages stand above the recipe. So they are imported by their names here, and all of
+them are light. Methods are ours, and those that other packages register under the entry point `pruneonce.methods`.
 """
 
 from __future__ import annotations
@@ -16,37 +15,37 @@ from pruneonce.plugins.method import Method
 from pruneonce.plugins.plugin import Options, Plugin
 
 GROUP = "pruneonce.methods"
-OURS = ("obert", "block_lasso", "cram", "quant_noise")  # folders beside this file, each with a `plugin`
+BUILT_IN = ("obert", "block_lasso", "cram", "quant_noise")  # packages of pruneonce.methods, each with a `plugin`
 
 
 @cache
 def plugins() -> dict[str, Plugin]:
-    """All methods by name. What another package registers and cannot be loaded is told in a warning and left out."""
-    found = [import_module(f"pruneonce.methods.{name}").plugin for name in OURS]
-    named: dict[str, Plugin] = {plugin.name: plugin for plugin in found}
+    """Return all methods by name. A method of another package that cannot be loaded is left out with a warning."""
+    built_in = [import_module(f"pruneonce.methods.{name}").plugin for name in BUILT_IN]
+    by_name: dict[str, Plugin] = {plugin.name: plugin for plugin in built_in}
     for entry in entry_points(group=GROUP):
         try:
             plugin = entry.load()
-            if plugin.name in named:
+            if plugin.name in by_name:
                 raise ValueError(f"there is a method {plugin.name} already")
-            named[plugin.name] = plugin
-        except Exception as error:  # whatever somebody else's code raises, ours goes on
+            by_name[plugin.name] = plugin
+        except Exception as error:  # code of other packages may raise anything
             warnings.warn(f"the method {entry.value} cannot be loaded: {error}", stacklevel=2)
-    return named
+    return by_name
 
 
 def engine_names() -> tuple[str, ...]:
-    """The engines of `pruneonce.engines`, in their order."""
+    """Return the engines of `pruneonce.engines`, in their order."""
     return tuple(import_module("pruneonce.engines").ENGINES)
 
 
 def format_names() -> tuple[str, ...]:
-    """The export formats of `pruneonce.export`, in their order."""
+    """Return the export formats of `pruneonce.export`, in their order."""
     return tuple(import_module("pruneonce.export").FORMATS)
 
 
 def make(options: Options | None) -> Method:
-    """A method for one run; without options the plain one, which prunes by magnitude and adds nothing."""
+    """Make a method for one run; without options a plain `Method`, which prunes by magnitude and adds nothing."""
     if options is None:
         return Method()
     return plugins()[options.name].load()(options)

@@ -1,4 +1,4 @@
-"""What a method gets to know of the run that it is part of."""
+"""View of a run that a method gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruneonce.system.machine import autocast
 
 Batch = dict[str, Tensor]
-# What is minimised: `loss`, and for the log its parts, already weighted. May take what it uses out of the batch.
+# Returns `loss`, which is minimised, and its weighted parts for the log. May take the labels out of the batch.
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
 
@@ -21,11 +21,14 @@ class Run:
     """One training run, or one pass over a finished model.
 
     Args:
+        model: the model at work.
         weights: the prunable ones, parameters of `model`, by their name in the base model.
         steps: optimizer steps in all.
-        likelihood: a loss whose gradients say how much a weight matters: that of the labels, not of a teacher whom the
-            model still equals, since those gradients are 0.
-        data, collate: the run's examples in their order, and what makes a batch of some.
+        seed: of everything random.
+        likelihood: a loss whose gradients tell the importance of a weight: that of the labels. A teacher's loss has
+            gradients of 0 while the model still equals the teacher.
+        data: the run's examples in their order.
+        collate: makes a batch of some.
         settings: the section of the recipe that the run is of; its `batch_size` is that of gradients too.
     """
 
@@ -39,10 +42,10 @@ class Run:
     settings: Any
 
     def gradients(self, names: Sequence[str], count: int, first: int = 0) -> Iterator[list[Tensor]]:
-        """Gradients of the likelihood by the weights `names`, in fp32: one a batch, for `count` batches.
+        """Yield gradients of the likelihood by the weights `names`, in fp32: one a batch, for `count` batches.
 
-        Taken without dropout and without touching any `grad` or the random state. They are those of the mean over a
-        batch, of the `first` batch and those after it; behind the last comes the first again. Weights that are frozen
+        They are taken without dropout and without touching any `grad` or the random state. They are those of the mean
+        over a batch, from the batch `first` on; after the end of the data comes its beginning. Weights that are frozen
         or have no part in the loss get zeros.
         """
         device = next(self.model.parameters()).device
@@ -57,9 +60,9 @@ class Run:
                 with torch.random.fork_rng(), autocast(device):
                     torch.manual_seed(self.seed + number)
                     loss = self.likelihood(self.model, batch)["loss"]
-                found = iter(torch.autograd.grad(loss, learning, allow_unused=True, materialize_grads=True))
+                gradients = iter(torch.autograd.grad(loss, learning, allow_unused=True, materialize_grads=True))
                 yield [
-                    next(found).float() if weight.requires_grad else torch.zeros_like(weight)
+                    next(gradients).float() if weight.requires_grad else torch.zeros_like(weight)
                     for weight in map(self.weights.__getitem__, names)
                 ]
         finally:

@@ -1,4 +1,4 @@
-"""The recipe: what to run, as frozen validated objects. A recipe is data; nothing here starts work."""
+"""Recipe: the settings of a run, as frozen validated objects. A recipe is data; nothing here starts work."""
 
 from pruneonce.config.lengths import as_steps
 from pruneonce.config.pattern import Pattern

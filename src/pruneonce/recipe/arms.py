@@ -1,4 +1,4 @@
-"""The arms of a task: the models that a run makes of it, to compare them with each other.
+"""Arms of a task: the models that a run makes of it, to compare them with each other.
 
 `ARMS` declares each arm once. Folders and their order, training, staleness, the plan, exports, packed files, timing,
 the summary, the report and the terminal's tables follow from it.
@@ -20,7 +20,7 @@ class Arm:
 
     Attributes:
         name: of the arm's folder in that of the task, in summary.json, in tables and in plots.
-        title: in a sentence, as the subject of which it is said what it keeps.
+        title: in a sentence, as the subject of "keeps 98 % of the dense score".
         role: `reference` is the model that the others are measured against; `rival` a baseline that prunes another way;
             `ours` the sparse model; `quantized` one on a grid.
         stage: name of the function in `pruneonce.stages` that makes it.
@@ -50,18 +50,18 @@ class Arm:
 
     @property
     def stage_name(self) -> str:
-        """The stage's name in keys, in provenance and in the plan."""
+        """Return the stage's name in keys, in provenance and in the plan."""
         return self.stage.replace("_", "-")
 
     def settings_in(self, recipe: Recipe, task: str) -> Any:
-        """The settings of the arm for a task, the task's own changes included; None where it is not made."""
+        """Return the settings of the arm for a task, the task's own changes included; None where it is not made."""
         if self.switch is not None and not _value(recipe, self.switch):
             return None
         section, _, rest = self.settings.partition(".")
         return _value(recipe.section_for(task, section), rest)
 
 
-# The two arms that others refer to: the dense model is what is kept of, the sparse one is what prune-once makes.
+# The two arms that others refer to: recovery is over the dense model, and prune-once makes the sparse one.
 DENSE, SPARSE = "dense", "sparse"
 
 # In the order in which they are shown.
@@ -148,22 +148,24 @@ ARMS: dict[str, Arm] = {
 
 
 def arms_of(recipe: Recipe, task: str) -> list[tuple[Arm, Any]]:
-    """The arms that a recipe makes of a task, with their settings, in the order in which they are made: the dense one,
-    which teaches the others, the sparse one, the rivals, then those that start from an arm. A dense model that is given
-    is not made."""
+    """Return the arms that a recipe makes of a task, with their settings, in the order in which they are made.
+
+    The dense arm teaches the others and is first. Then come the sparse arm, the rivals, and the arms that start from an
+    arm. A dense model that is given is not made.
+    """
     order = sorted(ARMS.values(), key=lambda arm: (arm.from_arm is not None, arm.role == "rival"))
     is_given = recipe.tasks[task].has_teacher
-    wanted = [(arm, arm.settings_in(recipe, task)) for arm in order if not (is_given and arm.name == DENSE)]
-    return [(arm, settings) for arm, settings in wanted if settings is not None]
+    declared = [(arm, arm.settings_in(recipe, task)) for arm in order if not (is_given and arm.name == DENSE)]
+    return [(arm, settings) for arm, settings in declared if settings is not None]
 
 
 def comes_from(arm: Arm, other: str) -> bool:
-    """Whether an arm is the arm `other`, or made of it."""
+    """Return whether an arm is the arm `other`, or made of it."""
     return arm.name == other or (arm.from_arm is not None and comes_from(ARMS[arm.from_arm], other))
 
 
 def _value(section: Any, key: str) -> Any:
-    """The value at a dotted key; that of the section itself for the empty key."""
+    """Return the value at a dotted key; the section itself for the empty key."""
     for part in filter(None, key.split(".")):
         section = getattr(section, part)
     return section

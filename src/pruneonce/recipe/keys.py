@@ -1,4 +1,4 @@
-"""The keys of a recipe's sections: the values that each takes, its default, its meaning. Read off the fields."""
+"""Keys of a recipe's sections: values, default and meaning of each, read off the fields."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERBS: dict[str, type[Section]] = {"one-shot": OneShot, "product-quantize": Prod
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a section.
+    """Key of a section.
 
     Attributes:
         values: the values that it takes, in words.
@@ -42,10 +42,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Place:
-    """A section by the name that users know it by.
+    """Section by the name that users know it by.
 
     Attributes:
-        at: where it stands: dotted keys of a recipe, or a verb that takes its keys by `--set`.
+        at: its places: dotted keys of a recipe, or a verb that takes its keys by `--set`.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Place:
 
     @property
     def shown_at(self) -> str:
-        """The place in short: nothing where the name says it, of several places the key that they share."""
+        """Return the place in short: empty where the name tells it; of several places, the key that they share."""
         if self.at == (self.name,):
             return ""
         if self.at[0].startswith("pruneonce "):
@@ -63,19 +63,20 @@ class Place:
 
     @property
     def summary(self) -> str:
+        """Return the first paragraph about the section."""
         return inspect.cleandoc(self.section.__doc__ or "").split("\n\n")[0].replace("\n", " ")
 
     def all_keys(self) -> list[Key]:
-        """Its own keys and those it shares with other sections."""
+        """Return the section's own keys and those it shares with other sections."""
         names = dict.fromkeys(name for part in parts(self.section) for name in own_fields(part))
         if getattr(self.section, "stage", "") is None:
-            names.pop("method", None)  # none works in this stage
+            names.pop("method", None)  # no method works in this stage
         return keys_of(self.section, names)
 
 
 @cache
 def places() -> dict[str, Place]:
-    """All sections by name, in the order in which a recipe has them."""
+    """Return all sections by name, in the order in which a recipe has them."""
     at: dict[type[Section], list[str]] = {Recipe: ["top of the file"]}
     for path, section in _walk(Recipe):
         at.setdefault(section, []).append(path)
@@ -83,44 +84,46 @@ def places() -> dict[str, Place]:
         at[section] = [f"pruneonce {verb} --set"]
         for path, method in _walk(section):
             at.setdefault(method, []).append(f"pruneonce {verb} --set {path}")
-    found = [Place(_name(section, paths), section, tuple(paths)) for section, paths in at.items()]
-    named = {place.name: place for place in found}
-    return {**{name: place for name, place in named.items() if not issubclass(place.section, Options)}, **named}
+    sections = [Place(_name(section, paths), section, tuple(paths)) for section, paths in at.items()]
+    by_name = {place.name: place for place in sections}
+    return {**{name: place for name, place in by_name.items() if not issubclass(place.section, Options)}, **by_name}
 
 
 def find_place(name: str) -> Place:
-    """
+    """Return the section of this name.
+
     Raises:
         UserError: no section has this name; the nearest one is named.
     """
-    known = places()
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, n=1) or [one for one in known if one.endswith(f".{name}")]
+    by_name = places()
+    if name in by_name:
+        return by_name[name]
+    near = difflib.get_close_matches(name, by_name, n=1) or [known for known in by_name if known.endswith(f".{name}")]
     hint = f"did you mean {near[0]!r}?" if near else "see `pruneonce recipes keys`"
     raise UserError(f"no section of a recipe is named {name!r}; {hint}")
 
 
 def parts(section: type[Section]) -> list[type[Section]]:
-    """The section, and after it those that it shares keys with, as far as they have keys; the first default counts."""
-    bases = (one for one in section.__mro__ if issubclass(one, Section) and one is not Options)
-    return [one for one in bases if own_fields(one)]
+    """Return the section, and after it those that it shares keys with; of two defaults of a key, the first counts."""
+    bases = (base for base in section.__mro__ if issubclass(base, Section) and base is not Options)
+    return [base for base in bases if own_fields(base)]
 
 
 def own_fields(section: type[Section]) -> dict[str, FieldInfo]:
-    """The fields that a section declares itself, those with a new default included."""
+    """Return the fields that a section declares itself, those with a new default included."""
     declared = inspect.get_annotations(section)
     return {name: field for name, field in section.model_fields.items() if name in declared}
 
 
 def keys_of(section: type[Section], names: Iterable[str]) -> list[Key]:
-    """Some keys of a section, with the defaults that they have there."""
+    """Return some keys of a section, with the section's defaults."""
     schema = section.model_json_schema()["properties"]
     chosen = ((name, section.model_fields[name]) for name in names)
     return [Key(name, values_of(schema[name]), default_of(field), field.description or "") for name, field in chosen]
 
 
 def default_of(field: FieldInfo) -> str:
+    """Return a field's default as YAML; "required" where there is none, "-" for null."""
     if field.is_required():
         return "required"
     if isinstance(field.default, Section):
@@ -139,8 +142,8 @@ NOUNS = {
 
 
 def values_of(schema: Mapping[str, Any], plural: str = "") -> str:
-    """The JSON schema of a key in words, such as "number in [0, 1)"."""
-    choices = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
+    """Return the JSON schema of a key in words, such as "number in [0, 1)"."""
+    choices = [choice for choice in schema.get("anyOf", []) if choice.get("type") != "null"]
     if choices:
         return values_of(choices[0])
     if "oneOf" in schema:
@@ -168,7 +171,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 
 def _walk(section: type[Section], at: tuple[str, ...] = ()) -> Iterator[tuple[str, type[Section]]]:
-    """The sections inside of one, with the dotted keys where they stand."""
+    """Yield the sections inside a section, with their dotted keys."""
     for name, field in section.model_fields.items():
         for inner in models_in(field.annotation):
             if not issubclass(inner, Section) or (issubclass(inner, Options) and not _works_in(inner, section)):
@@ -183,10 +186,10 @@ def _works_in(options: type[Options], section: type[Section]) -> bool:
 
 
 def _name(section: type[Section], at: list[str]) -> str:
-    """A kind of task and a method have names of their own, a verb's section has the verb's, others their keys."""
+    """Return the name of a section: its kind of task, its method, its verb, or its key."""
     for pinned in ("kind", "name"):
-        if isinstance(own := getattr(section.model_fields.get(pinned), "default", None), str):
-            return own
+        if isinstance(pinned_name := getattr(section.model_fields.get(pinned), "default", None), str):
+            return pinned_name
     if section is Recipe:
         return "recipe"
     verb = next((verb for verb, one in VERBS.items() if one is section), None)

@@ -1,4 +1,4 @@
-"""Recipes from files: shipped ones and the user's, with what they extend."""
+"""Recipes from files: shipped ones and the user's, laid over those that they extend."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ RECIPES = Path(str(resources.files("pruneonce") / "recipes"))
 
 
 def shipped() -> dict[str, Path]:
-    """Names and paths of the recipes that come with the package. Those that begin with _ are only bases."""
+    """Return names and paths of the recipes that come with the package, without bases, whose names begin with _."""
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if not path.stem.startswith("_")}
 
 
 def find(name_or_path: str) -> Path:
-    """The file of a shipped recipe or of a path."""
+    """Return the file of a shipped recipe or of a path."""
     if name_or_path in shipped():
         return shipped()[name_or_path]
     path = Path(name_or_path)
@@ -51,7 +51,7 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's mapping, laid over that of the recipe it `extends`."""
+    """Return the file's mapping, laid over that of the recipe it `extends`."""
     if path.resolve() in seen:
         raise UserError(f"{path}: recipes extend one another in a circle")
     values = safe_yaml.read(path)
@@ -70,7 +70,7 @@ def _lay_out_tasks(values: dict[str, Any]) -> None:
 
 
 def _base(path: Path, name: str) -> Path:
-    """The recipe that the one at `path` extends: a file beside it, with or without .yaml, or a shipped one."""
+    """Return the recipe that the one at `path` extends: a file beside it, with or without .yaml, or a shipped one."""
     for folder in (path.parent, RECIPES):
         for file in (folder / name, folder / f"{name}.yaml"):
             if file.is_file():

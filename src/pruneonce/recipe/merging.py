@@ -10,15 +10,15 @@ from pruneonce.errors import UserError
 
 
 def changed(section: Any, changes: dict[str, Any], at: str = "") -> Any:
-    """A copy of `section` with `changes` laid over it; `at` says in errors where they come from."""
+    """Return a copy of `section` with `changes` laid over it; `at` names their origin in errors."""
     return validate(type(section), merge(section.model_dump(), changes), at)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, mapping by mapping. A null takes a key out, and one of steps and epochs the other."""
+    """Lay `over` over `base`, mapping by mapping. A null takes a key out, and one of steps and epochs the other."""
     merged = dict(base)
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if over.get(one) is not None and other not in over:
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if over.get(key) is not None and other not in over:
             merged.pop(other, None)
     for key, value in over.items():
         if isinstance(value, dict):

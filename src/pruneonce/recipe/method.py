@@ -1,4 +1,4 @@
-"""`method` of a recipe's sections: the options of any method that is registered."""
+"""Key `method` of a recipe's sections: the options of any registered method."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pruneonce.config.validation import KIND
 from pruneonce.plugins import Options, plugins
 
 
-def _named(method: Any) -> Any:
-    """`method: obert` is short for `method: {name: obert}`."""
+def _as_mapping(method: Any) -> Any:
+    """Expand a name: `method: obert` is short for `method: {name: obert}`."""
     return {"name": method} if isinstance(method, str) else method
 
 
@@ -29,12 +29,13 @@ else:
             custom_error_type="unknown_method",
             custom_error_message=f"the name of a method is one of {', '.join(plugins())}",
         ),
-        BeforeValidator(_named),
+        BeforeValidator(_as_mapping),
     ]
 
 
 def must_work_in(stage: str | None, method: Options) -> None:
-    """
+    """Check that a method works in a stage.
+
     Raises:
         ValueError: the method has no place in this stage.
     """

@@ -1,7 +1,7 @@
-"""Tasks that go by a name of their own: those of GLUE (https://arxiv.org/abs/1804.07461) and SQuAD
-(https://arxiv.org/abs/1606.05250), with the columns that their hub data sets have.
+"""Tasks that go by a name of their own, those of GLUE and SQuAD, with the columns of their hub data sets.
 
-Where the labels of the test split were never published, `dev` is GLUE's development set and there is no `test`.
+Sources: https://arxiv.org/abs/1804.07461 and https://arxiv.org/abs/1606.05250. Where the labels of the test split were
+never published, `dev` is GLUE's development set and there is no `test`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# Where a preset's data is, as against how it is read.
+# Keys of a preset that locate its data; the others describe its form.
 DATA = ("source", "subset", "train", "dev", "test", "held_out")
 
 
 def with_preset(task: Any, at: str = "") -> Any:
-    """A task's values laid over those of the `preset` that it names; a bare name is one without changes.
+    """Lay a task's values over those of the `preset` that it names; a bare name is a preset without changes.
 
-    `source: null` is for files of one's own: nothing is left of where the preset's data is, only columns and metric.
+    With `source: null`, for files of one's own, only columns and metric of the preset are left.
 
     Raises:
         UserError: there is no such preset.
@@ -65,14 +65,14 @@ def with_preset(task: Any, at: str = "") -> Any:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         where = f"`{at}`: " if at else ""
         raise UserError(f"{where}no task is known as {name!r}, only {', '.join(PRESETS)}{hint}")
-    known = PRESETS[name]
-    if values.get("source", known) is None:
-        known = {key: value for key, value in known.items() if key not in DATA}
-    return merge(known, values)
+    preset = PRESETS[name]
+    if values.get("source", preset) is None:
+        preset = {key: value for key, value in preset.items() if key not in DATA}
+    return merge(preset, values)
 
 
 def with_presets(tasks: Any) -> Any:
-    """`tasks` of a recipe, be it a list of names or a mapping, as a mapping without presets."""
+    """Return `tasks` of a recipe, a list of names or a mapping, as a mapping without presets."""
     if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
         tasks = {name: name for name in tasks}
     if not isinstance(tasks, dict):

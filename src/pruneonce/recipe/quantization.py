@@ -1,4 +1,4 @@
-"""The sections of a recipe that put a model on a grid or on codebooks."""
+"""Sections of a recipe that put a model on a grid or on codebooks."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class Quantization(Section):
 
     @property
     def quantizes_inputs(self) -> bool:
+        """Return whether inputs of layers are on a grid too."""
         return self.bits == 8
 
 

@@ -1,4 +1,4 @@
-"""The page docs/recipe-reference.md: every key of a recipe, from the descriptions of the fields."""
+"""Page docs/recipe-reference.md: every key of a recipe, from the descriptions of the fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from pruneonce.config.section import Section
 from pruneonce.plugins import Options
-from pruneonce.plugins.registry import OURS
+from pruneonce.plugins.registry import BUILT_IN
 from pruneonce.recipe.keys import Key, Place, keys_of, own_fields, parts, places
 from pruneonce.recipe.quantization import Quantization
 from pruneonce.recipe.sections import Distillation, Sparsification, Training, Transfer, Zeros
@@ -56,10 +56,10 @@ incomplete.
 
 
 def page() -> str:
-    """The whole page as Markdown. Methods of other packages are left out."""
-    ours = [place for place in places().values() if _is_ours(place)]
-    sections = [place for place in ours if not issubclass(place.section, Options)]
-    methods = [place for place in ours if issubclass(place.section, Options)]
+    """Return the whole page as Markdown. Methods of other packages are left out."""
+    documented = [place for place in places().values() if _is_ours(place)]
+    sections = [place for place in documented if not issubclass(place.section, Options)]
+    methods = [place for place in documented if issubclass(place.section, Options)]
     chapters = [
         HEAD.rstrip(),
         "## Sections",
@@ -74,19 +74,19 @@ def page() -> str:
 
 
 def _is_ours(place: Place) -> bool:
-    return not issubclass(place.section, Options) or place.section.__module__.rpartition(".")[2] in OURS
+    return not issubclass(place.section, Options) or place.section.__module__.rpartition(".")[2] in BUILT_IN
 
 
 def _chapter(place: Place) -> str:
     bases = parts(place.section)
-    own = [name for part in bases if part is place.section for name in own_fields(part)]
-    also = [_link(_title(part)) for part in bases if part is not place.section]
+    own_keys = [name for part in bases if part is place.section for name in own_fields(part)]
+    shared = [_link(_title(part)) for part in bases if part is not place.section]
     stands = "" if place.at == (place.name,) else f" Stands in: {', '.join(f'`{at}`' for at in place.at)}."
     lines = [f"### {_title(place.section)}", place.summary + stands]
-    if own:
-        lines.append(_table(keys_of(place.section, own)))
-    if also:
-        lines.append(f"{'Further keys' if own else 'Keys'}: {', '.join(also)}.")
+    if own_keys:
+        lines.append(_table(keys_of(place.section, own_keys)))
+    if shared:
+        lines.append(f"{'Further keys' if own_keys else 'Keys'}: {', '.join(shared)}.")
     return "\n\n".join(lines)
 
 

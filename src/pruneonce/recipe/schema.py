@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe file (draft 2020-12), from the fields of the sections.
+"""JSON schema of a recipe file (draft 2020-12), from the fields of the sections.
 
 Every section has two definitions. `X` is the section as it runs. `X.changes` is the section as a file may change it
 where values lie below: in a recipe with `extends`, in a base (a file without `name`), in a task with a `preset`, in a
@@ -27,7 +27,7 @@ DEFS = "#/$defs/"
 CHANGES = ".changes"
 NULL: Schema = {"type": "null"}
 DEFAULT_KIND = next(iter(KINDS))
-# What a task says of these is laid over the recipe's.
+# A task's values of these keys are laid over the recipe's.
 OF_A_TASK: dict[str, type[Section]] = {
     "teacher": SweptTeacher,
     "transfer": SweptTransfer,
@@ -36,13 +36,13 @@ OF_A_TASK: dict[str, type[Section]] = {
 
 
 def json_schema() -> Schema:
-    """The schema of a recipe file, of its methods those that are installed."""
+    """Return the schema of a recipe file, with the installed methods."""
     sections = [place.section for place in places().values() if place.section not in VERBS.values()]
-    refs, made = models_json_schema([(section, "validation") for section in sections])
+    refs, generated = models_json_schema([(section, "validation") for section in sections])
     definitions: Schema = {}
     for section in sections:
         name = refs[section, "validation"]["$ref"].removeprefix(DEFS)
-        whole = _tidied(made["$defs"][name], section)
+        whole = _tidied(generated["$defs"][name], section)
         definitions[name] = whole
         definitions[name + CHANGES] = _changes(name, whole, section)
     definitions["Task"] = _task("")
@@ -67,7 +67,7 @@ def _any_of(schemas: Iterable[Schema]) -> Schema:
 
 
 def _tidied(schema: Schema, section: type[Section]) -> Schema:
-    """What pydantic makes of a section, with the short forms that recipes have and without titles of keys."""
+    """Return pydantic's schema of a section, with the short forms that recipes have and without titles of keys."""
     properties = {name: {**value} for name, value in schema["properties"].items()}
     for value in properties.values():
         value.pop("title", None)
@@ -83,7 +83,7 @@ def _changes(name: str, whole: Schema, section: type[Section]) -> Schema:
     properties: Schema = {}
     short = _short_forms(section, CHANGES)
     for key, value in whole["properties"].items():
-        inner = [one["$ref"] for one in (value, *value.get("anyOf", [])) if "$ref" in one]
+        inner = [choice["$ref"] for choice in (value, *value.get("anyOf", [])) if "$ref" in choice]
         if key in short:
             changed = short[key]
         elif inner:
@@ -103,44 +103,46 @@ def _changes(name: str, whole: Schema, section: type[Section]) -> Schema:
 
 
 def _short_forms(section: type[Section], suffix: str) -> Schema:
-    """Schemas of the keys that take more than their field does once it is read."""
+    """Return the schemas of the keys that take further forms in a file."""
     if section is Recipe:
         tasks = {"type": "object", "additionalProperties": _ref("Task" + suffix)}
-        names = {"type": "array", "items": {"enum": list(PRESETS)}}
+        names: Schema = {"type": "array", "items": {"enum": list(PRESETS)}}
         return {"tasks": _any_of([tasks, names])}
     if issubclass(section, Task):
         return {key: _ref(changed.__name__ + CHANGES) for key, changed in OF_A_TASK.items()}
     if "method" in section.model_fields:
         stage = getattr(section, "stage", None)
         working = [plugin for plugin in plugins().values() if stage in plugin.stages]
-        named = [{"enum": [plugin.name for plugin in working]}] if working else []
-        return {"method": _any_of([*named, *(_ref(plugin.options.__name__ + suffix) for plugin in working), NULL])}
+        choices = [{"enum": [plugin.name for plugin in working]}] if working else []
+        return {"method": _any_of([*choices, *(_ref(plugin.options.__name__ + suffix) for plugin in working), NULL])}
     return {}
 
 
 def _task(suffix: str) -> Schema:
-    """A task: the name of a known one, or a mapping whose `kind` or `preset` says what its keys are.
+    """Return the schema of a task: the name of a known one, or a mapping with keys by its `kind` or `preset`.
 
-    In changes a task with neither may be of any kind, as the task below it says; else it is a classification.
+    In changes, a task with neither may be of any kind, since the task below it may have one; else it is a
+    classification.
     """
     kinds = {kind: _ref(section.__name__ + suffix) for kind, section in KINDS.items()}
-    named = {"enum": list(PRESETS)}
-    cases = [{"if": _says("kind", [kind]), "then": ref} for kind, ref in kinds.items()]
+    preset_names = {"enum": list(PRESETS)}
+    cases = [{"if": _has_value("kind", [kind]), "then": ref} for kind, ref in kinds.items()]
     neither = {"not": _any_of([{"required": ["kind"]}, {"required": ["preset"]}])}
     cases.append({"if": neither, "then": _any_of(kinds.values()) if suffix else kinds[DEFAULT_KIND]})
     for kind, section in KINDS.items():
         presets = [name for name, values in PRESETS.items() if values["kind"] == kind]
-        known = {**_says("preset", presets), "not": {"required": ["kind"]}}
-        cases.append({"if": known, "then": _ref(section.__name__ + CHANGES)})
+        of_preset = {**_has_value("preset", presets), "not": {"required": ["kind"]}}
+        cases.append({"if": of_preset, "then": _ref(section.__name__ + CHANGES)})
     mapping: Schema = {
         "type": "object",
-        "properties": {"kind": {"enum": list(KINDS)}, "preset": named},
+        "properties": {"kind": {"enum": list(KINDS)}, "preset": preset_names},
         "allOf": cases,
     }
-    if not suffix:  # over a preset, a task of another kind says no more than what it changes
+    if not suffix:  # over a preset, a task of another kind has its changes alone
         mapping = {"type": "object", "if": {"required": ["preset"]}, "then": _ref("Task" + CHANGES), "else": mapping}
-    return {"if": {"type": "string"}, "then": named, "else": _any_of([mapping, NULL]) if suffix else mapping}
+    return {"if": {"type": "string"}, "then": preset_names, "else": _any_of([mapping, NULL]) if suffix else mapping}
 
 
-def _says(key: str, values: list[str]) -> Schema:
+def _has_value(key: str, values: list[str]) -> Schema:
+    """Return the schema of a mapping with one of `values` at `key`."""
     return {"required": [key], "properties": {key: {"enum": values}}}

@@ -1,4 +1,4 @@
-"""The sections of a recipe: what each stage takes, as frozen validated objects.
+"""Sections of a recipe: the settings of each stage, as frozen validated objects.
 
 Lengths of time (`warmup`, `start`, `end`, `until`, `every`) follow one rule, that of transformers' `warmup_steps`:
 below 1 they are a fraction of the stage's steps, from 1 on they are steps.
@@ -54,9 +54,9 @@ class Corpus(Section):
 
 
 class Training(Section):
-    """How a stage trains. Exactly one of `steps` and `epochs` has to be given."""
+    """Training of a stage. Exactly one of `steps` and `epochs` has to be given."""
 
-    stage: ClassVar[str | None] = "finetune"  # that methods say whether they work in it; None: none does
+    stage: ClassVar[str | None] = "finetune"  # methods name the stages that they work in; None: no method works here
 
     steps: int | None = Field(None, ge=1, description="Optimizer steps. Takes the place of `epochs`.")
     epochs: float | None = Field(
@@ -90,7 +90,7 @@ class Training(Section):
     compile: bool = Field(
         False, description="Use `torch.compile`. It can pay on a GPU; on the processors measured it gained nothing."
     )
-    # What is not asked for is not in what a finished stage is known by, so that older results stay valid.
+    # An absent method is not in a stage's key, so that finished stages of recipes without methods stay valid.
     method: AnyMethod | None = Field(
         None,
         exclude_if=lambda method: method is None,
@@ -142,7 +142,7 @@ class Distillation(Training):
 
 
 class Zeros(Section):
-    """How many weights are pruned, in which pattern, and how they are shared out over the layers."""
+    """Zeros of a model: their share of the weights, their pattern, and their allocation to the layers."""
 
     sparsity: float = Field(0.9, ge=0, lt=1, description="Share of the encoder's Linear weights that ends as zeros.")
     allocation: Literal["uniform", "global"] = Field(
@@ -264,7 +264,7 @@ class OneShot(Zeros):
     """Pruning of a fine-tuned task model without training it."""
 
     stage: ClassVar[str] = "one-shot"
-    nested: ClassVar[bool] = True  # a round prunes more of what the one before left
+    nested: ClassVar[bool] = True  # a round prunes more of the weights that the round before left
 
     rounds: int = Field(
         1, ge=1, description="Equal steps to prune in; each scores the weights that the step before kept."

@@ -1,4 +1,4 @@
-"""The sections of a recipe that train a task's model, which may be swept: several values are tried, the best is kept.
+"""Sections of a recipe that train a task's model, which may be swept: several values are tried, the best is kept.
 
 A stage never sees a sweep: it gets one of the `candidates`, which has the plain section's keys and no more.
 """
@@ -36,12 +36,12 @@ class Sweep(Section):
         return self
 
     def axes(self) -> dict[str, tuple[float, ...]]:
-        """The values by the key they stand for, of the keys that are swept."""
-        found = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: values for name, values in found.items() if values is not None}
+        """Return the values to try by key, of the keys that are swept."""
+        values_by_key = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: values for name, values in values_by_key.items() if values is not None}
 
     def points(self) -> list[dict[str, float]]:
-        """Every combination, the last key changing fastest."""
+        """Return every combination, the last key changing fastest."""
         axes = self.axes()
         return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes else []
 
@@ -56,9 +56,10 @@ class Swept(Section):
     )
 
     def candidates(self) -> list[Training]:
-        """The settings to try, in order; without a sweep the only ones."""
-        own = self.model_dump(exclude={"sweep"})
-        return [self.plain.model_validate(merge(own, point)) for point in (self.sweep.points() if self.sweep else [{}])]
+        """Return the settings to try, in order; without a sweep, the section's own."""
+        values = self.model_dump(exclude={"sweep"})
+        points = self.sweep.points() if self.sweep else [{}]
+        return [self.plain.model_validate(merge(values, point)) for point in points]
 
 
 class SweptTeacher(Training, Swept):

@@ -1,5 +1,7 @@
-"""Tasks as a recipe names them: a section for each kind, which also names the class in `pruneonce.tasks` that does the
-work. `KINDS` is the one list of kinds."""
+"""Tasks of a recipe: a section for each kind, which also names the class in `pruneonce.tasks` that does the work.
+
+`KINDS` is the one list of kinds.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ class Task(Section):
     """Keys of every kind of task. Data are files, or, with `source`, splits of a hub data set."""
 
     code: ClassVar[str]  # "package.module:Class" of the kind's work, imported when there is work
-    trains_teacher: ClassVar[bool] = True  # False: the dense model is the teacher as it is
+    trains_teacher: ClassVar[bool] = True  # False: the dense model itself is the teacher
     hidden_weight: ClassVar[float] = 1.0  # of a transfer that names none
 
     kind: str = Field(description="Kind of task. In a recipe it may be left out for `classification`.")
@@ -43,29 +45,29 @@ class Task(Section):
     @field_validator("held_out")
     @classmethod
     def _other_splits(cls, held_out: dict[str, str]) -> dict[str, str]:
-        taken = [name for name in ("train", "dev", "test") if name in held_out]
-        if taken:
-            raise ValueError(f"`{taken[0]}` is a key of the task itself; give a further split another name")
+        own_splits = [name for name in ("train", "dev", "test") if name in held_out]
+        if own_splits:
+            raise ValueError(f"`{own_splits[0]}` is a key of the task itself; give a further split another name")
         return held_out
 
     @property
     def has_teacher(self) -> bool:
-        """Whether a run has a dense teacher for the task without training one: a given one, or the dense model."""
+        """Return whether the task has a dense teacher without training one: a given one, or the dense model."""
         return bool(self.teacher_model) or not self.trains_teacher
 
     def splits(self) -> dict[str, str]:
-        """Files or hub splits by the name of the split: train, dev, test where there is one, and further ones."""
-        named = {"train": self.train, "dev": self.dev, "test": self.test, **self.held_out}
-        return {name: where for name, where in named.items() if where is not None}
+        """Return files or hub splits by the name of the split: train, dev, an optional test, and further ones."""
+        splits = {"train": self.train, "dev": self.dev, "test": self.test, **self.held_out}
+        return {name: where for name, where in splits.items() if where is not None}
 
     def completed(self, settings: Transfer) -> Transfer:
-        """`settings` with the weight that they leave to the kind of task."""
+        """Return `settings` with the weight that they leave to the kind of task."""
         if settings.hidden_weight is not None:
             return settings
         return settings.model_copy(update={"hidden_weight": self.hidden_weight})
 
     def data(self) -> dict[str, str]:
-        """`splits`, and what else a stage with a teacher reads."""
+        """Return `splits`, and the other data that a stage with a teacher reads."""
         return self.splits()
 
 
@@ -80,6 +82,7 @@ class TextTask(Task):
     )
 
     def data(self) -> dict[str, str]:
+        """Return `splits`, and the texts without labels."""
         return {**self.splits(), **({"unlabelled": self.unlabelled} if self.unlabelled else {})}
 
 
@@ -126,7 +129,7 @@ class QuestionAnswering(TextTask):
 
     code: ClassVar[str] = "pruneonce.tasks.question_answering:QuestionAnsweringKind"
 
-    # Beside the distance of distributions over hundreds of tokens, a weight of 1 leaves hidden states little say.
+    # With a weight of 1, the distance of distributions over hundreds of tokens outweighs that of hidden states.
     hidden_weight: ClassVar[float] = 10.0
 
     kind: Literal["question-answering"] = Field(
@@ -174,8 +177,7 @@ class TokenClassification(Task):
 
 
 class Embedding(Task):
-    """A vector for a text, like that of the dense model, learnt from unlabelled texts (`train`): `.txt`, a text a line,
-    or rows.
+    """A vector for a text, like the dense model's, learnt from unlabelled texts: `.txt` with a text a line, or rows.
 
     `dev` and `test` are pairs with a similarity, or queries and passages with a relevance; `metric` says which.
     """
@@ -245,7 +247,7 @@ KINDS: dict[str, type[Task]] = {
 
 
 def _tag(value: Any) -> str:
-    """Told apart, in pydantic's errors, from a key."""
+    """Return a kind as pydantic's errors name it, told apart from a key."""
     kind = value.get("kind", "classification") if isinstance(value, dict) else getattr(value, "kind", "classification")
     return f"{KIND}{kind}"
 
@@ -262,7 +264,7 @@ else:
 
 
 def make_task(values: dict[str, Any], at: str = "") -> Task:
-    """A task out of a recipe's values, a preset's included, with its mistakes as one `UserError`."""
+    """Make a task of a recipe's values, a preset's included, with its mistakes as one `UserError`."""
     values = with_preset(values, at)
     kind = str(values.get("kind", "classification"))
     if kind not in KINDS:

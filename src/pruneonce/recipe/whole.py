@@ -1,4 +1,4 @@
-"""The recipe as a whole, and what its sections ask of one another."""
+"""Recipe as a whole, and the demands of its sections on one another."""
 
 from __future__ import annotations
 
@@ -99,23 +99,23 @@ class Recipe(Section):
 
     @property
     def task_seeds(self) -> list[int]:
-        """The seeds with which everything of a task is done; the first makes what is made once."""
+        """Return the seeds of every task; the first is the seed of work that is done once."""
         return self.seeds or [self.seed]
 
     def section_for(self, task: str, name: str) -> Any:
-        """The section `name` with the changes of `task` laid over it; None where the recipe leaves it out."""
+        """Return the section `name` with the changes of `task` laid over it; None where the recipe leaves it out."""
         section, changes = getattr(self, name), getattr(self.tasks[task], name, {})
         return section if section is None else changed(section, changes, f"tasks.{task}.{name}")
 
     def transfer_for(self, task: str) -> SweptTransfer:
-        """The settings of the transfer to `task`, its own changes included."""
+        """Return the settings of the transfer to `task`, its own changes included."""
         assert self.transfer is not None
         return self.section_for(task, "transfer")  # type: ignore[no-any-return]
 
     def teacher_for(self, task: str) -> SweptTeacher | None:
-        """The settings of the dense teacher of `task`, its own changes included."""
+        """Return the settings of the dense teacher of `task`, its own changes included."""
         return self.section_for(task, "teacher")  # type: ignore[no-any-return]
 
     def quantize_for(self, task: str) -> Quantizations:
-        """The quantized models to make of `task`'s sparse one, its own changes included."""
+        """Return the quantized models to make of `task`'s sparse one, its own changes included."""
         return self.section_for(task, "quantize")  # type: ignore[no-any-return]

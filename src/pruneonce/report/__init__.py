@@ -1,4 +1,4 @@
-"""The report: a run's `summary.json` as one HTML page that needs nothing beside it."""
+"""Report of a run: its `summary.json` as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -48,27 +48,28 @@ def write_report(run: Path) -> Path:
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """What came out, in a few plain sentences: how sparse, how good, and whether a rival does better."""
+    """Return the results in a few plain sentences: how sparse, how good, and whether a rival does better."""
     results = _by_task(summary)
     sentences = []
     encoder = (summary.get("sparsity") or {}).get("encoder")
     if encoder is not None:
         sentences.append(f"{percent(encoder)} of the encoder's weights are zero")
-    kept = recoveries_of(results, SPARSE)
-    if kept:
-        metrics = {results[task][SPARSE]["metric"] for task in kept}
+    recovery_by_task = recoveries_of(results, SPARSE)
+    if recovery_by_task:
+        metrics = {results[task][SPARSE]["metric"] for task in recovery_by_task}
         measure = readable(metrics.pop()) if len(metrics) == 1 else "score"
-        mean = percent(fmean(kept.values()))
+        mean = percent(fmean(recovery_by_task.values()))
         sentences.append(
-            f"the sparse model keeps {mean} of the dense {measure} on {next(iter(kept))}"
-            if len(kept) == 1
-            else f"the sparse models keep {mean} of the dense {measure} on average over {len(kept)} tasks"
+            f"the sparse model keeps {mean} of the dense {measure} on {next(iter(recovery_by_task))}"
+            if len(recovery_by_task) == 1
+            else f"the sparse models keep {mean} of the dense {measure} on average over {len(recovery_by_task)} tasks"
         )
     opening = "; ".join(sentences)
     lines = [opening[0].upper() + opening[1:] + "."] if opening else []
     lines += _quantized(results)
-    compared = sorted((_against(rival, results) for rival in RIVALS), key=lambda one: not one[0])  # bad news first
-    lines += [text for _, text in compared if text]
+    against_rivals = [_against(rival, results) for rival in RIVALS]
+    against_rivals.sort(key=lambda outcome: not outcome[0])  # bad news first
+    lines += [text for _, text in against_rivals if text]
     timed = (summary.get("benchmark") or {}).get("rows")
     if timed:
         lines.append(speed.sentence(timed))
@@ -78,22 +79,22 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _quantized(results: Results) -> list[str]:
-    """How good and how small the models are that were quantized by training, as far as there are any."""
+    """Return sentences on the score and size of the models quantized by training, where there are any."""
     lines = []
     for name, arm in ARMS.items():
-        kept = recoveries_of(results, name)
-        if arm.role != "quantized" or not arm.timed or not kept:
+        recovery_by_task = recoveries_of(results, name)
+        if arm.role != "quantized" or not arm.timed or not recovery_by_task:
             continue
-        pairs = [(results[task][name].get("size"), results[task][DENSE].get("size")) for task in kept]
-        ratios = [dense["bytes"] / ours["bytes"] for ours, dense in pairs if ours and dense]
+        pairs = [(results[task][name].get("size"), results[task][DENSE].get("size")) for task in recovery_by_task]
+        ratios = [dense["bytes"] / size["bytes"] for size, dense in pairs if size and dense]
         smaller = f", in a file {fmean(ratios):.1f} times smaller than the dense one" if ratios else ""
-        subject = "it keeps" if len(kept) == 1 else "they keep"
-        lines.append(f"In {arm.title} {subject} {percent(fmean(kept.values()))}{smaller}.")
+        subject = "it keeps" if len(recovery_by_task) == 1 else "they keep"
+        lines.append(f"In {arm.title} {subject} {percent(fmean(recovery_by_task.values()))}{smaller}.")
     return lines
 
 
 def _against(rival: str, results: Results) -> tuple[bool, str]:
-    """Whether a rival wins anywhere, and how prune-once stands against it; shown as equal is equal."""
+    """Return whether a rival wins anywhere, and a sentence on prune-once against it; values are compared as printed."""
     both = {
         task: (tenths(arms[SPARSE]["value"]), tenths(arms[rival]["value"]))
         for task, arms in results.items()
@@ -114,13 +115,13 @@ def _against(rival: str, results: Results) -> tuple[bool, str]:
     parts = []
     for how, tasks in outcomes.items():
         if tasks:
-            shown = [f"{task} ({both[task][1]:.1f} against {both[task][0]:.1f} %)" for task in tasks]
-            parts.append(f"{how} {listed(shown)}")
+            scores = [f"{task} ({both[task][1]:.1f} against {both[task][0]:.1f} %)" for task in tasks]
+            parts.append(f"{how} {listed(scores)}")
     return bool(outcomes["does better on"]), f"{RIVALS[rival].capitalize()} {listed(parts)}.{_close(rival, results)}"
 
 
 def _close(rival: str, results: Results) -> str:
-    """Where prune-once and a rival are no further apart than the seeds of either."""
+    """Return a sentence on the tasks where prune-once and a rival are no further apart than the seeds of either."""
     close = [
         task
         for task, arms in results.items()
@@ -133,7 +134,7 @@ def _close(rival: str, results: Results) -> str:
 
 
 def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows; all of it text, numbers, or pictures from `plots`."""
+    """Return the values that the template shows: text, numbers, or pictures from `plots`."""
     results = _by_task(summary)
     stages = summary.get("stages") or []
     layers = summary.get("layers") or []
@@ -168,8 +169,8 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": list(dict.fromkeys(metric for row in measures for metric in row["measured"])),
         "heatmap": plots.heatmap(layers, "layers") if layers else "",
         "training": [stage for stage in training if stage["plot"]],
-        "stages": [_spent(stage) for stage in stages],
-        "total": _spent({key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}),
+        "stages": [_training_row(stage) for stage in stages],
+        "total": _training_row({key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}),
         "speed": speed.section(summary.get("benchmark")),
         "only_speed": bool(summary.get("benchmark")) and not (results or stages or summary.get("sparsity")),
         "example": next((arms[SPARSE]["folder"] for arms in results.values() if SPARSE in arms), None),
@@ -178,7 +179,7 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_task(summary: Mapping[str, Any]) -> Results:
-    """`{task: {arm: result}}`, in the order of `ARMS`, with values as shares of the full score."""
+    """Return `{task: {arm: result}}`, in the order of `ARMS`, with values as shares of the full score."""
     tasks: dict[str, dict[str, dict[str, Any]]] = {}
     order = list(ARMS)
     for result in sorted(summary.get("results") or [], key=lambda result: order.index(result["arm"])):
@@ -187,7 +188,7 @@ def _by_task(summary: Mapping[str, Any]) -> Results:
 
 
 def _sizes(task: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What the files and the encoders in them take, for the arms of which it is known."""
+    """Return the sizes of the files and of the encoders in them, for the arms whose sizes are known."""
     dense = arms.get(DENSE, {}).get("size")
     rows = []
     for arm, result in arms.items():
@@ -203,7 +204,7 @@ def _sizes(task: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, s
 
 
 def _sizes_plot(results: Results) -> str:
-    """Of the first task: those of the others hardly differ."""
+    """Return a plot of the first task's sizes; those of the others hardly differ."""
     sizes = [
         {arm: result["size"]["bytes"] for arm, result in arms.items() if result.get("size")}
         for arms in results.values()
@@ -213,11 +214,11 @@ def _sizes_plot(results: Results) -> str:
 
 def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
     sparsity = summary.get("sparsity") or {}
-    shown = {
+    shares = {
         "encoder weights that are zero": sparsity.get("encoder"),
         "of the whole model, embeddings and head too": sparsity.get("model"),
     }
-    facts = {label: percent(share) for label, share in shown.items() if share is not None}
+    facts = {label: percent(share) for label, share in shares.items() if share is not None}
     if results:
         facts["tasks from one sparse model" if len(results) > 1 else "task"] = str(len(results))
     if summary.get("seconds"):
@@ -225,11 +226,11 @@ def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
     return facts
 
 
-def _spent(stage: Mapping[str, Any]) -> dict[str, Any]:
+def _training_row(stage: Mapping[str, Any]) -> dict[str, Any]:
     seconds, tokens = stage.get("seconds") or 0, stage.get("tokens") or 0
     return {
         "name": stage.get("name"),
-        "how": _how(stage),
+        "how": _method_and_pattern(stage),
         "steps": f"{stage.get('steps') or 0:,}",
         "tokens": f"{tokens:,}",
         "minutes": f"{seconds / 60:.1f}",
@@ -237,29 +238,29 @@ def _spent(stage: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _how(stage: Mapping[str, Any]) -> str:
-    """The method and its options, and the pattern, where they are not the plain ones."""
+def _method_and_pattern(stage: Mapping[str, Any]) -> str:
+    """Return the method with its options, and the pattern, where they are not the default ones."""
     method = dict(stage.get("method") or {})
     options = ", ".join(f"{key} {value}" for key, value in method.items() if key != "name")
-    named = f"{method['name']} ({options})" if options else method.get("name")
-    return ", ".join(filter(None, [named, stage.get("pattern")]))
+    text = f"{method['name']} ({options})" if options else method.get("name")
+    return ", ".join(filter(None, [text, stage.get("pattern")]))
 
 
 def _arm_of(stage: Mapping[str, Any]) -> str:
-    """The arm that a stage belongs to: its folder is called after it; the teacher is dense."""
+    """Return the arm that a stage belongs to: its folder has the arm's name, and the teacher is dense."""
     name = Path(stage.get("folder") or "").name
     return name if name in ARMS else DENSE
 
 
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:
     created = summary.get("created")
-    pattern = summary.get("pattern_hash") or summary.get("pattern")  # the name in summaries of older versions
-    shown = {
+    pattern = summary.get("pattern_hash") or summary.get("pattern")  # summaries of older versions have `pattern`
+    entries = {
         "name": summary["name"],
         "model": summary.get("model"),
         "zero pattern": str(pattern or "")[:12],
         "made": created and datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip(),
         **(summary.get("machine") or {}),
     }
-    joined = {label: ", ".join(value) if isinstance(value, list) else value for label, value in shown.items()}
+    joined = {label: ", ".join(value) if isinstance(value, list) else value for label, value in entries.items()}
     return {label: str(value) for label, value in joined.items() if value}

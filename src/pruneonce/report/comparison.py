@@ -1,4 +1,4 @@
-"""The tasks beside one another: a table with a row for each, and how much of the dense value each arm keeps."""
+"""Comparison of the tasks: a table with a row for each, and the share of the dense value that each arm keeps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ LONGEST = 22  # letters of a task's name in the picture
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
+    """Return the table's rows, one for each task."""
     return [_row(task, arms, f"bars{number}") for number, (task, arms) in enumerate(results.items())]
 
 
@@ -28,7 +29,7 @@ def _row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[
     values = {arm: result["value"] for arm, result in arms.items()}
     pruned = {arm: tenths(value) for arm, value in values.items() if arm in PRUNED}
     first = next(iter(arms.values()))
-    kept = {arm: result for arm, result in arms.items() if result.get("recovery") is not None}
+    results = {arm: result for arm, result in arms.items() if result.get("recovery") is not None}
     return {
         "name": task,
         "metric": readable(first["metric"]),
@@ -37,7 +38,7 @@ def _row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[
         "scores": {arm: f"{tenths(value):.1f}" for arm, value in values.items()},
         "spreads": {arm: spread(result.get("spread")) for arm, result in arms.items()},
         "recovery": {
-            arm: percent(result["recovery"]) + spread(result.get("recovery_spread")) for arm, result in kept.items()
+            arm: percent(result["recovery"]) + spread(result.get("recovery_spread")) for arm, result in results.items()
         },
         "best": {arm for arm, value in pruned.items() if len(pruned) > 1 and value == max(pruned.values())},
         "plot": plots.bars(values, prefix),
@@ -45,7 +46,7 @@ def _row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[
 
 
 def as_shares(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result whose value, with what belongs to it, is a share of the metric's full score: SQuAD's are percent."""
+    """Return a result with its values as shares of the metric's full score, since SQuAD's are percent."""
     full = result.get("full_score", 1)
 
     def share(value: float | None) -> float | None:
@@ -53,27 +54,29 @@ def as_shares(result: Mapping[str, Any]) -> dict[str, Any]:
 
     shares = {**result, "value": share(result["value"]), "spread": share(result.get("spread"))}
     if sweep := result.get("sweep"):
-        tried = [{**one, "value": share(one["value"])} for one in sweep["candidates"]]
-        shares["sweep"] = {**sweep, "candidates": tried}
+        candidates = [{**candidate, "value": share(candidate["value"])} for candidate in sweep["candidates"]]
+        shares["sweep"] = {**sweep, "candidates": candidates}
     return shares
 
 
 def means(results: Results) -> dict[str, str]:
-    """The mean recovery of each arm over the tasks; of one task there is none. An arm that some tasks have not says how
-    many have it, since then the means are not of the same."""
+    """Return the mean recovery of each arm over the tasks; nothing for a single task.
+
+    An arm that some tasks lack gets the number of tasks that have it, since its mean is not over the same tasks.
+    """
     if len(results) < 2:
         return {}
-    kept = {arm: recoveries_of(results, arm) for arm in ARMS if arm != DENSE}
+    recovery_by_arm = {arm: recoveries_of(results, arm) for arm in ARMS if arm != DENSE}
     return {
         arm: percent(fmean(shares.values()))
         + (f" ({len(shares)} of {len(results)})" if len(shares) < len(results) else "")
-        for arm, shares in kept.items()
+        for arm, shares in recovery_by_arm.items()
         if shares
     }
 
 
 def sweeps(results: Results) -> list[dict[str, Any]]:
-    """What was tried, a line for each candidate."""
+    """Return the candidates of all sweeps, a line for each."""
     return [
         {
             "task": task,
@@ -91,44 +94,48 @@ def sweeps(results: Results) -> list[dict[str, Any]]:
 
 
 def recoveries(results: Results, prefix: str) -> Markup:
-    """A row for each task, a dot for each arm but the dense one, which is the line at 100 %; a bar to either side of a
-    dot is the standard deviation over the seeds.
+    """Plot the recovery: a row for each task, a dot for each arm but the dense one, which is the line at 100 %.
 
-    Nothing where that says no more than the bars of a single task with a single seed.
+    A bar to either side of a dot is the standard deviation over the seeds. There is no plot where it says no more than
+    the bars of a single task with a single seed.
     """
-    shown = {
+    plotted = {
         task: {a: r for a, r in arms.items() if a != DENSE and r.get("recovery") is not None}
         for task, arms in results.items()
     }
-    shown = {task: arms for task, arms in shown.items() if arms}
-    varied = any(r.get("recovery_spread") is not None for arms in shown.values() for r in arms.values())
-    if not shown or (len(results) == 1 and not varied):
+    plotted = {task: arms for task, arms in plotted.items() if arms}
+    varied = any(r.get("recovery_spread") is not None for arms in plotted.values() for r in arms.values())
+    if not plotted or (len(results) == 1 and not varied):
         return Markup("")
-    order = [arm for arm in ARMS if any(arm in arms for arms in shown.values())]
-    kept = {task: ", ".join(f"{a} {percent(r['recovery'])}" for a, r in arms.items()) for task, arms in shown.items()}
-    shares = "; ".join(f"{task}: {arms}" for task, arms in kept.items())
+    order = [arm for arm in ARMS if any(arm in arms for arms in plotted.values())]
+    texts = {
+        task: ", ".join(f"{a} {percent(r['recovery'])}" for a, r in arms.items()) for task, arms in plotted.items()
+    }
+    shares = "; ".join(f"{task}: {arms}" for task, arms in texts.items())
     with matplotlib.rc_context(plots.STYLE):
-        height = 0.45 + (0.13 * len(order) + 0.12) * len(shown)
+        height = 0.45 + (0.13 * len(order) + 0.12) * len(plotted)
         figure = Figure(figsize=(7.2, height), layout="constrained")
         axes = figure.subplots()
-        for row, arms in enumerate(shown.values()):
+        for row, arms in enumerate(plotted.values()):
             _dots(axes, row, arms, order)
             if row:
                 axes.axhline(row - 0.5, color=plots.INK, lw=0.4, alpha=0.15)
         axes.axvline(100, color=plots.ARM_COLORS[DENSE], lw=1.2)
-        axes.set_yticks(range(len(shown)), [_shortened(task) for task in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_yticks(range(len(plotted)), [_shortened(task) for task in plotted])
+        axes.set_ylim(len(plotted) - 0.5, -0.5)
         axes.set_xlabel("percent of the dense value")
         axes.grid(axis="x")
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)
-        with warnings.catch_warnings():  # the page's font has what matplotlib's own, used to measure, may lack
+        with (
+            warnings.catch_warnings()
+        ):  # matplotlib's own font, used to measure, may lack glyphs that the page's font has
             warnings.filterwarnings("ignore", message="Glyph")
             return plots.svg(figure, prefix, f"Percent of the dense value. {shares}")
 
 
 def _dots(axes: Any, row: int, arms: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> None:
-    """The arms of a task, a little apart from one another, the same arm always at the same height."""
+    """Draw the arms of a task, a little apart from one another, the same arm always at the same height."""
     for arm, result in arms.items():
         height = row + 0.72 * ((order.index(arm) + 0.5) / len(order) - 0.5)
         middle, color = 100 * result["recovery"], plots.ARM_COLORS[arm]

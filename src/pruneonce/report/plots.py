@@ -1,7 +1,7 @@
-"""The report's pictures, as SVG to be put inline: bars, the map of the layers' sparsity, training curves.
+"""Pictures of the report, as inline SVG: bars, the map of the layers' sparsity, training curves.
 
-Matplotlib draws with fixed colours; the page wants its own, light and dark. So what is drawn in INK or in an
-arm's colour is rewritten to `currentColor` or that arm's CSS variable. Text stays text, in the page's font.
+Matplotlib draws with fixed colours; the page wants its own, light and dark. So shapes in INK or in an arm's colour are
+rewritten to `currentColor` or that arm's CSS variable. Text stays text, in the page's font.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from pruneonce.recipe.arms import ARMS
 from pruneonce.wording import milliseconds
 
-# Colours that stand for what the page's CSS says; nothing else is drawn in them.
+# Placeholders for the colours of the page's CSS; nothing else is drawn in them.
 INK = "#010203"
 ARM_COLORS = {arm: f"#0102{number:02x}" for number, arm in enumerate(ARMS, start=4)}
 CSS_COLORS = {INK: "currentColor", **{color: f"var(--{arm})" for arm, color in ARM_COLORS.items()}}
@@ -45,7 +45,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
 }
 
-# What a weight does, by what follows the layer's number in its name; in the order of the forward pass.
+# Role of a weight, by the part of its name after the layer's number; in the order of the forward pass.
 ROLES = {
     "attention.self.query": "query",
     "attention.q_lin": "query",
@@ -81,7 +81,7 @@ class LayerGrid:
 
 
 def layer_grid(names: Iterable[str]) -> LayerGrid:
-    """Group parameter names by the layer's number in them; an unknown role goes by its own name, last."""
+    """Group parameter names by the layer's number in them; an unknown role goes by its own name, after the others."""
     grid = LayerGrid()
     for name in names:
         inside = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+?)(?:\.weight)?", name)
@@ -90,14 +90,14 @@ def layer_grid(names: Iterable[str]) -> LayerGrid:
         else:
             grid.cells[int(inside[1]), ROLES.get(inside[2], inside[2])] = name
     order = list(dict.fromkeys(ROLES.values()))
-    found = dict.fromkeys(role for _, role in grid.cells)
+    roles = dict.fromkeys(role for _, role in grid.cells)
     grid.layers = sorted({layer for layer, _ in grid.cells})
-    grid.roles = sorted(found, key=lambda role: order.index(role) if role in order else len(order))
+    grid.roles = sorted(roles, key=lambda role: order.index(role) if role in order else len(order))
     return grid
 
 
 def heatmap(layers: Sequence[Mapping[str, Any]], prefix: str) -> Markup:
-    """Sparsity by layer (down) and role (across), and a row for each weight that is in no layer.
+    """Plot sparsity by layer (down) and role (across), and a row for each weight that is in no layer.
 
     Args:
         layers: `{name, sparsity}`, sparsity from 0 to 1; at least one.
@@ -124,7 +124,7 @@ def heatmap(layers: Sequence[Mapping[str, Any]], prefix: str) -> Markup:
 
 
 def bars(values: Mapping[str, float], prefix: str) -> Markup:
-    """One bar an arm, from 0 to 100 % (from -100 % where a value is negative), each with its value.
+    """Plot one bar an arm, from 0 to 100 % (from -100 % where a value is negative), each with its value.
 
     Args:
         values: `{arm: value}`, values as shares of 1.
@@ -136,7 +136,7 @@ def bars(values: Mapping[str, float], prefix: str) -> Markup:
 
 
 def sizes(values: Mapping[str, float], prefix: str) -> Markup:
-    """One bar an arm, with its megabytes.
+    """Plot one bar an arm, with its megabytes.
 
     Args:
         values: `{arm: bytes}`.
@@ -148,7 +148,7 @@ def sizes(values: Mapping[str, float], prefix: str) -> Markup:
 
 
 def _bars(values: Mapping[str, float], limits: tuple[float, float], prefix: str, label: str) -> Markup:
-    """Horizontal bars in the arms' colours, each with its value to a tenth."""
+    """Plot horizontal bars in the arms' colours, each with its value to a tenth."""
     arms = list(values)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 0.15 + 0.27 * len(arms)), layout="constrained")
@@ -165,7 +165,7 @@ def _bars(values: Mapping[str, float], limits: tuple[float, float], prefix: str,
 
 
 def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix: str) -> Markup:
-    """A bar for each model of each group, with its milliseconds, and a line from the lower to the upper quartile.
+    """Plot a bar for each model of each group, with its milliseconds, and a line between the quartiles.
 
     Args:
         groups: `[(heading, [{model, milliseconds, low, high}])]`. Models that are no arms are drawn in grey.
@@ -183,10 +183,10 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
             axes.text(longest / 90, row, heading, va="center", fontweight="bold")
             for bar in models:
                 row += 1
-                known = bar["model"] in ARM_COLORS
+                is_arm = bar["model"] in ARM_COLORS
                 color = ARM_COLORS.get(bar["model"], INK)
                 value, low, high = bar["milliseconds"], bar["low"], bar["high"]
-                axes.barh(row, value, 0.72, color=color, alpha=1 if known else 0.45)
+                axes.barh(row, value, 0.72, color=color, alpha=1 if is_arm else 0.45)
                 axes.plot([low, high], [row, row], color=INK, lw=0.9)
                 axes.text(max(high, value) + longest / 60, row, milliseconds(value), va="center")
                 places.append(row)
@@ -199,12 +199,12 @@ def latencies(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], prefix:
         axes.spines[:].set_visible(False)
         axes.tick_params("x", bottom=False, labelbottom=False)
         axes.tick_params("y", length=0)
-        told = [
+        labels_of_bars = [
             f"{bar['model']} in {heading} {milliseconds(bar['milliseconds'])}"
             for heading, bars in groups
             for bar in bars
         ]
-        return svg(figure, prefix, "Milliseconds, bars from 0: " + ", ".join(told))
+        return svg(figure, prefix, "Milliseconds, bars from 0: " + ", ".join(labels_of_bars))
 
 
 def _shortened(name: str, longest: int = 18) -> str:
@@ -215,11 +215,11 @@ CURVES = {"loss": "loss", "learning_rate": "learning rate", "sparsity": "sparsit
 
 
 def curves(history: Sequence[Mapping[str, Any]], arm: str, prefix: str) -> Markup:
-    """Loss, learning rate and sparsity over the steps, one above the other, as far as the history has them.
+    """Plot loss, learning rate and sparsity over the steps, one above the other, as far as the history has them.
 
     Args:
         history: `{step, loss, ...}` as logged.
-        arm: whose colour to draw in.
+        arm: arm whose colour is used.
         prefix: as for `heatmap`.
     """
     series = {key: [(p["step"], p[key]) for p in history if p.get(key) is not None] for key in CURVES}
@@ -246,10 +246,10 @@ def curves(history: Sequence[Mapping[str, Any]], arm: str, prefix: str) -> Marku
 
 
 def _cells(axes: Any, values: list[list[float | None]], rows: list[str], columns: list[str]) -> None:
-    """A table of sparsities as coloured squares, each with its number; None is left empty."""
+    """Draw a table of sparsities as coloured squares, each with its number; None is left empty."""
     width = len(values[0])
-    shown = [[float("nan") if value is None else value for value in row] for row in values]
-    axes.pcolormesh(shown, cmap=SPARSITY_COLORS, vmin=0, vmax=1, edgecolors="none")
+    sparsities = [[float("nan") if value is None else value for value in row] for row in values]
+    axes.pcolormesh(sparsities, cmap=SPARSITY_COLORS, vmin=0, vmax=1, edgecolors="none")
     for y, row in enumerate(values):
         for x, value in enumerate(row):
             if value is not None:
@@ -263,19 +263,19 @@ def _cells(axes: Any, values: list[list[float | None]], rows: list[str], columns
 
 
 def _narrow(role: str) -> str:
-    """A column's heading, broken to be no wider than the column."""
+    """Return a column's heading, broken to be no wider than the column."""
     return role.replace("intermediate", "inter-\nmediate").replace(" ", "\n").replace(".", ".\n")
 
 
 def svg(figure: Figure, prefix: str, label: str) -> Markup:
-    """The figure as an inline <svg> with its own ids, in the page's colours, with nothing else around it."""
+    """Return the figure as an inline <svg> with ids of its own, in the page's colours, without prolog or styles."""
     file = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     text = file.getvalue()
-    text = text[text.index("<svg") :]  # neither XML declaration nor doctype belong into a page
+    text = text[text.index("<svg") :]  # without XML declaration and doctype
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # would hold for the page
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # they would apply to the page
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", text)
     for color, css in CSS_COLORS.items():
         text = text.replace(color, css)

@@ -1,4 +1,4 @@
-"""The recovery of an arm, the share of the dense value that it keeps, over the tasks of a summary."""
+"""Recovery of an arm, the share of the dense value that it keeps, over the tasks of a summary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Results = Mapping[str, Mapping[str, Mapping[str, Any]]]  # {task: {arm: result}}
 
 
 def recoveries_of(results: Results, arm: str) -> dict[str, float]:
-    """The recovery of an arm by task, for the tasks that have one: no dense value at or below 0 has."""
+    """Return the recovery of an arm by task; tasks whose dense value is not above 0 have none."""
     return {
         task: arms[arm]["recovery"]
         for task, arms in results.items()

@@ -1,4 +1,4 @@
-"""The report's section on speed: what a benchmark found, in words and as tables."""
+"""Section of the report on speed: the results of a benchmark, in words and as tables."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Cell = tuple[int, int | str]  # batch and length
 
 
 def section(benchmark: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the template shows; None where there is no benchmark."""
+    """Return the values that the template shows; None where there is no benchmark."""
     rows = (benchmark or {}).get("rows") or []
     if not benchmark or not rows:
         return None
     cells = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
     return {
         "cells": [{"batch": _of_batch(batch), "length": _of_length(length)} for batch, length in cells],
-        "lines": [_line(engine, model, rows, cells) for engine, model in dict.fromkeys(map(_who, rows))],
+        "lines": [_line(engine, model, rows, cells) for engine, model in dict.fromkeys(map(_engine_and_model, rows))],
         "plots": [
             {"title": _title(cell), "plot": plots.latencies(_bars(rows, cell), f"speed{i}")}
-            for i, cell in enumerate(_shown(cells))
+            for i, cell in enumerate(_cells_to_draw(cells))
         ],
         "first": rows[0]["model"],
         "notes": notes(benchmark),
@@ -34,52 +34,55 @@ def section(benchmark: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def sentence(rows: Sequence[Row]) -> str:
-    """What came out, in one plain sentence: the quantized model in its fastest engine, or else the fastest of all that
-    are not the first, against the first model in the first engine, and against the first in its own engine."""
+    """Return the result in one sentence: the quantized model in its fastest engine against the first model.
+
+    Without a quantized model, the sentence is about the fastest model other than the first. It compares with the first
+    model in the first engine, and with the first model in its own engine.
+    """
     cell = _cell_of_verdict(rows)
     inside = [row for row in rows if (row["batch"], row["length"]) == cell]
     first = next((row for row in inside if row["model"] == rows[0]["model"]), inside[0])
     others = [row for row in inside if row["model"] != first["model"]]
     quantized = [row for row in others if row["weights"].startswith("int")]
     best = min(quantized or others or inside, key=lambda row: row["milliseconds"])
-    said = f"{_name(best)} takes {milliseconds(best['milliseconds'])} ms {_of_what(cell)}"
+    text = f"{_name(best)} takes {milliseconds(best['milliseconds'])} ms {_batch_in_words(cell)}"
     beside = next((r for r in inside if r["model"] == first["model"] and r["engine"] == best["engine"]), None)
     rivals = [row for row in (first, beside) if row is not None and row is not best]
-    told = [_against(best, rival) for rival in {id(rival): rival for rival in rivals}.values()]
-    said = ", ".join([said, " and ".join(told)]) if told else said
-    return f"{said[0].upper()}{said[1:]}."
+    comparisons = [_against(best, rival) for rival in {id(rival): rival for rival in rivals}.values()]
+    text = ", ".join([text, " and ".join(comparisons)]) if comparisons else text
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def notes(benchmark: Mapping[str, Any]) -> list[str]:
-    """Under the table: the machine, the method, the texts, and what was not timed."""
+    """Return the notes under the table: the machine, the method, the texts, and models that were not timed."""
     machine, texts = benchmark["machine"], benchmark["texts"]
-    has = ", ".join(machine["instructions"]) or "none of those that matter to int8"
+    instructions = ", ".join(machine["instructions"]) or "none of those that matter to int8"
     versions = ", ".join(f"{name} {machine[name]}" for name in benchmark["settings"]["engines"] if name in machine)
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    said = [f"{machine['processor']}, {threads}; instruction sets: {has}. {versions}."]
+    lines = [f"{machine['processor']}, {threads}; instruction sets: {instructions}. {versions}."]
     if texts:
-        said.append(
+        lines.append(
             f"Real texts: {texts['number']}, of {texts['median_tokens']} tokens in the median and "
             f"{texts['most_tokens']} at most; alone without padding, in batches sorted by length."
         )
     precisions = dict.fromkeys((row["engine"], row["precision"]) for row in benchmark["rows"])
-    shown = ", ".join(f"{precision} in {title_of(engine)}" for engine, precision in precisions)
-    said.append(f"What is not quantized is calculated in {shown}.")
+    precision_by_engine = ", ".join(f"{precision} in {title_of(engine)}" for engine, precision in precisions)
+    lines.append(f"What is not quantized is calculated in {precision_by_engine}.")
     for skipped in benchmark["skipped"]:
-        said.append(f"{skipped['model']} is not timed in {title_of(skipped['engine'])}: {skipped['why']}.")
-    return said
+        lines.append(f"{skipped['model']} is not timed in {title_of(skipped['engine'])}: {skipped['why']}.")
+    return lines
 
 
-def _who(row: Row) -> tuple[str, str]:
+def _engine_and_model(row: Row) -> tuple[str, str]:
     return row["engine"], row["model"]
 
 
 def _line(engine: str, model: str, rows: Sequence[Row], cells: Sequence[Cell]) -> dict[str, Any]:
-    mine = {(row["batch"], row["length"]): row for row in rows if _who(row) == (engine, model)}
-    some = next(iter(mine.values()))
+    row_of_cell = {(row["batch"], row["length"]): row for row in rows if _engine_and_model(row) == (engine, model)}
+    some = next(iter(row_of_cell.values()))
     values = []
     for cell in cells:
-        row = mine.get(cell)
+        row = row_of_cell.get(cell)
         values.append(
             row
             and {
@@ -92,29 +95,29 @@ def _line(engine: str, model: str, rows: Sequence[Row], cells: Sequence[Cell]) -
     return {"engine": title_of(engine), "model": model, "weights": some["weights"], "values": values}
 
 
-def _shown(cells: Sequence[Cell]) -> list[Cell]:
-    """What is drawn: for the smallest and the largest batch real texts, or else the longest."""
+def _cells_to_draw(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells to draw: for the smallest and the largest batch real texts, or else the longest."""
     batches = sorted({batch for batch, _ in cells})
-    return [_most_telling(cells, batch) for batch in dict.fromkeys((batches[0], batches[-1]))]
+    return [_real_or_longest(cells, batch) for batch in dict.fromkeys((batches[0], batches[-1]))]
 
 
-def _most_telling(cells: Sequence[Cell], batch: int) -> Cell:
+def _real_or_longest(cells: Sequence[Cell], batch: int) -> Cell:
     lengths = [length for size, length in cells if size == batch]
     return batch, REAL if REAL in lengths else max(length for length in lengths if isinstance(length, int))
 
 
 def _cell_of_verdict(rows: Sequence[Row]) -> Cell:
-    return _shown(list(dict.fromkeys((row["batch"], row["length"]) for row in rows)))[0]
+    return _cells_to_draw(list(dict.fromkeys((row["batch"], row["length"]) for row in rows)))[0]
 
 
 def _bars(rows: Sequence[Row], cell: Cell) -> list[tuple[str, list[dict[str, Any]]]]:
-    """`[(engine, bars)]`"""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Return the bars of a cell by engine, as `[(engine, bars)]`."""
+    bars_by_engine: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if (row["batch"], row["length"]) == cell:
             bar = {name: row[name] for name in ("model", "milliseconds", "low", "high")}
-            found.setdefault(title_of(row["engine"]), []).append(bar)
-    return list(found.items())
+            bars_by_engine.setdefault(title_of(row["engine"]), []).append(bar)
+    return list(bars_by_engine.items())
 
 
 def _name(row: Row) -> str:
@@ -130,7 +133,7 @@ def _against(row: Row, rival: Row) -> str:
     return f"{1 / ratio:.1f} times as long as {_name(rival)}"
 
 
-def _of_what(cell: Cell) -> str:
+def _batch_in_words(cell: Cell) -> str:
     batch, length = cell
     text = "a text" if batch == 1 else f"a batch of {batch} texts"
     return text if length == REAL else f"{text} of {length} tokens"

@@ -1,4 +1,4 @@
-"""What a run reads: that it is the same from the first stage to the last, however often the run is interrupted."""
+"""Identity of a run's inputs, which stay the same from the first stage to the last, however often it is interrupted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pruneonce.system import durable
 FILE = "inputs.json"
 
 
-def must_be_those_it_began_with(recipe: Recipe, output: Path) -> None:
-    """Compare model, corpus and task files with what the run in `output` began with; note them when it begins.
+def check_unchanged(recipe: Recipe, output: Path) -> None:
+    """Compare model, corpus and task files with those that the run in `output` began with; note them when it begins.
 
     Raises:
-        UserError: one of them changed, or is gone.
+        UserError: an input changed, or is gone.
     """
     now = _identities(recipe)
     before = durable.read_json(output / FILE) or {}
@@ -27,22 +27,22 @@ def must_be_those_it_began_with(recipe: Recipe, output: Path) -> None:
             f"{', '.join(changed)}: not what it was when the run in {output} began, and a run does not mix data; put "
             "it back as it was, or start again with another --output"
         )
-    if now.keys() - before.keys():  # all of them as the run begins, later those of a task that was added
+    if now.keys() - before.keys():  # all inputs as the run begins, later those of an added task
         durable.write_json({**before, **now}, output / FILE)
 
 
 def _identities(recipe: Recipe) -> dict[str, str]:
-    """Of each local input, what is in it."""
-    found = {f"model {recipe.model}": content_key(recipe.model)}
+    """Return the hash of the contents of each local input, by its name in errors."""
+    identities = {f"model {recipe.model}": content_key(recipe.model)}
     if recipe.sparse_model:
-        found[f"model {recipe.sparse_model}"] = content_key(recipe.sparse_model)
+        identities[f"model {recipe.sparse_model}"] = content_key(recipe.sparse_model)
     corpus = source_key(recipe.corpus.source)
     if corpus is not None:
-        found[f"corpus {recipe.corpus.source}"] = key_of(corpus)
+        identities[f"corpus {recipe.corpus.source}"] = key_of(corpus)
     for task in recipe.tasks.values():
         if task.teacher_model:
-            found[f"teacher {task.teacher_model}"] = content_key(task.teacher_model)
+            identities[f"teacher {task.teacher_model}"] = content_key(task.teacher_model)
         if task.source is None:
             for name in task.data().values():
-                found[f"file {name}"] = file_key(name)
-    return found
+                identities[f"file {name}"] = file_key(name)
+    return identities

@@ -38,14 +38,16 @@ from pruneonce.wording import listed
 
 @quiet
 def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEPT) -> dict[str, Any]:
-    """Run `recipe` in the folder `output` and return its summary. Run again, it skips what is made and goes on.
+    """Run `recipe` in the folder `output` and return its summary. Run again, it skips finished work and goes on.
 
     Args:
+        recipe: the run.
+        output: the run folder; it is made where it is missing.
         keep_checkpoints: the number of checkpoints that an unfinished stage keeps, the newest ones.
 
     Raises:
-        UserError: a mistake in the recipe or what it points to; another process works in `output`. Nothing is left
-            behind if there is nothing to resume from.
+        UserError: a mistake in the recipe or its inputs; another process works in `output`. Nothing is left behind if
+            there is nothing to resume from.
         Interrupted: SIGINT or SIGTERM came during training.
     """
     distributed.start()
@@ -63,16 +65,16 @@ def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEP
 
 
 def _check_inputs(recipe: Recipe, output: Path) -> None:
-    distributed.by_first(lambda: inputs.must_be_those_it_began_with(recipe, output))
+    distributed.by_first(lambda: inputs.check_unchanged(recipe, output))
 
 
 def _has_work(output: Path) -> bool:
-    """Whether there is something to resume from: a finished stage, or a checkpoint."""
+    """Return whether there is work to resume from: a finished stage, or a checkpoint."""
     return any(any(output.rglob(name)) for name in (PROVENANCE, "checkpoint-*"))
 
 
 def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
-    _time(recipe, output)
+    _benchmark(recipe, output)
     summary = summarize(recipe, output)
     durable.write_json(summary, output / "summary.json")
     write_report(output)
@@ -80,46 +82,46 @@ def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
 
 
 def _claim(recipe: Recipe, output: Path) -> bool:
-    """Make `output` this recipe's, or find that it is another's; gives whether it is new."""
+    """Make `output` this recipe's, or raise if it is another's; return whether it is new."""
     is_new = not output.exists()
-    theirs = output / "recipe.yaml"
-    known = {theirs.name, locks.NAME, durable.partial(theirs).name}  # of a run that was killed as it began
+    file = output / "recipe.yaml"
+    leftovers = {file.name, locks.NAME, durable.partial(file).name}  # left by a run that was killed as it began
     if (
-        not theirs.is_file()
+        not file.is_file()
         and not is_new
-        and (not output.is_dir() or {path.name for path in output.iterdir()} - known)
+        and (not output.is_dir() or {path.name for path in output.iterdir()} - leftovers)
     ):
         raise UserError(f"{output} is not empty and not a run of a recipe; choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
         locks.take(output)
         resolved = recipe.model_dump(mode="json")
-        if not theirs.is_file():
-            durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
+        if not file.is_file():
+            durable.write_text(file, yaml.safe_dump(resolved, sort_keys=False))
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
-    before = safe_yaml.read(theirs)
+    before = safe_yaml.read(file)
     different = differences(before, resolved)
     if outdated := different and stale(output, before, recipe):
         raise UserError(
             f"{output} holds a run of another recipe (different: {', '.join(different)}; "
             f"stale: {', '.join(outdated)}); choose another --output"
         )
-    if different:  # what was made is as this recipe would make it: a task, an arm or a seed was added
-        durable.write_text(theirs, yaml.safe_dump(resolved, sort_keys=False))
+    if different:  # finished work is as this recipe would make it: a task, an arm or a seed was added
+        durable.write_text(file, yaml.safe_dump(resolved, sort_keys=False))
     make_room_for_seeds(recipe, output)
     return is_new
 
 
 def check(recipe: Recipe, cache: Path) -> None:
-    """Find what is wrong before hours are spent: the architecture, every task's data, what the tokenizer makes of it,
-    every given teacher.
+    """Find mistakes before hours are spent: in the architecture, the tasks' data, their tokens, and given teachers.
 
     Args:
+        recipe: the run.
         cache: folder that hub data is downloaded to.
 
     Raises:
-        UserError: a mistake in the recipe or what it points to.
+        UserError: a mistake in the recipe or its inputs.
     """
     roles_of(load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
@@ -133,7 +135,7 @@ def check(recipe: Recipe, cache: Path) -> None:
 
 
 def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
-    """Its data, and whether it can be learnt from its teacher, as far as that is there already."""
+    """Check a task's data and, as far as its teacher exists, whether the task can be learnt from it."""
     task = recipe.tasks[name]
     kind = kind_of(task).for_model(recipe.model)
     data = loaded.load(kind, cache).data
@@ -148,7 +150,7 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
 
 
 def _check_deployment(recipe: Recipe) -> None:
-    """What comes last would fail last: groups that do not fit, engines that are not there."""
+    """Find mistakes that would fail at the end of a run: groups that do not fit, engines that are not installed."""
     with torch.device("meta"):
         encoder = AutoModel.from_config(load_config(recipe.model))
     quantized = {
@@ -161,9 +163,10 @@ def _check_deployment(recipe: Recipe) -> None:
     engines = recipe.benchmark.engines if recipe.benchmark else []
     timed = [arm for arm, _ in next(iter(quantized.values()), []) if arm.timed]
     if timed and engines and not any(ENGINES[engine].runs_integers for engine in engines):
-        able = [engine for engine, one in ENGINES.items() if one.runs_integers]
+        integer_engines = [engine for engine, declared in ENGINES.items() if declared.runs_integers]
         raise UserError(
-            f"`benchmark.engines` has {listed(engines)} alone, which runs no quantized model; add {listed(able, 'or')}"
+            f"`benchmark.engines` has {listed(engines)} alone, which runs no quantized model; "
+            f"add {listed(integer_engines, 'or')}"
         )
     for engine in engines:
         require(engine)
@@ -194,22 +197,22 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
             TaskRun(recipe, output, name, seed).make(models)
 
 
-def _time(recipe: Recipe, output: Path) -> None:
-    """How fast the first task's models are; those of other tasks and seeds, and rivals, have the same shape."""
+def _benchmark(recipe: Recipe, output: Path) -> None:
+    """Time the first task's models; those of other tasks and seeds, and rivals, have the same shape."""
     if not recipe.benchmark or not recipe.tasks:
         return
     name, task = next(iter(recipe.tasks.items()))
     models = dict(arm_models(recipe, output, name, recipe.task_seeds[0]))
     models = {arm: model for arm, model in models.items() if ARMS[arm].timed}
-    asked = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
-    earlier = durable.read_json(output / BENCHMARK) or {}
-    if asked == {key: earlier.get(key) for key in asked}:
+    request = {"task": name, "models": sorted(models), "settings": recipe.benchmark.model_dump(mode="json")}
+    finished = durable.read_json(output / BENCHMARK) or {}
+    if request == {key: finished.get(key) for key in request}:
         return
     _heading(f"benchmark: the models of {name}")
     kind = kind_of(task)
     texts = kind.texts(loaded.load(kind, output / "cache").data.splits["dev"])
-    timings = stages.benchmark(models, recipe.benchmark, texts)
-    durable.write_json({**timings, **asked}, output / BENCHMARK)
+    measurements = stages.benchmark(models, recipe.benchmark, texts)
+    durable.write_json({**measurements, **request}, output / BENCHMARK)
 
 
 def _heading(text: str) -> None:

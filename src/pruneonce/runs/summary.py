@@ -1,4 +1,4 @@
-"""What a run made, read off its folder: the content of summary.json, as docs/design.md describes it."""
+"""Summary of a run, read off its folder: the content of summary.json, as docs/design.md describes it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ValueBySeed = dict[int, float]
 
 
 def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
-    """The summary of a finished run. `seconds` is the time spent in training, however often it was interrupted."""
+    """Return the summary of a finished run. `seconds` is the time in training, over all interruptions."""
     sparse = read_provenance(output / "sparse") or {}
     trained = _stages(recipe, output)
     return {
@@ -64,17 +64,17 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
 
 
 def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:
-    """What was trained, in the order of folders; of a sweep, the candidates that lost as one stage more."""
+    """Return the trained models, in the order of folders; the losing candidates of a sweep are one further stage."""
     tasks = [task_folder(recipe, output, name, seed) for name in sorted(recipe.tasks) for seed in recipe.task_seeds]
     stages = []
     for folder in [output / "teacher", output / "sparse", *(path for task in tasks for path in sorted(task.glob("*")))]:
         name = folder.relative_to(output).as_posix()
         if folder.name.endswith(".sweep.json"):
-            lost = [one["training"] for one in losers(durable.read_json(folder))]
-            spent = {key: sum(one[key] for one in lost) for key in ("steps", "tokens", "seconds")}
+            lost = [entry["training"] for entry in losers(durable.read_json(folder))]
+            spent = {key: sum(entry[key] for entry in lost) for key in ("steps", "tokens", "seconds")}
             name = name.removesuffix(".json")
-            one = {"name": name, "stage": "sweep", "folder": None, "method": None, "pattern": None}
-            stages.append({**one, **spent, "history": [], "final": {}})
+            entry = {"name": name, "stage": "sweep", "folder": None, "method": None, "pattern": None}
+            stages.append({**entry, **spent, "history": [], "final": {}})
             continue
         provenance = read_provenance(folder)
         if provenance is None or "training" not in provenance:  # an export
@@ -87,7 +87,7 @@ def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:
 
 
 def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
-    """A task's arms: their mean over the seeds, and of what is made once, the first seed's."""
+    """Return a task's arms: their means over the seeds and, of files that are made once, those of the first seed."""
     first = first_folder(recipe, output, task)
     measured = {
         seed: {
@@ -131,13 +131,12 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
 
 
 def over_seeds(values: ValueBySeed, dense: ValueBySeed) -> dict[str, Any]:
-    """An arm's value and recovery: means over the seeds, with their sample standard deviations (none of one seed).
+    """Return an arm's value and recovery: means over the seeds with sample standard deviations (none of one seed).
 
     The recovery of a seed is its value over the dense value **of the same seed**. That model taught this arm, so the
-    two share what the seed made of it, and the pairing takes that out of the spread: the spread of the recovery is of
-    what pruning did, not of how good the teachers happened to be. The mean of these is in general not the mean value
-    over the mean dense value. A teacher that was given is the same for every seed. There is no recovery of a dense
-    value that is not above 0.
+    two share the effect of the seed, and the pairing takes that effect out of the spread: the spread of the recovery is
+    that of pruning, not that of the teachers. The mean of the recoveries is in general not the mean value over the mean
+    dense value. A given teacher is the same for every seed. A dense value that is not above 0 has no recovery.
 
     Args:
         values: by seed.
@@ -163,7 +162,7 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
-    """Bytes of a packed model and of its encoder, or of the dense one in fp32, which has no packed file."""
+    """Return the bytes of a packed model and of its encoder; of the dense model, its bytes in fp32 without a file."""
     encoder, model = packed["parts"]["encoder"], packed["parts"]["model"]
     if arm == DENSE:
         return {"file": None, "bytes": model["dense_bytes"], "encoder": encoder["dense_bytes"], "limit": None}

@@ -1,8 +1,8 @@
-"""A sweep: of several settings of an arm, those that do best on the task's dev split; the test split is not looked at.
+"""Sweep of an arm: several settings are trained, and the best on the task's dev split is kept.
 
-Candidates are trained one after the other in `ARM.sweep/`, where the best one so far is kept, the others are removed.
-`ARM.sweep.json` notes each as soon as it is measured, so that an interrupted sweep goes on with the next. In the end
-the best one's folder is moved to `ARM`: a stage knows its own work by a key that does not depend on the folder.
+The test split is not looked at. Candidates are trained one after the other in `ARM.sweep/`, which keeps the best one so
+far. `ARM.sweep.json` records each as soon as it is measured, so that an interrupted sweep goes on with the next. In the
+end the best candidate's folder is moved to `ARM`: the key of a stage does not depend on its folder.
 """
 
 from __future__ import annotations
@@ -26,75 +26,78 @@ Measure = Callable[[Path], float]  # a model's value on dev; higher is better
 
 
 def sweep(settings: Swept, output: Path, train: Train, measure: Measure, metric: str) -> Path:
-    """Make the model folder `output` by the best of the candidates of `settings`; of equal ones, the earlier.
+    """Make the model folder `output` by the best candidate of `settings`; of equal ones, by the earlier.
 
     A candidate whose training diverges has lost.
 
     Args:
-        measure: called in the first process only.
-        metric: the name of what is measured, for the record.
+        settings: the settings of the arm, with a sweep.
+        output: the arm's folder.
+        train: makes a model in a folder.
+        measure: returns its value on dev; called in the first process only.
+        metric: the name of the measure, for the record.
 
     Raises:
         UserError: as `train`; no candidate has a value.
     """
     assert settings.sweep
     points, candidates = settings.sweep.points(), settings.candidates()
-    record = distributed.by_first(lambda: _begun(output, points, metric))
+    record = distributed.by_first(lambda: _read_record(output, points, metric))
     for number in range(len(record["candidates"]), len(points)):
         place = _place(output, number, len(points))
-        console.print(f"  {output.name}, {number + 1} of {len(points)}: {_told(points[number])}")
+        console.print(f"  {output.name}, {number + 1} of {len(points)}: {_as_text(points[number])}")
         try:
             train(candidates[number], place)
         except DivergedError as error:
             console.print(f"  lost: {error}", markup=False, soft_wrap=True)
-        record = distributed.by_first(partial(_noted, output, points, record, place, measure))
+        record = distributed.by_first(partial(_record, output, points, record, place, measure))
     best = record["chosen"]
     if best is None:
         raise UserError(
             f"no candidate for {output} has a value of {metric}; sweep lower `learning_rate`s in another folder"
         )
     value = f"{metric} {record['candidates'][best]['value']:.4f} on dev"
-    console.print(f"  {output.name}: of {len(points)} the best is {_told(points[best])} ({value})", markup=False)
+    console.print(f"  {output.name}: of {len(points)} the best is {_as_text(points[best])} ({value})", markup=False)
     distributed.by_first(lambda: _move(_place(output, best, len(points)), output))
-    made = train(candidates[best], output)  # finds it made
+    model = train(candidates[best], output)  # skips the training, which is finished
     distributed.by_first(lambda: shutil.rmtree(_folder(output), ignore_errors=True))
-    return made
+    return model
 
 
 def chosen(settings: Swept, output: Path) -> Training:
-    """The settings of the model `output`, which `sweep` made."""
+    """Return the settings of the model `output`, which `sweep` made."""
     record = durable.read_json(sweep_file(output.parent, output.name))
     return settings.candidates()[record["chosen"]]
 
 
 def losers(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The candidates of a record that are not the arm."""
-    return [one for number, one in enumerate(record["candidates"]) if number != record["chosen"]]
+    """Return the candidates of a record that the arm is not made of."""
+    return [candidate for number, candidate in enumerate(record["candidates"]) if number != record["chosen"]]
 
 
-def _begun(output: Path, points: list[dict[str, float]], metric: str) -> dict[str, Any]:
-    """What is noted of this sweep so far."""
+def _read_record(output: Path, points: list[dict[str, float]], metric: str) -> dict[str, Any]:
+    """Return the record of this sweep so far."""
     file = sweep_file(output.parent, output.name)
     record = durable.read_json(file) or {"metric": metric, "split": "dev", "candidates": [], "chosen": None}
-    noted = [one["settings"] for one in record["candidates"]]
-    if noted != points[: len(noted)] or record["metric"] != metric:
+    recorded = [candidate["settings"] for candidate in record["candidates"]]
+    if recorded != points[: len(recorded)] or record["metric"] != metric:
         raise UserError(f"{file} is of another sweep; choose another output or remove it and {_folder(output)}")
     _clean(output, record, len(points))
     return record  # type: ignore[no-any-return]
 
 
-def _noted(
+def _record(
     output: Path, points: list[dict[str, float]], record: dict[str, Any], place: Path, measure: Measure
 ) -> dict[str, Any]:
-    """The record with one candidate more: a model at `place` or, where its training diverged, none."""
-    made = read_provenance(place)
-    value = measure(place) if made else math.nan
-    found = {
+    """Return the record with one candidate more: a model at `place` or, where its training diverged, none."""
+    provenance = read_provenance(place)
+    value = measure(place) if provenance else math.nan
+    candidate = {
         "settings": points[len(record["candidates"])],
         "value": value if math.isfinite(value) else None,
-        "training": made["training"] if made else {"steps": 0, "tokens": 0, "seconds": 0.0},
+        "training": provenance["training"] if provenance else {"steps": 0, "tokens": 0, "seconds": 0.0},
     }
-    record = {**record, "candidates": [*record["candidates"], found]}
+    record = {**record, "candidates": [*record["candidates"], candidate]}
     if len(record["candidates"]) == len(points):
         record["chosen"] = _best(record)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -104,12 +107,14 @@ def _noted(
 
 
 def _best(record: dict[str, Any]) -> int | None:
-    values = {n: one["value"] for n, one in enumerate(record["candidates"]) if one["value"] is not None}
+    values = {
+        n: candidate["value"] for n, candidate in enumerate(record["candidates"]) if candidate["value"] is not None
+    }
     return max(values, key=lambda number: values[number], default=None)  # the first of equal ones
 
 
 def _clean(output: Path, record: dict[str, Any], total: int) -> None:
-    """Remove the models that have lost. They are noted, so half a model that a kill leaves here is never used."""
+    """Remove the models that have lost. They are recorded, so half a model that a kill leaves here is never used."""
     for number in range(len(record["candidates"])):
         if number != _best(record):
             shutil.rmtree(_place(output, number, total).parent, ignore_errors=True)
@@ -125,9 +130,9 @@ def _folder(output: Path) -> Path:
 
 
 def _place(output: Path, number: int, total: int) -> Path:
-    """Of a candidate; named so that its progress line and its card say which, and of what."""
+    """Return the folder of a candidate, whose name tells its number to progress line and model card."""
     return _folder(output) / f"{number + 1}-of-{total}" / output.name
 
 
-def _told(point: dict[str, float]) -> str:
+def _as_text(point: dict[str, float]) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in point.items())

@@ -1,6 +1,7 @@
-"""All arms of one task with one seed: they are made and measured as `pruneonce.recipe.arms` declares them.
+"""Arms of one task with one seed, made and measured as `pruneonce.recipe.arms` declares them.
 
-With the first seed they are packed and exported too, and settings are swept."""
+With the first seed, arms are also packed and exported, and settings are swept.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ Model = str | Path
 
 @dataclass(frozen=True)
 class TaskRun:
-    """The arms of the task `name` with `seed`, in a run of `recipe` in `output`."""
+    """Arms of the task `name` with `seed`, in a run of `recipe` in `output`."""
 
     recipe: Recipe
     output: Path
@@ -42,21 +43,24 @@ class TaskRun:
 
     @property
     def task(self) -> Task:
+        """Return the task's section of the recipe."""
         return self.recipe.tasks[self.name]
 
     @property
     def folder(self) -> Path:
+        """Return the folder of the task with the seed."""
         return task_folder(self.recipe, self.output, self.name, self.seed)
 
     @property
     def is_first(self) -> bool:
+        """Return whether the seed is the first one."""
         return self.seed == self.recipe.task_seeds[0]
 
     def make(self, run_models: Mapping[str, Model]) -> None:
-        """Make, export, measure and pack the arms; what is made already is skipped.
+        """Make, export, measure and pack the arms; finished work is skipped.
 
         Args:
-            run_models: the models of the run by the names that `Arm.from_run` has for them.
+            run_models: the models of the run by their names in `Arm.from_run`.
         """
         teacher = given_teacher(self.recipe, self.output, self.name)
         models: dict[str, Model] = {} if teacher is None else {DENSE: teacher}
@@ -68,7 +72,7 @@ class TaskRun:
         distributed.by_first(partial(self._measure, Path(run_models[SPARSE])))
 
     def _make(self, arm: Arm, source: Model, settings: Any, teacher: Model | None) -> Path:
-        """An arm by its settings or, where they are swept, by those that do best with the first seed."""
+        """Make an arm by its settings or, where they are swept, by those that do best with the first seed."""
         stage = getattr(stages, arm.stage)
         options = {
             "seed": self.seed,
@@ -76,10 +80,10 @@ class TaskRun:
             "report_to": self.recipe.report_to,
             "teacher": teacher,
         }
-        taken = {name: value for name, value in options.items() if name in inspect.signature(stage).parameters}
+        accepted = {name: value for name, value in options.items() if name in inspect.signature(stage).parameters}
 
         def train(candidate: Any, output: Path) -> Path:
-            return stage(source, self.task, candidate, output, **taken)  # type: ignore[no-any-return]
+            return stage(source, self.task, candidate, output, **accepted)  # type: ignore[no-any-return]
 
         place = self.folder / arm.name
         if not isinstance(settings, Swept):
@@ -95,7 +99,7 @@ class TaskRun:
         return measures["dev"][self.task.metric]
 
     def _measure(self, sparse: Path) -> None:
-        """Evaluate every arm; verify that the arms made of the sparse model kept its zeros; pack those to be packed."""
+        """Evaluate every arm; verify that arms made of the sparse model kept its zeros; write the packed files."""
         for name, model in arm_models(self.recipe, self.output, self.name, self.seed):
             file = evaluation_file(self.folder, name)
             measures = durable.read_json(file) or {}
@@ -104,13 +108,13 @@ class TaskRun:
         for arm, _ in arms_of(self.recipe, self.name):
             if comes_from(arm, SPARSE):
                 _verify(self.folder / arm.name, sparse)
-            wanted = arm.packed and self.recipe.pack and self.is_first
-            if wanted and durable.read_json(sizes_file(self.folder, arm.name)) is None:
+            is_to_pack = arm.packed and self.recipe.pack and self.is_first
+            if is_to_pack and durable.read_json(sizes_file(self.folder, arm.name)) is None:
                 _pack(self.folder / arm.name, packed_file(self.folder, arm.name), sizes_file(self.folder, arm.name))
 
 
 def _pack(model: Path, file: Path, report: Path) -> None:
-    """Pack a model without rounding it further, so that what was measured is what is in the file."""
+    """Pack a model without rounding it further, so that the file holds the measured model."""
     file.unlink(missing_ok=True)  # of a run that ended before the report
     durable.write_json(storage.pack([model], file, "fp32").to_json(), report)
 

@@ -1,6 +1,6 @@
-"""Stages: each takes a model folder and gives a model folder, and each is usable alone.
+"""Stages: each makes a model folder out of a model folder, and each is usable alone.
 
-What the libraries below say of their own is silenced while a stage works, see `pruneonce.system.libraries`.
+Messages of the libraries below are silenced while a stage works, see `pruneonce.system.libraries`.
 """
 
 from pruneonce.stages.benchmark import benchmark

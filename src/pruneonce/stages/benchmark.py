@@ -1,4 +1,4 @@
-"""How fast models are in each engine: over a grid of batch sizes and lengths, and on real texts without padding."""
+"""Timing of models in each engine: over a grid of batch sizes and lengths, and on real texts without padding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pruneonce.system import machine
 from pruneonce.system.machine import processor
 
 ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts
-REAL = "real"  # in the place of a length
+REAL = "real"  # stands for a length
 
 Text = str | tuple[str, str]
 Batch = dict[str, Array]
@@ -35,7 +35,7 @@ Batch = dict[str, Array]
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to time: `engines` are those that can run it; `work` is where its exports go."""
+    """A model to time: `engines` are those that can run it; its exports go to `work`."""
 
     name: str
     folder: str | Path
@@ -44,14 +44,14 @@ class Contender:
     work: Path
 
     def open(self, engine: str, threads: int) -> Session:
-        """The model in an engine, exported now where that has not been done."""
+        """Open the model in an engine, after exporting it where that has not been done."""
         format = ENGINES[engine].format
         if format is None or engine_of(self.folder):
             return open_engine(self.folder, engine, threads)
         return open_file(self._exported(format), engine, threads)
 
     def _exported(self, format: str) -> Path:
-        """The model's file of a format; what several formats are made from is made once."""
+        """Return the model's file of a format; a file that several formats are converted from is made once."""
         declared = FORMATS[format]
         if not (self.work / declared.file).is_file():
             declared.write(self._exported(declared.made_from) if declared.made_from else self.folder, self.work)
@@ -67,7 +67,8 @@ def benchmark(
 
     Args:
         models: `{name: folder}`: plain model folders (or hub ids), which are exported for the engines that need it, and
-            exported folders. The first is the one that the others are compared with, in the same engine.
+            exported folders. The others are compared with the first one, in the same engine.
+        settings: engines, batch sizes, lengths, threads and times.
         texts: real texts or pairs to time at their own lengths; a sample of `settings.texts` is taken.
 
     Returns:
@@ -83,19 +84,19 @@ def benchmark(
             _contender(name, folder, settings, Path(scratch) / str(number))
             for number, (name, folder) in enumerate(models.items())
         ]
-        used = [engine for engine in dict.fromkeys(settings.engines) if any(engine in c.engines for c in contenders)]
-        for engine in used:
+        engines = [engine for engine in dict.fromkeys(settings.engines) if any(engine in c.engines for c in contenders)]
+        for engine in engines:
             require(engine)
         grid, real = _grid(contenders, settings), _sample(texts, settings.texts)
         rows = []
         try:
-            for engine in used:
+            for engine in engines:
                 racing = [contender for contender in contenders if engine in contender.engines]
                 rows += _rows(engine, racing, grid, real, settings, threads)
         finally:
             torch.set_num_threads(usual)
     return {
-        "machine": _machine(threads, used),
+        "machine": _machine(threads, engines),
         "settings": settings.model_dump(mode="json"),
         "texts": _lengths(contenders[0], real, settings) if real else None,
         "rows": _compared(rows, contenders[0].name),
@@ -119,11 +120,14 @@ def _simulation(engine: str) -> str:
 def _contender(name: str, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
     check_length(max(settings.lengths), folder, "lengths")
     exported_for, simulated = engine_of(folder), _is_simulated(folder)
-    able = [engine for engine, one in ENGINES.items() if one.runs_integers or not simulated]
-    able = [exported_for] if exported_for else able
-    engines = [engine for engine in settings.engines if engine in able]
+    usable = (
+        [exported_for]
+        if exported_for
+        else [engine for engine, declared in ENGINES.items() if declared.runs_integers or not simulated]
+    )
+    engines = [engine for engine in settings.engines if engine in usable]
     if not engines:
-        raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")
+        raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {usable[0]}")
     for format in [] if exported_for else [ENGINES[engine].format for engine in engines]:
         if format is not None:
             FORMATS[format].require()
@@ -140,16 +144,16 @@ def _rows(
     settings: Benchmark,
     threads: int,
 ) -> list[dict[str, Any]]:
-    """All rows of one engine."""
+    """Return all rows of one engine."""
     sessions = {each.name: each.open(name, threads) for each in contenders}
     rows = []
 
     def time(batch: int, length: int | str, works: Mapping[str, Work], sequences: int, rounds: int) -> None:
-        taken = in_turns(works, settings.seconds, rounds)
+        passes = in_turns(works, settings.seconds, rounds)
         for each in contenders:
             model = {"model": each.name, "engine": name, "weights": each.weights}
             cell = {"precision": sessions[each.name].precision, "batch": batch, "length": length}
-            rows.append({**model, **cell, **figures(taken[each.name], sequences)})
+            rows.append({**model, **cell, **figures(passes[each.name], sequences)})
 
     for (batch, length), values in grid.items():
         time(batch, length, {each: [_call(session, values)] for each, session in sessions.items()}, batch, ROUNDS)
@@ -168,7 +172,7 @@ def _call(session: Session, batch: Batch) -> Any:
 
 
 def _grid(contenders: Sequence[Contender], settings: Benchmark) -> dict[tuple[int, int], Batch]:
-    """`{(batch, length): input}`, the same random tokens for all models, none of them padding to any."""
+    """Return `{(batch, length): input}`, the same random tokens for all models, none of them padding to any."""
     configs = [load_config(contender.folder) for contender in contenders]
     usable = set(range(min(config.vocab_size for config in configs))) - {config.pad_token_id for config in configs}
     draw = np.random.default_rng(0)
@@ -190,7 +194,7 @@ def _sample(texts: Sequence[Text] | None, number: int) -> list[Text]:
 
 
 def _text_batches(folder: str | Path, texts: Sequence[Text], size: int, longest: int) -> list[Batch]:
-    """Real texts in batches of similar length, padded to the longest of the batch; one alone is not padded at all."""
+    """Return real texts in batches of similar length, padded to the longest of the batch; none is padded alone."""
     tokenizer = load_tokenizer(folder)
 
     def encode(some: Sequence[Text]) -> Batch:
@@ -205,14 +209,14 @@ def _text_batches(folder: str | Path, texts: Sequence[Text], size: int, longest:
 
 
 def _lengths(contender: Contender, texts: Sequence[Text], settings: Benchmark) -> dict[str, int]:
-    """The texts' tokens, of the first model's tokenizer."""
+    """Return the number of texts and of their tokens, by the first model's tokenizer."""
     batches = _text_batches(contender.folder, texts, 1, max(settings.lengths))
     tokens = [batch["input_ids"].shape[1] for batch in batches]
     return {"number": len(texts), "median_tokens": int(np.median(tokens)), "most_tokens": max(tokens)}
 
 
 def _compared(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:
-    """With `speedup`, how many times faster a row is than the first model in the same engine and cell."""
+    """Add `speedup` to the rows: how many times faster a row is than the first model in the same engine and cell."""
     cell = ("engine", "batch", "length")
     reference = {tuple(row[key] for key in cell): row["milliseconds"] for row in rows if row["model"] == first}
     for row in rows:

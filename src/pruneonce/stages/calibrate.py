@@ -24,7 +24,7 @@ from pruneonce.tasks import Collate, kind_of, loaded
 def calibrate(
     model: str | Path, task: Task, settings: Calibrate, output: Path, *, seed: int = 42, cache: Path | None = None
 ) -> Path:
-    """Quantize the task model `model` without training it; the cheap alternative to `quantize`.
+    """Quantize the task model `model` without training it, as a cheap alternative to `quantize`.
 
     The range of each layer's inputs is the mean of the extremes of batches of training examples. With 4 bits there is
     no range to learn, and the weights are rounded at once.

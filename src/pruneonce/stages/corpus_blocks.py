@@ -1,4 +1,4 @@
-"""The token blocks that the stages `prepare` and `prune` train on."""
+"""Token blocks that the stages `prepare` and `prune` train on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CorpusBlocks:
         train: the blocks to learn from; without a length where they are streamed.
         held_out: blocks to measure the loss on.
         length: tokens of a block.
-        tokenizer: the one that made them.
+        tokenizer: the tokenizer of the blocks.
     """
 
     train: Any
@@ -32,7 +32,7 @@ class CorpusBlocks:
 
     @classmethod
     def read(cls, corpus: Corpus, settings: Training, tokenizer: Any, cache: Path, seed: int) -> CorpusBlocks:
-        """The blocks of `corpus`, which the first process prepares and the others read.
+        """Return the blocks of `corpus`, which the first process prepares and the others read.
 
         Raises:
             UserError: a mistake in the corpus; it is streamed and `settings` have no steps.
@@ -43,9 +43,9 @@ class CorpusBlocks:
         return cls(train, held_out, corpus.block_length, tokenizer)
 
     def steps(self, settings: Training) -> int:
-        """Optimizer steps of a run over the blocks."""
+        """Return the optimizer steps of a run over the blocks."""
         return settings.steps or total_steps(settings, len(self.train))
 
     def in_order(self, settings: Training, steps: int, seed: int) -> Any:
-        """The examples of a run of so many steps."""
+        """Return the examples of a run of so many steps, in order."""
         return in_order(self.train, examples_of(settings, steps), seed)

@@ -1,4 +1,4 @@
-"""Measure a task model on the held-out splits of its task."""
+"""Measurement of a task model on the held-out splits of its task."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from pruneonce.tasks.prediction import in_batches, predict
 def evaluate(
     model: str | Path, task: Task, *, splits: list[str] | None = None, cache: Path | None = None
 ) -> dict[str, dict[str, float]]:
-    """`{split: {metric: value}}` of a task model on `dev` and, where the task has them, `test` and further splits.
+    """Return `{split: {metric: value}}` of a task model on `dev` and on the task's `test` and further splits.
 
-    `examples` among the metrics is the number of examples. Nothing is written. A quantized
-    model is measured as such, by fake quantization. A folder that was exported for an engine is
-    measured in that engine, which rounds as it does by default: what is measured is what would be used.
+    `examples` among the metrics is the number of examples. Nothing is written. A quantized model is measured by fake
+    quantization. A folder that was exported for an engine is measured in that engine with the engine's default
+    rounding, as it would be used.
 
     Raises:
         UserError: a mistake in the model or the task; the model's labels are not the task's, or `max_length` is more
@@ -47,16 +47,16 @@ def evaluate(
         run = _in_engine(model, kind, engine) if engine else _in_torch(model, kind, device)
         tokenizer = load_tokenizer(model)
         collate = kind.collate(tokenizer)
-        found = {}
+        measures = {}
         for split in splits or [name for name in data.splits if name != "train"]:
             if split not in data.splits:
                 raise UserError(f"the task has no split {split!r}")
             rows, examples = data.splits[split], task_data.examples(split, tokenizer)
-            found[split] = {**kind.measure(run(examples, collate), rows, examples), "examples": len(rows)}
-    return found
+            measures[split] = {**kind.measure(run(examples, collate), rows, examples), "examples": len(rows)}
+    return measures
 
 
-Run = Callable[[Any, Collate], list[Array]]  # examples, and what makes batches of them, to an output for each
+Run = Callable[[Any, Collate], list[Array]]  # from examples and their collator to an output for each example
 
 
 def _in_torch(model: str | Path, kind: Kind[Any], device: torch.device) -> Run:

@@ -1,4 +1,4 @@
-"""A model folder for an inference engine: the model in its format, with tokenizer and configuration beside it."""
+"""Export of a model folder for an inference engine: the model in its format, with tokenizer and configuration."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
     """Export any `model` that this package makes or takes; a quantized one with integer weights.
 
     Args:
+        model: a model folder or hub id.
         output: gets the files of the format; tokenizer and configuration; the files of sentence-transformers where
-            the source has them; `pruneonce.json` with provenance, in which are the hashes of the format's files.
+            the source has them; `pruneonce.json` with provenance, including the hashes of the format's files.
         format: a name in `pruneonce.export.FORMATS`.
 
     Raises:

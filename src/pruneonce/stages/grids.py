@@ -1,4 +1,4 @@
-"""Putting a model on the grid: the beginning and the end that `quantize` and `calibrate` have in common."""
+"""Start and end of quantization, which `quantize` and `calibrate` have in common."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from pruneonce.system import distributed
 def start_learning(
     model: nn.Module, settings: Quantization, averaging: float = 1.0
 ) -> dict[str, quantization.LearningLinear]:
-    """Fake quantization in the place of the modules to quantize, and a line on each sort of them.
+    """Put fake quantization in place of the modules to quantize, and print a line on each sort of them.
 
     Args:
+        model: changed in place.
+        settings: the grid.
         averaging: constant of the inputs' moving average.
 
     Returns:
@@ -29,7 +31,7 @@ def start_learning(
 
 
 def put_on_grid(model: nn.Module, folder: Path) -> None:
-    """Plain modules again, their weights on the grid; the scales go into `folder`."""
+    """Make the modules plain again, with their weights on the grid, and write the scales into `folder`."""
     fixed = quantization.freeze(model)
     distributed.by_first(lambda: quantization.save(fixed, folder))
     quantization.unwrap(model)

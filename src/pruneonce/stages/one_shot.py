@@ -1,8 +1,9 @@
-"""One-shot pruning of a fine-tuned task model, without training it: by magnitude, or as a method judges its weights by
-gradients. The one-shot baseline of pre-training, which tasks start from, is the stage `prune_one_shot`.
+"""One-shot pruning of a fine-tuned task model, without training it: by magnitude, or by a method that uses gradients.
 
-Source: the Optimal BERT Surgeon, https://arxiv.org/abs/2203.07259, whose one-shot setting, with several recomputations,
-this is where the method is oBERT.
+The one-shot baseline of pre-training, which tasks start from, is the stage `prune_one_shot`.
+
+Source: the Optimal BERT Surgeon, https://arxiv.org/abs/2203.07259. With the method oBERT, this is its one-shot setting
+with several recomputations.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pruneonce.training.sparsifier import Pruner
 def one_shot(
     model: str | Path, task: Task, settings: OneShot, output: Path, *, seed: int = 42, cache: Path | None = None
 ) -> Path:
-    """Prune the task model `model`, which `finetune` or `transfer` made; zeros that it has stay zeros.
+    """Prune the task model `model`, which `finetune` or `transfer` made; its zeros stay zeros.
 
     In each of `settings.rounds` the sparsity rises by as much, from that of the model to `settings.sparsity`.
 
@@ -65,7 +66,7 @@ def one_shot(
 
 
 def _prune(run: Run, settings: OneShot, name: str) -> None:
-    """Prune the model of `run`, which is called `name` in errors, round by round."""
+    """Prune the model of `run` round by round; errors call it `name`."""
     before = sparsity_of(locked_masks(run.weights))
     if settings.sparsity <= before:
         raise UserError(
@@ -81,7 +82,7 @@ def _prune(run: Run, settings: OneShot, name: str) -> None:
 
 
 def _check(sparsifier: Pruner, before: float, settings: OneShot) -> None:
-    """Raise unless what the masks prune is zero, and that is more than before."""
+    """Raise unless the pruned weights are zero, and more of them than before."""
     for name, mask in sparsifier.masks.items():
         if sparsifier.weights[name][~mask].any():
             raise RuntimeError(f"{name} is not zero where it was pruned")

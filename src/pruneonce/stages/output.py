@@ -1,6 +1,6 @@
-"""The output of a stage: a folder that appears whole, known by a key of all that went into it.
+"""Output of a stage: a folder that appears whole, known by a key of everything that went into it.
 
-While it is made it is called `NAME.partial`, and one process at a time has it. A stage asks `is_finished` first, works
+An unfinished folder is called `NAME.partial`, and one process at a time has it. A stage asks `is_finished` first, works
 within `unfinished`, and names the folder by `Build.save` (or `models.publish_folder`).
 """
 
@@ -26,7 +26,7 @@ from pruneonce.training import Job, Trained
 
 
 def is_finished(output: Path, key: str) -> bool:
-    """Whether `output` is the result of the stage with this key; says so where it is."""
+    """Return whether `output` is the result of the stage with this key; print a line if it is."""
     return distributed.by_first(lambda: _is_finished(output, key))
 
 
@@ -41,7 +41,7 @@ def _is_finished(output: Path, key: str) -> bool:
 
 @contextmanager
 def unfinished(output: Path, key: str) -> Generator[Path, None, None]:
-    """The folder in which `output` is made, locked; work of the same key that was interrupted is in it still.
+    """Lock and yield the folder in which `output` is made; interrupted work of the same key is still in it.
 
     A mistake that is found before there is anything to resume from leaves no folder behind.
 
@@ -79,12 +79,12 @@ def _claim(output: Path, begun: Path, key: str) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model folder was made of: the head of its provenance.
+    """Origin of a model folder: the head of its provenance.
 
     Attributes:
         stage: the name of the stage.
         source: the model that it started from.
-        key: hash of all that went into it.
+        key: hash of everything that went into it.
         settings: those of the stage, complete.
     """
 
@@ -96,11 +96,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Build:
-    """How a stage builds its model folder, whatever the stage is: what each of them takes beside its inputs.
+    """Place and circumstances of a stage's model folder, which every stage takes beside its inputs.
 
     Attributes:
         output: the model folder.
-        seed: of all that is random.
+        seed: of everything random.
         cache: keeps token blocks and downloaded data; None: a folder inside the unfinished output, gone with it.
         report_to: transformers' logging integrations.
     """
@@ -111,6 +111,7 @@ class Build:
     report_to: list[str] | None = None
 
     def cache_in(self, begun: Path) -> Path:
+        """Return the cache, which is inside the unfinished folder unless there is another."""
         return self.cache or begun / "cache"
 
     def train(self, job: Job, begun: Path, title: str) -> Trained:
@@ -128,7 +129,11 @@ class Build:
         """Finish the model folder: weights, provenance and metrics, the source's own dropout restored.
 
         Args:
-            final: the last measurements, by name.
+            model: moved to the processor.
+            tokenizer: saved beside the model.
+            origin: the head of the provenance.
+            trained: steps, tokens, seconds and history of the training; None: nothing was trained.
+            final: the measurements at the end, by name.
         """
         usual = load_config(origin.source)
         for name in dropouts(usual):

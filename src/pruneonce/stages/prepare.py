@@ -1,7 +1,7 @@
 """Teacher preparation: masked language modelling of the dense model on the corpus that it will be pruned on.
 
 Prune Once for All (https://arxiv.org/abs/2111.05754), section 4. Needed only when the starting model was not trained on
-just that text, or has no MLM head: it then gets one, tied to its embeddings, which is trained alone first.
+just that text, or has no MLM head: it then gets a head, tied to its embeddings, which is trained alone first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ def prepare(
     """Train `model` on `corpus` with the MLM loss and write it to `output`.
 
     Args:
-        cache: where token blocks are kept; inside the unfinished output, and so not kept, if None.
+        model: dense model, a folder or hub id.
+        corpus: the text.
+        settings: those of the stage.
+        output: folder to write.
+        seed: of everything random.
+        cache: folder for token blocks; None: inside the unfinished output, and so not kept.
+        report_to: transformers' logging integrations.
 
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
@@ -65,13 +71,16 @@ def prepare(
 
 
 def load_student(model: str | Path, settings: Prepare) -> tuple[Any, bool]:
-    """The model with its MLM head, and whether that head is new."""
+    """Return the model with its MLM head, and whether that head is new."""
     return load_vocabulary_model(model, **without_dropout(load_config(model), settings.dropout))
 
 
 def preparation_job(student: Any, blocks: CorpusBlocks, settings: Prepare, device: torch.device, seed: int) -> Job:
-    """Train `student`, of `load_student`, but for BERT's pooler and pair head, which the MLM loss does not reach."""
-    base_of(student).requires_grad_(True)  # after `head_job`
+    """Return the job that trains `student`, as `load_student` gives it.
+
+    BERT's pooler and pair head are frozen, since the MLM loss does not reach them.
+    """
+    base_of(student).requires_grad_(True)  # `head_job` freezes it
     for name, parameter in student.named_parameters():
         if ".pooler." in name or ".seq_relationship." in name:
             parameter.requires_grad_(False)
@@ -88,7 +97,7 @@ def preparation_job(student: Any, blocks: CorpusBlocks, settings: Prepare, devic
 
 
 def head_job(student: Any, blocks: CorpusBlocks, settings: Prepare, device: torch.device, seed: int) -> Job:
-    """Train the new MLM head alone, so that its first gradients do not spoil the encoder."""
+    """Return the job that trains the new MLM head alone, so that its first gradients do not spoil the encoder."""
     steps = max(1, as_steps(settings.head_steps, blocks.steps(settings)))
     alone = changed(settings, {"steps": steps, "warmup": 0.0, "checkpoint_every": None})
     job = preparation_job(student, blocks, alone, device, seed)

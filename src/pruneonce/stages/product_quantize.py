@@ -1,5 +1,7 @@
-"""Iterative product quantization of a task model: feed-forward weights, then embeddings, then attention go onto
-codebooks; what is not there yet, and the centroids, learn on by distillation.
+"""Iterative product quantization of a task model: weights go onto codebooks group by group, by distillation.
+
+Feed-forward weights are first, then embeddings, then attention. Weights without a codebook yet, and the centroids of
+finished codebooks, learn on.
 
 Source: Quant-Noise, https://arxiv.org/abs/2004.07320, sections 3 and 5.
 """
@@ -46,15 +48,20 @@ def product_quantize(
     cache: Path | None = None,
     report_to: list[str] | None = None,
 ) -> Path:
-    """Put the weights of the task model `model` on codebooks, in one training run; what is zero in it is zero in the
-    result.
+    """Put the weights of the task model `model` on codebooks, in one training run; its zeros stay zeros.
 
-    The result is a plain model folder whose weights are what the codes in `codebooks.safetensors` stand for
+    The weights of the resulting plain model folder are those that the codes in `codebooks.safetensors` stand for
     (`quantization.codebooks`).
 
     Args:
-        model: what `transfer` or `finetune` made.
+        model: made by `transfer` or `finetune`.
+        task: the task of the model.
+        settings: those of the stage.
+        output: folder to write.
         teacher: dense model fine-tuned on the same task.
+        seed: of everything random.
+        cache: folder that hub data is downloaded to; None: inside the unfinished output.
+        report_to: transformers' logging integrations.
 
     Raises:
         UserError: a mistake in the models, the task or the settings.

@@ -1,6 +1,7 @@
 """Sparse pre-training, the step that is done once.
 
-Gradual magnitude pruning, distillation from the dense model that it starts from, and learning-rate rewinding, together.
+Three techniques work together: gradual magnitude pruning, distillation from the dense model that it starts from, and
+learning-rate rewinding.
 
 Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3.
 """
@@ -54,9 +55,15 @@ def prune(
     """Make a sparse pre-trained model of the dense `model`, which is also the teacher.
 
     Args:
-        teacher: the dense model, where `model` is one that was pruned before and is to go on from there. The zeros it
-            keeps from the first step on are those of `settings.initial_sparsity`.
-        cache: where token blocks are kept; inside the unfinished output, and so not kept, if None.
+        model: dense model, a folder or hub id; with a `teacher`, a sparse model to go on from. The zeros it keeps from
+            the first step on are those of `settings.initial_sparsity`.
+        corpus: the text.
+        settings: those of the stage.
+        output: folder to write.
+        teacher: the dense model, where `model` was pruned before.
+        seed: of everything random.
+        cache: folder for token blocks; None: inside the unfinished output, and so not kept.
+        report_to: transformers' logging integrations.
 
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
@@ -90,10 +97,10 @@ def prune(
 def pruning_job(
     student: Any, teacher: Any, blocks: CorpusBlocks, settings: Prune, device: torch.device, seed: int
 ) -> Job:
-    """Prune `student` by distillation from the dense `teacher`; both as `load_dense` gives them."""
+    """Return the job that prunes `student` by distillation from the dense `teacher`; `load_dense` gives both."""
     teacher, steps = frozen_teacher(teacher, device), blocks.steps(settings)
     if settings.objective == "hidden":
-        # The teacher's own embeddings are the right ones for its hidden states, and they stay dense.
+        # The embeddings stay dense, and equal to the teacher's, from which its hidden states follow.
         base_of(student).embeddings.requires_grad_(False)
     step_blocks, frame = examples_of(settings, 1), frame_of(blocks.tokenizer)
     method = make(settings.method)
@@ -113,7 +120,7 @@ def pruning_job(
 
 
 def _collator(blocks: CorpusBlocks, settings: Prune, seed: int) -> Collate:
-    """Makes batches of whole blocks, with masked tokens where the objective predicts them."""
+    """Return the maker of batches of whole blocks, with masked tokens where the objective predicts them."""
     if settings.objective == "hidden":
         return plain_collator
     return masked_collator(blocks.tokenizer, settings.mlm_probability, seed)
@@ -126,7 +133,7 @@ def check_settings(settings: Prune) -> None:
 
 
 def check_pieces(settings: Prune, corpus: Corpus) -> None:
-    """Raise where blocks would be cut too short to say anything."""
+    """Raise where blocks would be cut into pieces that are too short to learn from."""
     shortest = corpus.block_length // max(settings.pieces)
     if shortest < SHORTEST:
         raise UserError(
@@ -136,7 +143,7 @@ def check_pieces(settings: Prune, corpus: Corpus) -> None:
 
 
 def check_same_shape(model: str | Path, teacher: str | Path) -> None:
-    """Raise unless a teacher's hidden states and words are those of the model."""
+    """Raise unless a teacher's hidden states and vocabulary are like those of the model."""
     ours, theirs = (
         f"a {config.model_type} of {config.num_hidden_layers} layers, width {config.hidden_size} and "
         f"{config.vocab_size} words"
@@ -152,7 +159,7 @@ def check_same_shape(model: str | Path, teacher: str | Path) -> None:
 def check_zeros_kept(source: str | Path, model: Any, settings: Prune) -> None:
     """Raise where a sparse model would lose its zeros before it gets more of them."""
     zeros = sparsity_of(locked_masks(prunable_weights(model)))
-    if settings.initial_sparsity == 0 and zeros > 0.01:  # a dense model has some by chance
+    if settings.initial_sparsity == 0 and zeros > 0.01:  # a dense model has some zeros by chance
         raise UserError(
             f"with `initial_sparsity: 0` all zeros of {source} would grow back first; set it to the share to keep, of "
             f"{zeros:.3g}"
@@ -160,7 +167,7 @@ def check_zeros_kept(source: str | Path, model: Any, settings: Prune) -> None:
 
 
 def load_dense(model: str | Path, settings: Prune, dropout: float | None, *, head_may_be_new: bool = False) -> Any:
-    """The dense model as `settings.objective` needs it: the bare encoder, or with its MLM head.
+    """Return the dense model as `settings.objective` needs it: the bare encoder, or with its MLM head.
 
     Raises:
         UserError: the model has no MLM head, the objective needs one, and it may not be new.

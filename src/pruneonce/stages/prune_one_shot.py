@@ -1,4 +1,4 @@
-"""The one-shot baseline of sparse pre-training: the pre-trained model, pruned in one step and never trained as such.
+"""One-shot baseline of sparse pre-training: the pre-trained model, pruned in one step without any training.
 
 Tasks start from it as they do from the model of `prune`. Pruning a fine-tuned task model is the stage `one_shot`.
 """

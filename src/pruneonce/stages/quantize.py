@@ -20,7 +20,7 @@ from pruneonce.training.sparsifier import LockedZeros
 
 
 class QuantizeStage(TaskStage[Quantize]):
-    """Distillation with fake quantization; what is zero stays zero."""
+    """Distillation with fake quantization; zeros stay zeros."""
 
     name = "quantize"
 
@@ -45,13 +45,19 @@ def quantize(
     cache: Path | None = None,
     report_to: list[str] | None = None,
 ) -> Path:
-    """Train the task model `model` with fake quantization; what is zero in it is zero in the result.
+    """Train the task model `model` with fake quantization; its zeros stay zeros.
 
     The result is a plain model folder whose weights lie on the grid, with the scales in `quantization.safetensors`.
 
     Args:
-        model: what `transfer` or `finetune` made.
+        model: made by `transfer` or `finetune`.
+        task: the task of the model.
+        settings: those of the stage.
+        output: folder to write.
         teacher: dense model fine-tuned on the same task.
+        seed: of everything random.
+        cache: folder that hub data is downloaded to; None: inside the unfinished output.
+        report_to: transformers' logging integrations.
 
     Raises:
         UserError: a mistake in the models, the task or the settings.

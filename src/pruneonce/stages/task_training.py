@@ -1,6 +1,6 @@
 """Training on a task: the one body of `finetune`, `transfer`, `transfer_gradual`, `quantize` and `product_quantize`.
 
-A stage is a `TaskStage`, which says what sets it apart: what it changes in the model, its masks, what it writes.
+Each is a `TaskStage` with its own changes to the model, its masks, and its files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TaskExamples:
         kind: of the task, for the model that learns.
         data: the task's data, of which the head takes its labels.
         examples: model input, as `Kind.encode` makes it.
-        tokenizer: the one that made it.
+        tokenizer: the tokenizer of the examples.
     """
 
     kind: Kind[Any]
@@ -49,7 +49,7 @@ class TaskExamples:
 
 
 class TaskStage(Generic[S]):
-    """A stage that trains a model on a task. A subclass says what it does beside that to the model."""
+    """A stage that trains a model on a task. A subclass adds its changes to the model, its masks, and its files."""
 
     name: ClassVar[str]  # in keys, provenance and progress lines
 
@@ -57,21 +57,24 @@ class TaskStage(Generic[S]):
         """Change the model before it is trained, in place."""
 
     def sparsifier(self, job: Job, settings: S, seed: int) -> Sparsifier | None:
-        """The masks of the run; None trains densely.
+        """Return the masks of the run; None trains densely.
 
         Args:
-            job: complete but for them.
+            job: complete but for the masks.
+            settings: those of the stage.
+            seed: of the stage.
         """
         return None
 
     def check(self, job: Job, source: str | Path) -> None:
-        """
+        """Check that this stage can start from the model `source`.
+
         Raises:
-            UserError: the model from `source` is not one to start this stage from.
+            UserError: it cannot.
         """
 
     def write(self, job: Job, folder: Path) -> None:
-        """After training: make the model a plain one again, and write into `folder` what belongs beside it."""
+        """Make the trained model a plain one again, and write files that belong beside it into `folder`."""
 
     def job(
         self,
@@ -84,12 +87,16 @@ class TaskStage(Generic[S]):
         teacher: str | Path | None = None,
         head_may_be_new: bool = False,
     ) -> Job:
-        """The training run of this stage, from `model`.
+        """Return the training run of this stage, from `model`.
 
         Args:
+            model: the model to start from.
+            inputs: the examples.
             settings: those of a `Transfer` complete, see `Task.completed`.
+            device: of the training.
+            seed: of everything random.
             teacher: dense model fine-tuned on the same task; None: the labels teach.
-            head_may_be_new: the teacher need not have been fine-tuned on the task, as a plan has none that was.
+            head_may_be_new: the teacher need not have been fine-tuned on the task, as a plan has no such teacher.
         """
         kind, examples = inputs.kind, inputs.examples
         head = kind.config(inputs.data)
@@ -144,7 +151,7 @@ class TaskStage(Generic[S]):
 
 
 def _read(kind: Kind[Any], tokenizer: Any, cache: Path, teacher: str | Path | None) -> TaskExamples:
-    """The examples to train on; those without a label are among them where there is a teacher."""
+    """Return the examples to train on; with a teacher, unlabelled examples are among them."""
     task = distributed.first_then_all(lambda: loaded.load(kind, cache))
     examples = task.examples("train" if teacher is None else loaded.TAUGHT, tokenizer, training=True)
     return TaskExamples(kind, task.data, examples, tokenizer)
@@ -161,7 +168,11 @@ def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student:
     """Refuse a teacher whose outputs, or hidden states as far as they are distilled, are not like the student's.
 
     Args:
+        kind: of the task.
+        teacher: folder or hub id of the teacher.
+        data: the task's data, with its labels.
         student: configuration of the model that it teaches.
+        settings: the weights of the losses.
 
     Raises:
         UserError: the teacher is for other labels, or its outputs or hidden states are not like the student's.

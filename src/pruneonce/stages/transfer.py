@@ -52,10 +52,17 @@ def transfer(
     cache: Path | None = None,
     report_to: list[str] | None = None,
 ) -> Path:
-    """Fine-tune the sparse `model` on `task`; every weight that is zero in it is zero in the result.
+    """Fine-tune the sparse `model` on `task`; its zeros stay zeros.
 
     Args:
+        model: made by `prune`.
+        task: the task to learn.
+        settings: those of the stage.
+        output: folder to write.
         teacher: dense model fine-tuned on the same task.
+        seed: of everything random.
+        cache: folder that hub data is downloaded to; None: inside the unfinished output.
+        report_to: transformers' logging integrations.
 
     Raises:
         UserError: the model has no zeros to lock, or a mistake in the models, the task or the settings.

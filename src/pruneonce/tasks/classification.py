@@ -1,4 +1,4 @@
-"""One class out of several, for a text or a pair of texts."""
+"""Classification: one class out of several, for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -24,15 +24,21 @@ METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation"]
 
 
 class ClassificationKind(LabelledTexts[Classification]):
-    """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (int, an index into the names)."""
+    """Classification of texts.
+
+    Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (int, an index into the names).
+    """
 
     @classmethod
     def is_for(cls, config: Any) -> bool:
         return architecture(config).endswith("ForSequenceClassification") and config.num_labels > 1
 
     def load(self, cache: Path) -> TaskData:
-        """As `Kind.load`. A label is a name or a number from 0. The names are the recipe's, else those that hub data
-        comes with, else the sorted names (or the numbers) in the training data."""
+        """Read and check all splits, as `Kind.load`.
+
+        A label is a name or a number from 0. The names are the recipe's, else those that hub data comes with, else the
+        sorted names (or the numbers) in the training data.
+        """
         task = self.task
         tables = {split: self.read(where, self._columns(), cache) for split, where in task.splits().items()}
         train = tables["train"]
@@ -56,7 +62,7 @@ class ClassificationKind(LabelledTexts[Classification]):
         return [*self.columns().values(), self.task.label]
 
     def _checked(self, table: Table, labels: list[str]) -> Dataset:
-        """The table under its canonical names, each value of it looked at."""
+        """Return the table under its canonical names, with every value checked."""
         columns = self.read_texts(table)
         values = table.columns[self.task.label]
         if all(value is None or value in (-1, "-1") for value in values):

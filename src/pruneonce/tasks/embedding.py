@@ -1,4 +1,7 @@
-"""A vector for a text, as near to the dense model's as a sparse one can give it. Its texts need no labels."""
+"""Embedding: a vector for a text, as near to the dense model's as a sparse model can give it.
+
+The texts need no labels.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,11 @@ from pruneonce.tasks.regression import METRICS as PAIRS
 
 
 class EmbeddingKind(Kind[Embedding]):
-    """Rows have `text` (str) and, but for those of `train`, `text_pair` (str) and `label` (float), the similarity or
-    the relevance. Outputs are vectors [width]."""
+    """Embedding of texts.
+
+    Rows have `text` (str) and, but for those of `train`, `text_pair` (str) and `label` (float), the similarity or the
+    relevance. Outputs are vectors [width].
+    """
 
     auto = AutoModel
     pooling: Pooling | None = None  # of the model; `for_model` reads it
@@ -38,6 +44,7 @@ class EmbeddingKind(Kind[Embedding]):
         return architecture(config).endswith("Model")
 
     def load(self, cache: Path) -> TaskData:
+        """Read and check all splits: texts to train on, and judged pairs to measure on."""
         self.check_metric([*PAIRS, *RETRIEVAL], "an embedding")
         splits = {split: self._judged(where, cache) for split, where in self.task.splits().items() if split != "train"}
         task = self.task
@@ -45,34 +52,37 @@ class EmbeddingKind(Kind[Embedding]):
         return TaskData({"train": Dataset.from_dict({"text": texts}), **splits})
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        """In training each text; else each that differs, once: an example is a text, whatever rows it is in."""
+        """Encode each text in training; otherwise each distinct text once, whatever rows it is in."""
         texts = Dataset.from_dict({"text": rows["text"][:] if training else self.texts(rows)})
         return tokenized(texts, tokenizer, ["text"], self.task.max_length)
 
     def texts(self, rows: Dataset) -> list[Any]:
-        """Those that differ, in the order in which they first are in a row."""
+        """Return the distinct texts, in the order of their first rows."""
         columns = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
         return list(dict.fromkeys(text for row in zip(*columns, strict=True) for text in row))
 
     def for_model(self, source: str | Path) -> Self:
-        """
+        """Return this kind with the pooling of a model.
+
         Raises:
             UserError: the model makes its vectors in a way that is not known here.
         """
-        own = copy.copy(self)
-        own.pooling = Pooling.of(source)
-        return own
+        kind = copy.copy(self)
+        kind.pooling = Pooling.of(source)
+        return kind
 
-    def output(self, found: Any, mask: Tensor) -> Tensor:
+    def output(self, outputs: Any, mask: Tensor) -> Tensor:
         assert self.pooling is not None, "which model's? `for_model` says"
-        return self.pooling(found["last_hidden_state"], mask)
+        return self.pooling(outputs["last_hidden_state"], mask)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         raise AssertionError("there are no labels; `check_settings` refuses what would need them")
 
     def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-        """`a |s - t|^2 / |t|^2 + b (cos(s_i, s_j) - cos(t_i, t_j))^2`, means over texts and over pairs of them in the
-        batch; a vector has no temperature."""
+        """Return `a |s - t|^2 / |t|^2 + b (cos(s_i, s_j) - cos(t_i, t_j))^2` for vectors of student and teacher.
+
+        Means are over texts and over pairs of texts in the batch. A vector has no temperature.
+        """
         parts = []
         if self.task.embedding_weight:
             parts.append(self.task.embedding_weight * embedding_distillation(student, teacher))
@@ -81,8 +91,11 @@ class EmbeddingKind(Kind[Embedding]):
         return torch.stack(parts).sum()
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
-        """By the cosine: its correlation with the similarity of pairs, or how it ranks, for each query, all passages of
-        the split."""
+        """Return the metrics of the vectors by their cosine.
+
+        For pairs, the cosine is correlated with the similarity. For retrieval, it ranks all passages of the split for
+        each query.
+        """
         vectors = np.stack(outputs)
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         place = {text: index for index, text in enumerate(self.texts(rows))}
@@ -90,10 +103,10 @@ class EmbeddingKind(Kind[Embedding]):
             first, second = ([place[text] for text in rows[column]] for column in ("text", "text_pair"))
             return glue.regression((unit[first] * unit[second]).sum(1), np.asarray(rows["label"][:]))
         passages = list(dict.fromkeys(rows["text_pair"]))
-        theirs = unit[[place[passage] for passage in passages]]
+        passage_vectors = unit[[place[passage] for passage in passages]]
         judged = by_query(rows["text"], rows["text_pair"], rows["label"])
         return ranking(
-            (theirs @ unit[place[query]], [relevant.get(passage, 0.0) for passage in passages])
+            (passage_vectors @ unit[place[query]], [relevant.get(passage, 0.0) for passage in passages])
             for query, relevant in judged.items()
         )
 
@@ -107,7 +120,7 @@ class EmbeddingKind(Kind[Embedding]):
         return self.load_model(source)  # there is no head
 
     def check_model(self, config: Any, data: TaskData, name: str) -> None:
-        """Every encoder gives vectors."""
+        """Accept any model: every encoder gives vectors."""
 
     def check_settings(self, settings: Training) -> None:
         if not isinstance(settings, Transfer):
@@ -129,12 +142,12 @@ class EmbeddingKind(Kind[Embedding]):
             )
 
     def freeze_unused(self, model: Any) -> None:
-        """A pooler of the architecture's own: no vector is made of it."""
+        """Freeze a pooler of the architecture's own, which no vector is made of."""
         if getattr(model, "pooler", None) is not None:
             model.pooler.requires_grad_(False)
 
     def _judged(self, where: str, cache: Path) -> Dataset:
-        """A split to measure on, each value of it looked at."""
+        """Read a split to measure on, with every value checked."""
         task = self.task
         table = self.read(where, [task.text, task.text_pair, task.label], cache)
         first, second = checked_texts(table, task.text), checked_texts(table, task.text_pair)

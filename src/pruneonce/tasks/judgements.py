@@ -1,4 +1,4 @@
-"""Queries, passages and how relevant one is to the other: what both kinds of ranking are measured on."""
+"""Relevance of passages to queries, by which both kinds of ranking are measured."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ T = TypeVar("T")
 
 
 def by_query(queries: Iterable[str], passages: Iterable[str], values: Iterable[T]) -> dict[str, dict[str, T]]:
-    """`{query: {passage: value}}`, in the order of the rows."""
-    found: dict[str, dict[str, T]] = {}
+    """Return `{query: {passage: value}}`, in the order of the rows."""
+    values_by_query: dict[str, dict[str, T]] = {}
     for query, passage, value in zip(queries, passages, values, strict=True):
-        found.setdefault(query, {})[passage] = value
-    return found
+        values_by_query.setdefault(query, {})[passage] = value
+    return values_by_query
 
 
 def check_relevances(
     table: Table, queries: Sequence[str], passages: Sequence[str], relevances: Sequence[float]
 ) -> None:
-    """
+    """Check that relevances agree and allow a ranking.
+
     Raises:
         UserError: a query has the same passage with two relevances; none is relevant, so every ranking is as good.
     """

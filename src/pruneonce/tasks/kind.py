@@ -1,4 +1,4 @@
-"""The base of all kinds of tasks: data, head, losses and metrics. Each kind is a file of this package."""
+"""Base class of all kinds of tasks: data, head, losses and metrics. Each kind is a file of this package."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Batch = dict[str, Tensor]
 Collate = Callable[[list[Any]], Batch]
 T = TypeVar("T", bound=Task)
 
-MULTIPLE = 8  # of which batches have tokens: few lengths, as kernels are compiled for each
+MULTIPLE = 8  # batches are padded to a multiple of these tokens: few lengths, as kernels are compiled for each
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's data in memory.
+    """Data of a task in memory.
 
     Attributes:
         splits: `train`, `dev` and, where the task has them, `test` and further ones, with the columns of its kind.
@@ -53,7 +53,7 @@ class TaskData:
 
     @property
     def taught(self) -> Dataset:
-        """What a stage with a teacher learns from: the training data and, all without labels then, `unlabelled`."""
+        """Return the rows for a stage with a teacher: the training data and `unlabelled`, then all without labels."""
         if self.unlabelled is None:
             return self.splits["train"]
         train = self.splits["train"].select_columns(self.unlabelled.column_names)
@@ -61,22 +61,24 @@ class TaskData:
 
 
 class Kind(ABC, Generic[T]):
-    """A kind of task, for one task of a recipe.
+    """Kind of task, for one task of a recipe.
 
-    What a model says of a row of model input is called its output: [classes] for a text, [tokens, 2] for the start and
-    the end of an answer, [width] for an embedding.
+    The output of a model for a row of model input is [classes] for a text, [tokens, 2] for the start and the end of an
+    answer, [width] for an embedding.
     """
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
-    full_score: ClassVar[float] = 1.0  # what a perfect model gets by the kind's metrics
+    full_score: ClassVar[float] = 1.0  # the score of a perfect model by the kind's metrics
 
     def __init__(self, task: T):
         self.task = task
 
     @classmethod
     def is_for(cls, config: Any) -> bool:
-        """Whether a model with this configuration can be seen to be of this kind. False where models of this kind look
-        like those of another one."""
+        """Return whether a model's configuration shows that it is of this kind.
+
+        False where models of this kind look like those of another one.
+        """
         return False
 
     @abstractmethod
@@ -87,49 +89,51 @@ class Kind(ABC, Generic[T]):
             cache: folder that hub data is downloaded to; files are read in place.
 
         Raises:
-            UserError: a file, split or column is missing, empty or broken; a value is not what it should be; the
-                metric does not fit.
+            UserError: a file, split or column is missing, empty or broken; a value is invalid; the metric does not fit.
         """
 
     @abstractmethod
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        """Model input for the rows of a split, unpadded, in memory, with nothing written to disk.
+        """Return model input for the rows of a split, unpadded, in memory, with nothing written to disk.
 
         Returns:
-            `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives them, and where the kind has a
-            loss with labels, `labels`. There may be several for a row, and with `training` other ones than without.
+            `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives them, and `labels` where the kind
+            has a loss with labels. A row may have several examples, and other ones with `training` than without.
         """
 
     @abstractmethod
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a batch against its labels."""
+        """Return the mean loss of a batch against its labels."""
 
     @abstractmethod
     def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-        """The mean distance of a batch's outputs from the teacher's, which has no gradient.
+        """Return the mean distance of a batch's outputs from the teacher's, which have no gradient.
 
         Args:
+            student: outputs of the student.
+            teacher: outputs of the teacher.
             mask: [rows, tokens], 0 where there is padding.
+            temperature: of the distributions, where outputs are logits.
         """
 
     @abstractmethod
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
-        """Metrics of the outputs for `examples`, one each, which `encode` made of `rows`."""
+        """Return the metrics of the outputs for `examples`, one each, which `encode` made of `rows`."""
 
     @abstractmethod
     def texts(self, rows: Dataset) -> list[Any]:
-        """A text or a pair for each row, as a tokenizer takes them."""
+        """Return a text or a pair for each row, as a tokenizer takes them."""
 
-    def output(self, found: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """The outputs [rows, ...] out of what a model or an engine gives, by name."""
-        return found["logits"]
+    def output(self, outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+        """Return the outputs [rows, ...] out of the named tensors of a model or an engine."""
+        return outputs["logits"]
 
     def collate(self, tokenizer: Any) -> Collate:
-        """Makes batches out of what `encode` gives."""
+        """Return the collator that makes batches of examples from `encode`."""
         return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=MULTIPLE)
 
     def config(self, data: TaskData) -> dict[str, Any]:
-        """What the task changes in a model's configuration."""
+        """Return the task's changes to a model's configuration."""
         return {
             "num_labels": len(data.labels),
             "id2label": dict(enumerate(data.labels)),
@@ -137,11 +141,11 @@ class Kind(ABC, Generic[T]):
         }
 
     def load_model(self, source: str | Path, **config: Any) -> Any:
-        """A model for the task, its head new where `source` has none."""
+        """Load a model for the task, its head new where `source` has none."""
         return load_model(self.auto, source, **config)
 
     def load_finished(self, source: str | Path) -> Any:
-        """A model that was fine-tuned on the task.
+        """Load a model that was fine-tuned on the task.
 
         Raises:
             UserError: it has no head for the task.
@@ -155,73 +159,79 @@ class Kind(ABC, Generic[T]):
         return model
 
     def check_model(self, config: Any, data: TaskData, name: str) -> None:
-        """
+        """Check that a model with this configuration is for the task's labels.
+
         Raises:
-            UserError: a model with this configuration is for other labels than the task has.
+            UserError: it is for other labels.
         """
         names = [config.id2label[index] for index in range(config.num_labels)]
         if names != data.labels:
             raise UserError(f"{name} has the labels {names}, the task has {data.labels}")
 
     def for_model(self, source: str | Path) -> Self:
-        """This kind for one model, where how its outputs are read is a property of the model."""
+        """Return this kind for one model, where the reading of outputs depends on the model."""
         return self
 
     def check_settings(self, settings: Training) -> None:
-        """
+        """Check that this kind can train by `settings`.
+
         Raises:
-            UserError: they ask for what this kind cannot do.
+            UserError: they ask for more than this kind can do.
         """
 
     def check_teacher(self, student: Any, teacher: Any, name: str) -> None:
-        """
+        """Check that the outputs of student and teacher can be compared.
+
         Args:
-            student: configuration of the model that is taught; `teacher`: of the one that teaches, called `name`.
+            student: configuration of the model that is taught.
+            teacher: configuration of the model that teaches.
+            name: of the teacher, for the message.
 
         Raises:
-            UserError: the outputs of the two cannot be compared.
+            UserError: they cannot.
         """
 
     def freeze_unused(self, model: Any) -> None:
-        """Freeze what no output is made of, for training on the outputs alone."""
+        """Freeze parameters that no output is made of, for training on the outputs alone."""
 
     def read(self, where: str, columns: list[str], cache: Path) -> Table:
-        """`columns` of a file, or of a split of the task's hub data."""
+        """Read `columns` of a file, or of a split of the task's hub data."""
         if self.task.source is None:
             return read_file(Path(where).expanduser(), columns)
         return read_hub(self.task.source, self.task.subset, where, columns, cache)
 
     def training_texts(self, where: str, column: str, cache: Path, most: int | None = None) -> list[str]:
-        """The first `most` texts that are not blank: lines of a text file, else a column's."""
+        """Return the first `most` texts that are not blank: lines of a text file, else a column's."""
         file = Path(where).expanduser()
         if self.task.source is None and readers.kind(file) == "text":
             readers.check_file(file, ["text"])
-            found: Iterator[str] = (line.strip() for _, line in readers.lines(file))
+            candidates: Iterator[str] = (line.strip() for _, line in readers.lines(file))
         else:
-            found = iter(checked_texts(self.read(where, [column], cache), column))
-        texts = list(islice((text for text in found if text.strip()), most))
+            candidates = iter(checked_texts(self.read(where, [column], cache), column))
+        texts = list(islice((text for text in candidates if text.strip()), most))
         if not texts:
             raise UserError(f"{where} has no text to train on")
         return texts
 
     def check_metric(self, names: Sequence[str], what: str) -> None:
-        """
+        """Check the task's metric.
+
         Raises:
-            UserError: the task's metric is none of `names`, which `what` has.
+            UserError: it is none of `names`, the metrics of `what`.
         """
         if self.task.metric not in names:
             raise UserError(f"no metric {self.task.metric!r} for {what}; there are {', '.join(names)}")
 
 
 def architecture(config: Any) -> str:
-    """The name of the model class in a configuration; empty where there is none."""
+    """Return the name of the model class in a configuration; empty where there is none."""
     return str((config.architectures or [""])[0])
 
 
 def tokenized(
     rows: Dataset, tokenizer: Any, columns: Sequence[str], max_length: int, labels: str | None = None
 ) -> Dataset:
-    """Texts, or pairs, as model input; `labels` is the column that becomes `labels`."""
+    """Return texts, or pairs, as model input; `labels` is the column that becomes `labels`."""
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = tokenizer(*(batch[column] for column in columns), truncation=True, max_length=max_length)
@@ -232,21 +242,22 @@ def tokenized(
 
 
 def checked_texts(table: Table, column: str) -> list[str]:
-    """
+    """Return a column of texts.
+
     Raises:
-        UserError: one of them is no text.
+        UserError: a value is not text.
     """
     for row, text in enumerate(table.columns[column]):
         if not isinstance(text, str):
-            raise UserError(f"{table.place(row)}: {column!r} has to be text, not {shown(text)}")
+            raise UserError(f"{table.place(row)}: {column!r} has to be text, not {as_in_file(text)}")
     return table.columns[column]
 
 
 def checked_numbers(table: Table, column: str) -> list[float]:
-    """Numbers, or text that is one, as CSV has it.
+    """Return a column of numbers, or of texts that are numbers, as CSV has them.
 
     Raises:
-        UserError: one of them is no finite number.
+        UserError: a value is no finite number.
     """
     numbers = []
     for row, value in enumerate(table.columns[column]):
@@ -255,19 +266,19 @@ def checked_numbers(table: Table, column: str) -> list[float]:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise UserError(f"{table.place(row)}: {column!r} has to be a number, not {shown(value)}")
+            raise UserError(f"{table.place(row)}: {column!r} has to be a number, not {as_in_file(value)}")
         numbers.append(number)
     return numbers
 
 
-def shown(value: Any) -> str:
-    """`value` as a data file has it: null and true rather than None and True."""
+def as_in_file(value: Any) -> str:
+    """Return `value` in the notation of a data file: null and true rather than None and True."""
     return f"{json.dumps(value, default=str):.40}"
 
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Without those of `datasets`."""
+    """Hide the progress bars of `datasets`."""
     were_shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:

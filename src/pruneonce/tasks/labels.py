@@ -8,44 +8,51 @@ from typing import Any
 
 from pruneonce.data.readers import Table
 from pruneonce.errors import UserError
-from pruneonce.tasks.kind import shown
+from pruneonce.tasks.kind import as_in_file
 
 
-def class_names(given: list[str] | None, table: Table, column: str, values: Iterable[tuple[int, Any]]) -> list[str]:
-    """The classes' names; without any to read, those of numbers are the numbers.
+def class_names(declared: list[str] | None, table: Table, column: str, values: Iterable[tuple[int, Any]]) -> list[str]:
+    """Return the classes' names; labels that are numbers are their own names.
 
     Args:
-        given: by the recipe, else those that hub data comes with, else those in the training data.
+        declared: names in the recipe; else those that hub data comes with, else those in the training data.
+        table: the training data.
+        column: of the labels.
         values: row and label, of the training data.
 
     Raises:
         UserError: the names do not differ, or there are fewer than two; a label is none; names and numbers are mixed.
     """
-    if given is not None:
-        if len(set(given)) < max(2, len(given)):
-            raise UserError(f"`labels` has to be two or more different names, not {given}")
-        return given
+    if declared is not None:
+        if len(set(declared)) < max(2, len(declared)):
+            raise UserError(f"`labels` has to be two or more different names, not {declared}")
+        return declared
     if column in table.class_names:
         return table.class_names[column]
-    found = {plain(value, table.place(row)) for row, value in values}
-    numbers = {number_of(value) for value in found}
+    distinct = {checked_label(value, table.place(row)) for row, value in values}
+    numbers = {number_of(value) for value in distinct}
     if None not in numbers:
         if numbers != set(range(len(numbers))):
             raise UserError(
                 f"{table.name}: labels that are numbers have to be 0, 1, ... with none left out, not "
-                f"{some(sorted(found, key=str))}; renumber them, or name all classes in `labels`"
+                f"{first_few(sorted(distinct, key=str))}; renumber them, or name all classes in `labels`"
             )
         return [str(number) for number in range(len(numbers))]
-    if not all(isinstance(value, str) for value in found):
-        raise UserError(f"{table.name}: labels are both names and numbers: {some(sorted(found, key=str))}")
-    return sorted(str(value) for value in found)
+    if not all(isinstance(value, str) for value in distinct):
+        raise UserError(f"{table.name}: labels are both names and numbers: {first_few(sorted(distinct, key=str))}")
+    return sorted(str(value) for value in distinct)
 
 
 def class_numbers(labels: list[str], table: Table, column: str, values: Iterable[tuple[int, Any]]) -> list[int]:
-    """Each label as an index into `labels`: a label that reads like one of the names is that one; any other number, or
-    text that is a number as in CSV, is an index.
+    """Return each label as an index into `labels`.
+
+    A label that reads like one of the names is that name. Any other number, or text that is a number as in CSV, is an
+    index.
 
     Args:
+        labels: the classes' names.
+        table: the data.
+        column: of the labels.
         values: row and label.
 
     Raises:
@@ -55,30 +62,32 @@ def class_numbers(labels: list[str], table: Table, column: str, values: Iterable
     index = {} if column in table.class_names else {name: number for number, name in enumerate(labels)}
     numbers = []
     for row, value in values:
-        value = plain(value, table.place(row))
+        value = checked_label(value, table.place(row))
         number = index.get(str(value), number_of(value))
         if number is None or not 0 <= number < len(labels):
             raise UserError(
-                f"{table.place(row)}: label {value!r} is none of {some(labels)}, "
+                f"{table.place(row)}: label {value!r} is none of {first_few(labels)}, "
                 f"nor a number from 0 to {len(labels) - 1}"
             )
         numbers.append(number)
     return numbers
 
 
-def plain(value: Any, place: str) -> int | str:
-    """`value` if it can be a label at all. A bool is an int to Python, but not to who wrote it."""
+def checked_label(value: Any, place: str) -> int | str:
+    """Return `value` if it can be a label at all. A bool is an int to Python, but not to who wrote it."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise UserError(f"{place}: a label has to be a name or a whole number, not {shown(value)}")
+        raise UserError(f"{place}: a label has to be a name or a whole number, not {as_in_file(value)}")
     return value
 
 
 def number_of(value: int | str) -> int | None:
+    """Return the whole number that a label is or spells; None for other text."""
     if isinstance(value, int):
         return value
     return int(value) if re.fullmatch(r"\s*-?\d{1,9}\s*", value, re.ASCII) else None
 
 
-def some(values: list[Any]) -> str:
+def first_few(values: list[Any]) -> str:
+    """Return the first ten values in words."""
     first = [repr(value) for value in values[:10]]
     return ", ".join([*first, f"... ({len(values)} in all)"] if len(values) > 10 else first)

@@ -1,8 +1,8 @@
-"""The data of tasks, read once in a process, and tokenized once for each tokenizer, whatever arms and seeds use it.
+"""Data of tasks, read once in a process and tokenized once for each tokenizer, whatever arms and seeds use it.
 
-Kept is what follows from the task, its files and the tokenizer alone. The order of examples, and a choice among them,
-follow from a seed and are made anew by each stage. All that is kept takes at most `MOST_BYTES`; the data not used for
-the longest time goes first.
+The cache holds data that follow from the task, its files and the tokenizer alone. The order of examples, and a choice
+among them, follow from a seed and are made anew by each stage. The cache takes at most `MOST_BYTES`; the data that were
+not used for the longest time go first.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from pruneonce.errors import UserError
 from pruneonce.tasks.kind import Kind, TaskData
 
 MOST_BYTES = 1 << 30  # of Arrow data; more than any task of GLUE or SQuAD takes with its tokens
-TAUGHT = "train, taught"  # in the place of a split: the examples of stages with a teacher
+TAUGHT = "train, taught"  # stands for a split: the examples of stages with a teacher
 
 T = TypeVar("T")
 
 
 class Kept:
-    """Values by key, of at most `most` bytes together; one that is larger alone is not kept."""
+    """Cache of values by key, of at most `most` bytes together; a value that is larger alone is not kept."""
 
     def __init__(self, most: int):
         self.most = most
         self.values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
-        """The value of `key`, made where it is not kept; with the key None, always made."""
+        """Return the value of `key`, made where it is not kept; with the key None, it is always made."""
         if key is not None and key in self.values:
             self.values.move_to_end(key)
             return self.values[key][0]  # type: ignore[no-any-return]
@@ -52,7 +52,7 @@ KEPT = Kept(MOST_BYTES)
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """The data of a task in memory.
+    """Data of a task in memory.
 
     Attributes:
         kind: reads and encodes it.
@@ -65,7 +65,7 @@ class LoadedTask:
     key: Hashable
 
     def examples(self, split: str, tokenizer: Any, training: bool = False) -> Dataset:
-        """Model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
+        """Return model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
         if split == TAUGHT and self.data.unlabelled is None:
             split = "train"
         identity = _tokenizer_key(tokenizer)
@@ -73,14 +73,15 @@ class LoadedTask:
         return KEPT.get(key, lambda: self.kind.encode(self.rows(split), tokenizer, training), _bytes)
 
     def rows(self, split: str) -> Dataset:
-        """The rows of a split, or of `TAUGHT`."""
+        """Return the rows of a split, or of `TAUGHT`."""
         return self.data.taught if split == TAUGHT else self.data.splits[split]
 
 
 def load(kind: Kind[Any], cache: Path) -> LoadedTask:
-    """The data of the task of `kind`.
+    """Load the data of the task of `kind`.
 
     Args:
+        kind: reads and encodes the data.
         cache: folder that hub data is downloaded to.
 
     Raises:
@@ -92,21 +93,21 @@ def load(kind: Kind[Any], cache: Path) -> LoadedTask:
 
 
 def _task_key(kind: Kind[Any], cache: Path) -> Hashable:
-    """All that the data follows from: files by what is in them, hub data by its name and the folder that has it."""
+    """Return the identity of the data: files by their contents, hub data by its name and folder."""
     task = kind.task
     try:
         data = task_key(task, taught=True)
     except UserError:
-        return None  # `Kind.load` says which file is missing, and why it is wanted
+        return None  # `Kind.load` raises with the name of the missing file and its use
     return data, task.metric, str(cache.resolve()) if task.source else None
 
 
 def _tokenizer_key(tokenizer: Any) -> Hashable:
-    """All that a fast tokenizer's output follows from; None for others."""
+    """Return the identity of a fast tokenizer's output; None for others."""
     if not getattr(tokenizer, "is_fast", False):
         return None
-    said = [tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side]
-    return type(tokenizer).__name__, json.dumps(said, default=str), packing.backend(tokenizer)
+    settings = [tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side]
+    return type(tokenizer).__name__, json.dumps(settings, default=str), packing.backend(tokenizer)
 
 
 def _tables(data: TaskData) -> list[Dataset]:

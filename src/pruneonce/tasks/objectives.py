@@ -16,7 +16,7 @@ from pruneonce.tasks.kind import Kind
 
 
 def task_objective(kind: Kind[Any]) -> Objective:
-    """The loss with the labels."""
+    """Return the objective with the labels alone."""
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         labels = batch.pop("labels")
@@ -28,16 +28,17 @@ def task_objective(kind: Kind[Any]) -> Objective:
 def distilled_objective(
     kind: Kind[Any], teacher: nn.Module, settings: Transfer, teacher_kind: Kind[Any] | None = None
 ) -> Objective:
-    """`a_task L_task + a_kd L_kd + a_hidden L_hidden + a_relation L_relation`.
+    """Return the objective `a_task L_task + a_kd L_kd + a_hidden L_hidden + a_relation L_relation`.
 
     `L_kd` is the kind's distance of the outputs, for classes `T^2 KL(teacher || student)`
-    (https://arxiv.org/abs/2111.05754, section 3); `L_hidden` that of the hidden states of every layer
-    (https://arxiv.org/abs/2310.06927, equation 1); `L_relation` that of how tokens are related to each other in them
+    (https://arxiv.org/abs/2111.05754, section 3). `L_hidden` is the distance of the hidden states of every layer
+    (https://arxiv.org/abs/2310.06927, equation 1). `L_relation` is the distance of the relations among tokens in them
     (https://arxiv.org/abs/2012.15828, section 3.1).
 
     Args:
+        kind: of the task.
         teacher: frozen, on the device of training.
-        settings: none left to the kind of task, see `Task.completed`.
+        settings: those of a transfer complete, see `Task.completed`.
         teacher_kind: reads the teacher's outputs; None: as the student's.
     """
     teacher_kind = teacher_kind or kind
@@ -45,22 +46,26 @@ def distilled_objective(
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         labels, mask = batch.pop("labels", None), batch["attention_mask"]
-        with captured(teacher, related) as their_vectors, torch.no_grad():
-            theirs = teacher(**batch, output_hidden_states=hidden_weight > 0)
-        with captured(unwrapped(model), related) as our_vectors:
-            ours = model(**batch, output_hidden_states=hidden_weight > 0)
-        output = kind.output(ours, mask).float()
+        with captured(teacher, related) as teacher_vectors, torch.no_grad():
+            teacher_outputs = teacher(**batch, output_hidden_states=hidden_weight > 0)
+        with captured(unwrapped(model), related) as student_vectors:
+            student_outputs = model(**batch, output_hidden_states=hidden_weight > 0)
+        output = kind.output(student_outputs, mask).float()
         parts: dict[str, Tensor] = {}
         if settings.kd_weight:
-            wanted = teacher_kind.output(theirs, mask).float()
-            parts["kd"] = settings.kd_weight * kind.distillation(output, wanted, mask, settings.temperature)
+            teacher_output = teacher_kind.output(teacher_outputs, mask).float()
+            parts["kd"] = settings.kd_weight * kind.distillation(output, teacher_output, mask, settings.temperature)
         if settings.task_weight:
             assert labels is not None, "`check_settings` refuses a weight of what there is not"
             parts["task"] = settings.task_weight * kind.loss(output, labels)
         if hidden_weight:
-            parts["hidden"] = hidden_weight * hidden_distillation(states(ours, mask), states(theirs, mask))
+            parts["hidden"] = hidden_weight * hidden_distillation(
+                states(student_outputs, mask), states(teacher_outputs, mask)
+            )
         if related:
-            parts["relations"] = settings.relation_weight * relation_distillation(our_vectors, their_vectors, mask)
+            parts["relations"] = settings.relation_weight * relation_distillation(
+                student_vectors, teacher_vectors, mask
+            )
         return {
             "loss": torch.stack(list(parts.values())).sum(),
             **{name: part.detach() for name, part in parts.items()},

@@ -1,4 +1,4 @@
-"""Running a task model over examples, be it in PyTorch or in another engine."""
+"""Predictions of a task model on examples, in PyTorch or in another engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pruneonce.tasks.kind import Array
 
 @torch.no_grad()
 def predict(model: nn.Module, kind: Kind[Any], examples: Any, collate: Collate, batch_size: int = 32) -> list[Array]:
-    """The output for each of `examples`, of a model in PyTorch, which need not be in evaluation mode."""
+    """Return the output for each of `examples`, of a model in PyTorch, which need not be in evaluation mode."""
     device = next(model.parameters()).device
 
     def run(batch: Batch) -> Tensor:
@@ -29,17 +29,20 @@ def predict(model: nn.Module, kind: Kind[Any], examples: Any, collate: Collate, 
 
 
 def in_batches(run: Callable[[Batch], Tensor], examples: Any, collate: Collate, batch_size: int = 32) -> list[Array]:
-    """What `run` gives for batches of `examples`, in their order. Batches are formed by length: little is padding.
+    """Return the outputs of `run` for `examples`, in their order. Batches are formed by length: little is padding.
 
     Args:
-        run: gives one row for each of the batch's, padded as the batch is; the batch has no labels.
+        run: returns one row for each of the batch's, padded as the batch is; the batch has no labels.
+        examples: model input.
+        collate: makes a batch of some.
+        batch_size: examples in a batch.
     """
     lengths = [len(ids) for ids in examples["input_ids"]]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    found: dict[int, Array] = {}
+    outputs: dict[int, Array] = {}
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         batch = collate([examples[i] for i in chosen])
         batch.pop("labels", None)
-        found.update(zip(chosen, run(batch).numpy(), strict=True))
-    return [found[index] for index in range(len(order))]
+        outputs.update(zip(chosen, run(batch).numpy(), strict=True))
+    return [outputs[index] for index in range(len(order))]

@@ -1,4 +1,4 @@
-"""The answer to a question as a span of a context, by SQuAD's rules.
+"""Question answering: the answer to a question as a span of a context, by SQuAD's rules.
 
 https://arxiv.org/abs/1606.05250 and, with questions that have no answer, https://arxiv.org/abs/1806.03822.
 """
@@ -29,8 +29,10 @@ NOT_THERE = -1e4  # the logit of padding; e to its power is 0
 
 
 class QuestionAnsweringKind(TextKind[QuestionAnswering]):
-    """Rows have `id`, `question`, `context` (str), `answers` (list of str) and `starts` (list of int, characters);
-    those that nobody has answered, `question` and `context` alone.
+    """Question answering by spans.
+
+    Rows have `id`, `question`, `context` (str), `answers` (list of str) and `starts` (list of int, characters); rows
+    that nobody has answered have `question` and `context` alone.
 
     An example is a window: the question with a piece of the context. Outputs are [tokens, 2], start and end; those of
     padding are `NOT_THERE`.
@@ -60,11 +62,11 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
         task, labelled = self.task, training and "answers" in rows.column_names
         with no_progress_bars():
-            found = windows(_as_questions(rows), tokenizer, task.max_length, task.doc_stride, labelled)
-            inputs = found.inputs
+            encoded = windows(_as_questions(rows), tokenizer, task.max_length, task.doc_stride, labelled)
+            inputs = encoded.inputs
             if not training:
-                inputs = inputs.add_column("example", found.example.tolist())
-                return inputs.add_column("offsets", [offsets.tolist() for offsets in found.offsets])
+                inputs = inputs.add_column("example", encoded.example.tolist())
+                return inputs.add_column("offsets", [offsets.tolist() for offsets in encoded.offsets])
             if labelled:
                 positions = zip(inputs["start_positions"], inputs["end_positions"], strict=True)
                 inputs = inputs.remove_columns(["start_positions", "end_positions"])
@@ -79,30 +81,30 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
 
         return collate
 
-    def output(self, found: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        # No answer is in the padding. If it competed, losses would depend on what else is in the batch.
-        logits = torch.stack([found["start_logits"], found["end_logits"]], dim=-1)
+    def output(self, outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+        # No answer is in the padding. If it competed, losses would depend on the other rows of the batch.
+        logits = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
         return logits.masked_fill(~mask.bool()[:, :, None], NOT_THERE)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The mean of the cross-entropies of start and end."""
+        """Return the mean of the cross-entropies of start and end."""
         return F.cross_entropy(output, labels)  # [rows, tokens, 2] against [rows, 2]: classes are in the middle
 
     def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-        """`T^2 KL` between the distributions over the real tokens, mean of start and end."""
+        """Return `T^2 KL` between the distributions over the real tokens, mean of start and end."""
         ours, theirs = (logits.transpose(1, 2).flatten(0, 1) for logits in (student, teacher))
         return logit_distillation(ours, theirs, temperature)
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
-        """`exact_match` and `f1` in percent, as the official scorer gives them."""
+        """Return `exact_match` and `f1` in percent, as the official scorer gives them."""
         questions = _as_questions(rows)
         offsets = [np.array(one, dtype=np.int32).reshape(-1, 2) for one in examples["offsets"]]
-        found = Windows(examples, np.array(examples["example"]), offsets)
+        windows_of_rows = Windows(examples, np.array(examples["example"]), offsets)
         task = self.task
         answers = best_answers(
             [output[:, 0] for output in outputs],
             [output[:, 1] for output in outputs],
-            found,
+            windows_of_rows,
             questions,
             n_best=task.n_best,
             max_answer_length=task.max_answer_length,

@@ -1,4 +1,4 @@
-"""A number for a text or a pair of texts, such as how similar two sentences are."""
+"""Regression: a number for a text or a pair of texts, such as how similar two sentences are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ METRICS = ["pearson", "spearman"]
 
 
 class RegressionKind(LabelledTexts[Regression]):
-    """Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (float)."""
+    """Regression on texts.
+
+    Rows have `text` (str), `text_pair` (str, only for pairs) and `label` (float).
+    """
 
     @classmethod
     def is_for(cls, config: Any) -> bool:
@@ -38,14 +41,14 @@ class RegressionKind(LabelledTexts[Regression]):
                 raise UserError(f"{table.name}: all numbers in {self.task.label!r} are the same")
         return TaskData(splits, unlabelled=self.unlabelled(cache))
 
-    def output(self, found: Any, mask: Tensor) -> Tensor:
-        return found["logits"].squeeze(-1)  # type: ignore[no-any-return]
+    def output(self, outputs: Any, mask: Tensor) -> Tensor:
+        return outputs["logits"].squeeze(-1)  # type: ignore[no-any-return]
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return F.mse_loss(output, labels.to(output.dtype))
 
     def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-        """The mean squared difference; a number has no temperature."""
+        """Return the mean squared difference; a number has no temperature."""
         return F.mse_loss(student, teacher)
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""A score for a query and a passage, by a cross-encoder: one model that reads both. Rows of a query are candidates."""
+"""Reranking: a score for a query and a passage, by a cross-encoder, one model that reads both.
+
+Rows of a query are its candidates.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from pruneonce.tasks.texts import TextKind
 
 
 class RerankingKind(TextKind[Reranking]):
-    """Rows have `query` (str), `passage` (str), `label` (float), the relevance, and `target` (float, 0 to 1): the
+    """Reranking of passages.
+
+    Rows have `query` (str), `passage` (str), `label` (float), the relevance, and `target` (float, 0 to 1): the
     relevance over the largest one in the training data, 0 below 0. Outputs are scores, whose sigmoid is the target.
 
     `sentence_transformers.CrossEncoder(folder)` gives that sigmoid, as it does for any model with one label.
@@ -47,29 +52,29 @@ class RerankingKind(TextKind[Reranking]):
             splits[split] = Dataset.from_dict({**texts, "label": relevances, "target": targets})
         return TaskData(splits, unlabelled=self.unlabelled(cache))
 
-    def output(self, found: Any, mask: Tensor) -> Tensor:
-        return found["logits"].squeeze(-1)  # type: ignore[no-any-return]
+    def output(self, outputs: Any, mask: Tensor) -> Tensor:
+        return outputs["logits"].squeeze(-1)  # type: ignore[no-any-return]
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output, labels.to(output.dtype))
 
     def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-        """The mean squared difference of the scores; a score has no temperature.
+        """Return the mean squared difference of the scores; a score has no temperature.
 
         Margin-MSE (https://arxiv.org/abs/2010.02666) compares differences between two passages of a query instead, so
-        that a student of another architecture may have a range of scores of its own. Here both have the same one; equal
-        scores have equal margins; and a batch need not hold passages of one query together.
+        that a student of another architecture may have a range of scores of its own. Here both have the same range,
+        equal scores have equal margins, and a batch need not hold passages of one query together.
         """
         return F.mse_loss(student, teacher)
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
-        """How each query's candidates are ranked."""
+        """Return the metrics of the ranking of each query's candidates."""
         pairs = zip(outputs, rows["label"], strict=True)
         judged = by_query(rows["query"], rows["passage"], [(float(score), label) for score, label in pairs])
-        return ranking(tuple(zip(*found.values(), strict=True)) for found in judged.values())  # type: ignore[misc]
+        return ranking(tuple(zip(*candidates.values(), strict=True)) for candidates in judged.values())  # type: ignore[misc]
 
     def config(self, data: TaskData) -> dict[str, Any]:
-        """One label, and the loss that transformers has for it: its pipelines then give the sigmoid too."""
+        """Return one label, and the loss that transformers has for it: its pipelines then give the sigmoid too."""
         return {"num_labels": 1, "problem_type": "multi_label_classification"}
 
     def check_model(self, config: Any, data: TaskData, name: str) -> None:

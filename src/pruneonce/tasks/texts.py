@@ -1,4 +1,4 @@
-"""What kinds of tasks have in common that judge a text or a pair: their columns, and texts without a label."""
+"""Base of the kinds of tasks that judge a text or a pair: their columns, and texts without a label."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ X = TypeVar("X", bound=TextTask)
 
 
 class TextKind(Kind[X]):
-    """Rows have a text or a pair, and may have no label."""
+    """Kind of task whose rows have a text or a pair, and may have no label."""
 
     target: ClassVar[str] = "label"  # the column that becomes `labels`
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
-        """The task's columns of text, one or two, by what rows call them."""
+        """Return the task's columns of text, one or two, by their names in rows."""
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
         labels = self.target if self.target in rows.column_names else None
@@ -34,10 +34,15 @@ class TextKind(Kind[X]):
         return list(zip(*columns, strict=True)) if len(columns) > 1 else list(columns[0])
 
     def read_texts(self, table: Table) -> dict[str, list[Any]]:
+        """Return the texts of a table by their names in rows.
+
+        Raises:
+            UserError: a value is not text.
+        """
         return {name: checked_texts(table, column) for name, column in self.columns().items()}
 
     def unlabelled(self, cache: Path) -> Dataset | None:
-        """The rows of `task.unlabelled`."""
+        """Return the rows of `task.unlabelled`; None where there are none."""
         where, columns = self.task.unlabelled, self.columns()
         if where is None:
             return None
@@ -55,8 +60,8 @@ class TextKind(Kind[X]):
 
 
 class LabelledTexts(TextKind[X]):
-    """Rows have `text`, for pairs alone `text_pair`, and `label`."""
+    """Kind of task whose rows have `text`, for pairs alone `text_pair`, and `label`."""
 
     def columns(self) -> dict[str, str]:
-        named = {"text": self.task.text, "text_pair": self.task.text_pair}  # type: ignore[attr-defined]
-        return {name: column for name, column in named.items() if column}
+        columns = {"text": self.task.text, "text_pair": self.task.text_pair}  # type: ignore[attr-defined]
+        return {name: column for name, column in columns.items() if column}

@@ -1,5 +1,8 @@
-"""A tag for each word: named entities and other spans (CoNLL-2003, https://aclanthology.org/W03-0419), or parts of
-speech. Loss and metrics look at the first token of each word, as BERT does (https://arxiv.org/abs/1810.04805, 5.3)."""
+"""Token classification: a tag for each word, such as named entities and other spans, or parts of speech.
+
+Named entities are those of CoNLL-2003, https://aclanthology.org/W03-0419. Loss and metrics look at the first token of
+each word, as BERT does (https://arxiv.org/abs/1810.04805, 5.3).
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,19 @@ from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue, spans
 from pruneonce.recipe import TokenClassification
-from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, architecture, no_progress_bars, shown
+from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, architecture, as_in_file, no_progress_bars
 from pruneonce.tasks.labels import class_names, class_numbers
 
 PLAIN_METRICS = ["accuracy", "f1_macro"]
 IGNORED = -100  # the label of a token that is not the first of a word; transformers' collator pads with it
-NONE = -1  # of a token: it is no word's first; of a word: no tag was predicted, as no token of it was seen
+NONE = -1  # a token that is no word's first; the prediction for a word of which no token was seen
 WORDS = "words"  # column of an encoded split that is no model input: the word that begins with each token, or NONE
 
 
 class TokenClassificationKind(Kind[TokenClassification]):
-    """Rows have `tokens` (list of str, the words) and `tags` (list of int, indices into the names, as ClassLabels).
+    """Classification of words.
 
+    Rows have `tokens` (list of str, the words) and `tags` (list of int, indices into the names, as ClassLabels).
     Outputs are [tokens, classes].
     """
 
@@ -43,8 +47,11 @@ class TokenClassificationKind(Kind[TokenClassification]):
         return architecture(config).endswith("ForTokenClassification")
 
     def load(self, cache: Path) -> TaskData:
-        """As `Kind.load`. A tag is a name or a number from 0. The names are the recipe's, else those that hub data
-        comes with, else the sorted names (or the numbers) in the training data."""
+        """Read and check all splits, as `Kind.load`.
+
+        A tag is a name or a number from 0. The names are the recipe's, else those that hub data comes with, else the
+        sorted names (or the numbers) in the training data.
+        """
         task = self.task
         tables = {split: self._table(where, cache) for split, where in task.splits().items()}
         for table in tables.values():
@@ -58,7 +65,7 @@ class TokenClassificationKind(Kind[TokenClassification]):
         return TaskData(splits, labels)
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
-        """As `Kind.encode`: with `training`, `labels` of the first token of each word; without, `words`."""
+        """Encode sentences as `Kind.encode`: in training with the `labels` of first tokens, else with `words`."""
         if not tokenizer.is_fast:
             raise UserError(
                 "the model's tokenizer does not tell which word a token is of; token classification needs a fast one"
@@ -86,19 +93,23 @@ class TokenClassificationKind(Kind[TokenClassification]):
         return collate
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, mean over the words of the batch; 0 where no word of it was seen."""
+        """Return the cross-entropy, mean over the words of the batch; 0 where no word of it was seen."""
         total = F.cross_entropy(output.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         return total / (labels != IGNORED).sum().clamp_min(1)
 
     def distillation(self, student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-        """`T^2 KL`, mean over all tokens that are not padding: the first of a word or not, the student then says what
-        the teacher says, however a program puts the tokens of a word together again."""
+        """Return `T^2 KL`, mean over all tokens that are not padding, whether they are the first of a word or not.
+
+        The student then agrees with the teacher however a program puts the tokens of a word together again.
+        """
         keep = mask.bool()
         return logit_distillation(student[keep], teacher[keep], temperature)
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
-        """Over all words, those that the model did not see included, since the task has them: they count as O where
-        tags mark spans, and as wrong where they do not. `unseen` is their share."""
+        """Return metrics over all words, including those beyond the model's window; `unseen` is their share.
+
+        An unseen word counts as O where tags mark spans, and as wrong where they do not.
+        """
         names = rows.features["tags"].feature.names
         gold = [np.asarray(tags) for tags in rows["tags"]]
         predicted = [np.full(len(tags), NONE) for tags in gold]
@@ -109,9 +120,11 @@ class TokenClassificationKind(Kind[TokenClassification]):
         flat, true = np.concatenate(predicted), np.concatenate(gold)
         unseen = {"unseen": float((flat == NONE).mean())}
         if _mark_spans(names):
-            named = [*names, "O"]  # the last one is that of NONE
-            theirs, ours = ([[named[tag] for tag in tags] for tags in every] for every in (predicted, gold))
-            return {**spans.score(theirs, ours), **unseen}
+            names_with_none = [*names, "O"]  # NONE is the index of "O"
+            predicted_tags, true_tags = (
+                [[names_with_none[tag] for tag in tags] for tags in every] for every in (predicted, gold)
+            )
+            return {**spans.score(predicted_tags, true_tags), **unseen}
         return {"accuracy": glue.accuracy(flat, true), "f1_macro": glue.f1_macro(flat, true), **unseen}
 
     def texts(self, rows: Dataset) -> list[Any]:
@@ -136,7 +149,7 @@ class TokenClassificationKind(Kind[TokenClassification]):
             self.check_metric(PLAIN_METRICS, f"tags that do not mark spans by O, B-, I-, ... ({other!r} does not)")
 
     def _numbered(self, table: Table, labels: list[str]) -> Dataset:
-        """The table under its canonical names, its tags as indices into `labels`."""
+        """Return the table under its canonical names, its tags as indices into `labels`."""
         words, tags = table.columns[self.task.tokens], table.columns[self.task.tags]
         numbers = iter(class_numbers(labels, table, self.task.tags, _each(tags)))
         rows = {"tokens": words, "tags": [[next(numbers) for _ in row] for row in tags]}
@@ -146,24 +159,25 @@ class TokenClassificationKind(Kind[TokenClassification]):
 
 
 def _check_sentences(table: Table, tokens: str, tags: str) -> None:
-    """
+    """Check the rows of a table.
+
     Raises:
         UserError: a row has no list of words, or not as many tags as words.
     """
-    for row, (words, theirs) in enumerate(zip(table.columns[tokens], table.columns[tags], strict=True)):
-        for column, value in ((tokens, words), (tags, theirs)):
+    for row, (words, labels) in enumerate(zip(table.columns[tokens], table.columns[tags], strict=True)):
+        for column, value in ((tokens, words), (tags, labels)):
             if not isinstance(value, list) or not value:
                 what = "a list, an entry for each word"
-                raise UserError(f"{table.place(row)}: {column!r} has to be {what}, not {shown(value)}")
+                raise UserError(f"{table.place(row)}: {column!r} has to be {what}, not {as_in_file(value)}")
         for word in words:
             if not isinstance(word, str):
-                raise UserError(f"{table.place(row)}: {tokens!r} has to be a list of words, {shown(word)} is none")
-        if len(words) != len(theirs):
-            raise UserError(f"{table.place(row)}: {len(words)} words in {tokens!r}, but {len(theirs)} tags in {tags!r}")
+                raise UserError(f"{table.place(row)}: {tokens!r} has to be a list of words, {as_in_file(word)} is none")
+        if len(words) != len(labels):
+            raise UserError(f"{table.place(row)}: {len(words)} words in {tokens!r}, but {len(labels)} tags in {tags!r}")
 
 
 def _each(lists: list[list[Any]]) -> list[tuple[int, Any]]:
-    """Row and value of every value."""
+    """Return row and value of every value."""
     return [(row, value) for row, values in enumerate(lists) for value in values]
 
 
@@ -172,18 +186,21 @@ def _mark_spans(labels: list[str]) -> bool:
 
 
 def _marks_spaces(tokenizer: Any) -> bool:
-    """Whether a word's tokens depend on the space before it, as those of RoBERTa and ModernBERT do."""
+    """Return whether a word's tokens depend on the space before it, as those of RoBERTa and ModernBERT do."""
     before = tokenizer.backend_tokenizer.pre_tokenizer
     return before is not None and b'"ByteLevel"' in before.__getstate__()
 
 
 def _with_spaces(words: list[str]) -> list[str]:
-    """The words as they stand in text. `add_prefix_space` would do so for the first one too, which in text has none,
-    and only some classes of tokenizers hear it."""
+    """Return the words with the spaces that they have in text.
+
+    `add_prefix_space` would give the first word a space too, which it lacks in text, and only some tokenizers support
+    it.
+    """
     return [words[0], *(f" {word}" for word in words[1:])]
 
 
 def _first_tokens(word_ids: list[int | None]) -> list[int]:
-    """For each token the word that begins with it, or NONE."""
+    """Return for each token the word that begins with it, or NONE."""
     before: list[int | None] = [None, *word_ids]
     return [NONE if word is None or word == last else word for last, word in zip(before, word_ids, strict=False)]

@@ -184,8 +184,7 @@ STAGES: dict[str, Callable[..., Stage]] = {
 # Every kind of task; there is nothing to fine-tune an embedding on but its teacher, and `finetune` is a classification.
 STAGES |= {
     f"finetune, {kind}": partial(finetune, task=kind, epochs=6)
-    for kind in KINDS
-    if kind not in ("classification", "embedding")
+    for kind in sorted(KINDS.keys() - {"classification", "embedding"})
 }
 
 # Every registered method in every stage that it trains in, with the options of its example.

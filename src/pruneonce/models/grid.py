@@ -1,5 +1,12 @@
 """Quantization grids: a weight is an integer times a scale. And the file that records them beside a model's weights.
 
+This is the grid in NumPy; `pruneonce.quantization.functions` is the same in PyTorch, for training, on any device. Both
+take the constants from here, and a test holds scales and integers of the two equal, bit for bit.
+
+What this package makes leaves -2^(b-1) out: `|q| <= 2^(b-1) - 1`, so that a grid is symmetric. A grid that is read may
+use it, as int8 weights of other makers do: `Grid.quantize` gives it, so that their models are packed without loss. With
+a scale of `fit`, no weight reaches it.
+
 What makes a model whose weights lie on a grid (quantization-aware training, or `pruneonce unpack`) records it with
 `save`; `pruneonce pack` finds it with `load`, and then loses nothing.
 """
@@ -22,9 +29,16 @@ FILE = "quantization.safetensors"
 FORMAT = {"format": "pruneonce-quantization", "version": "1"}
 SUFFIX = ".scale"
 BITS = range(2, 9)
+# Scales are rounded up to 8 significant bits: the error grows by under 1 %, and a scale takes some 10 bits, not 26.
+SCALE_CARRY, SCALE_MASK = 0xFFFF, 0xFFFF0000  # added to the bits of a float32, and kept of them
 
 Floats = npt.NDArray[np.float32]
 Int8s = npt.NDArray[np.int8]
+
+
+def largest_integer(bits: int) -> int:
+    """`2^(b-1) - 1`: 127 for 8 bits, 7 for 4."""
+    return int(2 ** (bits - 1) - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +60,7 @@ class Grid:
 
     @property
     def highest(self) -> int:
-        return int(2 ** (self.bits - 1) - 1)
+        return largest_integer(self.bits)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a weight of this shape can lie on it."""
@@ -58,7 +72,8 @@ class Grid:
 
     def quantize(self, weight: Floats) -> Int8s:
         """The nearest integers, of the weight's shape."""
-        nearest = np.rint(self._grouped(weight) / self._spread())
+        with np.errstate(over="ignore"):  # a weight that is far off the grid is at its end
+            nearest = np.rint(self._grouped(weight) / self._spread())
         return np.clip(nearest, -self.highest - 1, self.highest).astype(np.int8).reshape(weight.shape)
 
     def dequantize(self, integers: Int8s) -> Floats:
@@ -76,13 +91,13 @@ class Grid:
 def fit(weight: Floats, bits: int, groups: int = 1) -> Grid:
     """The grid that reaches the largest magnitude of every output channel (and group of inputs).
 
-    The scale `max|w| / (2^(bits-1) - 1)` is rounded up to 8 significant bits (those of bfloat16): the error grows by
-    under 1 % and a scale takes some 10 bits instead of 26. Where all is zero it is 1.
+    The scale `max|w| / (2^(bits-1) - 1)` is rounded up to 8 significant bits, those of bfloat16. Where all
+    is zero it is 1.
     """
     largest = np.abs(weight.reshape(len(weight), groups, -1)).max(axis=2)
-    exact = (largest / np.float32(2 ** (bits - 1) - 1)).astype(np.float32)
+    exact = (largest / np.float32(largest_integer(bits))).astype(np.float32)
     exact = np.maximum(exact, np.finfo(np.float32).tiny)  # a subnormal scale would divide inexactly
-    scale = ((exact.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+    scale = ((exact.view(np.uint32) + np.uint32(SCALE_CARRY)) & np.uint32(SCALE_MASK)).view(np.float32)
     return Grid(
         bits, np.where(largest == 0, np.float32(1), scale).reshape(len(weight), *([groups] if groups > 1 else []))
     )

@@ -126,12 +126,25 @@ def must_be_bounded(source: str | Path) -> None:
     if not file.is_file():
         return
     values = read_json(file)
+    check_bounds(values, str(file))
+
+
+def check_bounds(values: Any, name: str, most: int = MOST) -> None:
+    """Refuse a configuration with numbers that no model has.
+
+    Args:
+        values: content of the configuration called `name`.
+        most: bound of all numbers but those of layers, which have `MOST_LAYERS`.
+
+    Raises:
+        UserError: it is not an object, or a number in it is out of bounds.
+    """
     if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it is not an object")
+        raise UserError(f"{name} is damaged: it is not an object")
     for key, value in values.items():
-        most = MOST_LAYERS if "layers" in key else MOST
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= most:
-            raise UserError(f"{file} is damaged: `{key}` is {value}")
+        bound = MOST_LAYERS if "layers" in key else most
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= bound:
+            raise UserError(f"{name} is damaged: `{key}` is {value}")
 
 
 def first_line(error: Exception) -> str:

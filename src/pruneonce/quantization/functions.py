@@ -1,7 +1,8 @@
 """Fake quantization: numbers rounded to a grid of integers times a scale. Pure functions of tensors.
 
-Weights are symmetric: `w ~ s q`, `|q| <= 2^(b-1) - 1`. Activations are affine on uint8: `x ~ s (q - z)`, with an
-integer zero point z, so that 0 is exactly on either grid. Gradients pass straight through the rounding.
+The grid of weights is that of `pruneonce.models.grid`, here in PyTorch. It is symmetric: `w ~ s q`,
+`|q| <= 2^(b-1) - 1`. Activations are affine on uint8: `x ~ s (q - z)`, with an integer zero point z, so that 0 is
+exactly on either grid. Gradients pass straight through the rounding.
 
 Source: Jacob et al., https://arxiv.org/abs/1712.05877, section 2; used by Prune Once for All,
 https://arxiv.org/abs/2111.05754, section 3.
@@ -14,15 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pruneonce.models.grid import SCALE_CARRY, SCALE_MASK, largest_integer
 from pruneonce.recipe import Granularity
 
 ACTIVATION_MAX = 255  # uint8
 Noise = Callable[[Tensor, Tensor], Tensor]  # maps exact and rounded weights, [rows, in], to those that training uses
-
-
-def largest_integer(bits: int) -> int:
-    """127 for 8 bits, 7 for 4. The grid leaves out -2^(b-1): it is symmetric."""
-    return int(2 ** (bits - 1) - 1)
 
 
 @torch.no_grad()
@@ -49,7 +46,7 @@ def symmetric_scale(
     else:
         largest = size.unflatten(1, (-1, group_size)).amax(2)
     scale = (largest / largest_integer(bits)).clamp_min(torch.finfo(torch.float32).tiny)
-    scale = ((scale.view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32)
+    scale = ((scale.view(torch.int32) + SCALE_CARRY) & (SCALE_MASK - 2**32)).view(torch.float32)  # as int32
     return torch.where(largest > 0, scale, torch.ones_like(scale))
 
 

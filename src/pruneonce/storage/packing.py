@@ -62,15 +62,14 @@ def pack(models: Sequence[str | Path], output: str | Path, values: Values = "int
         name: _member(member, content, patterns, writer, report)
         for name, member, content in zip(names, members, contents, strict=True)
     }
-    aside = target.with_name(target.name + ".partial")
+    aside = durable.partial(target)
     try:
         writer.write(index, aside)
         written = PackedFile(aside)
         for name in index:
             unpacking.read_member(written, name)
         report.total = aside.stat().st_size
-        durable.share(aside)
-        aside.replace(target)
+        durable.publish(aside, target)
     finally:
         aside.unlink(missing_ok=True)
     return report

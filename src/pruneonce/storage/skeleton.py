@@ -15,8 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pruneonce.errors import UserError
 from pruneonce.models.architectures import embedding_tables, prunable_weights
-
-LARGEST = 1 << 20  # a configuration's numbers may be this large whatever the tensors are
+from pruneonce.models.source import CONFIG, MOST, check_bounds, first_line
 
 
 class Skeleton:
@@ -89,13 +88,4 @@ def _check_numbers(config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None
         values = json.loads(config)
     except (ValueError, RecursionError) as error:
         raise UserError(f"config.json is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError("config.json is damaged: it is not an object")
-    bound = max([LARGEST, *(size for shape in shapes.values() for size in shape)])
-    for key, value in values.items():
-        if isinstance(value, int) and abs(value) > bound:
-            raise UserError(f"config.json is damaged: `{key}` is {value}")
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    check_bounds(values, CONFIG, max([MOST, *(size for shape in shapes.values() for size in shape)]))

@@ -56,8 +56,7 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
     try:
         for name, place in places.items():
             _write_member(packed, name, aside / place)
-        durable.share(aside)
-        aside.replace(target)
+        durable.publish(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return [target / place for place in places.values()]

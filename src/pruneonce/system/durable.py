@@ -58,9 +58,9 @@ def write_json(value: Any, file: Path) -> None:
 
 
 def publish(aside: Path, target: Path) -> None:
-    """Give the folder `aside` its final name, once all that is in it has reached the disk."""
+    """Give the file or folder `aside` its final name, once all that is in it has reached the disk."""
     share(aside)
-    for path in [*aside.rglob("*"), aside]:
+    for path in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
         if not path.is_symlink():
             _sync(path)
     aside.replace(target)

@@ -1,5 +1,7 @@
 """What the installed package costs: its imports, their time, its size, and memory while it runs."""
 
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -7,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from oracle import HEADS, packed, random_model
+from pruneonce import storage
 
 import pruneonce_runtime
 
 SOURCE = Path(pruneonce_runtime.__file__).parents[1]
+README = Path(__file__).parents[1] / "README.md"
 HEAVY = ["torch", "transformers", "safetensors", "huggingface_hub", "pydantic", "scipy", "pruneonce", "datasets"]
 
 
@@ -50,3 +54,19 @@ def test_importing_takes_little_time():
 
 def test_the_package_is_small():
     assert sum(path.stat().st_size for path in SOURCE.rglob("*.py")) < 1 << 20
+
+
+def test_the_readme_runs(tmp_path, monkeypatch, capsys):
+    """Each of its Python blocks, one after another, with the files that it names."""
+    for name in ("mood", "topic"):
+        packed(tmp_path / name, random_model(HEADS["sequence"], "bert"), "fp32", name)
+    storage.pack([tmp_path / name / name for name in ("mood", "topic")], tmp_path / "family.pruneonce")
+    shutil.copy(tmp_path / "mood" / "mood.pruneonce", tmp_path / "reviews.pruneonce")
+    (tmp_path / "texts.txt").write_text("a great river\nawful winter\n")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    exec(compile("\n".join(blocks), str(README), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("mood classification Prediction(label=")

@@ -42,7 +42,7 @@ def test_masking_follows_the_position_and_not_the_batch(tokenizer):
 
 
 def test_pieces_of_blocks_are_texts_of_their_own():
-    cut = in_pieces(plain_collator, ([2], [3]), [3], together=4, seed=1)
+    cut = in_pieces(plain_collator, ([2], [3]), [3], step_size=4, seed=1)
     batch = cut([Passes(BLOCKS, 20, seed=1)[position] for position in range(4)])
     body = [Passes(BLOCKS, 20, seed=1)[position]["input_ids"][1:-1] for position in range(4)]
     assert batch["input_ids"].tolist() == [[2, *ids[i : i + 3], 3] for ids in body for i in (0, 3, 6)]  # 16 // 3 tokens
@@ -51,9 +51,9 @@ def test_pieces_of_blocks_are_texts_of_their_own():
 
 def test_a_step_is_cut_alike_in_all_its_batches_and_otherwise_than_others():
     examples = [Passes(BLOCKS, 400, seed=1)[position] for position in range(400)]
-    cut = in_pieces(plain_collator, ([2], [3]), [1, 2, 4], together=4, seed=1)
+    cut = in_pieces(plain_collator, ([2], [3]), [1, 2, 4], step_size=4, seed=1)
     rows = [len(cut(examples[first : first + 2])["input_ids"]) // 2 for first in range(0, 400, 2)]
     assert rows[::2] == rows[1::2]
     assert {rows.count(count) > 40 for count in (1, 2, 4)} == {True}
-    otherwise = in_pieces(plain_collator, ([2], [3]), [1, 2, 4], together=4, seed=2)
+    otherwise = in_pieces(plain_collator, ([2], [3]), [1, 2, 4], step_size=4, seed=2)
     assert [len(otherwise(examples[first : first + 2])["input_ids"]) // 2 for first in range(0, 400, 2)] != rows

@@ -227,7 +227,7 @@ def method_of(model=None, accumulate=1, seed=3, **options):
 
 
 def drawn(method, steps=600):
-    return [(pattern.name, sparsity) for pattern, sparsity in map(method._drawn, range(steps))]
+    return [(pattern.name, sparsity) for pattern, sparsity in map(method._draw, range(steps))]
 
 
 def test_compressions_are_drawn_by_seed_and_step_at_even_odds():
@@ -253,7 +253,7 @@ def test_weights_of_the_second_pass_are_in_the_pattern(patterns):
     for at in range(8):
         model.seen.clear()
         method.gradients(at, model.forward_backward)
-        assert holds(model.seen[1] != 0, method._drawn(at)[0])
+        assert holds(model.seen[1] != 0, method._draw(at)[0])
         assert int((model.seen[1] == 0).sum()) == 16
     assert {pattern for pattern, _ in drawn(method, 8)} == set(patterns)
 
@@ -365,7 +365,7 @@ def test_finetune(encoder, task, teacher, passes, tmp_path):
     assert len(passes) == 6
     for at, ((before, _), (compressed, _)) in enumerate(passes):
         assert {zeros for zeros, _ in before} == {0}
-        _, sparsity = method._drawn(at)
+        _, sparsity = method._draw(at)
         assert all(zeros == round(sparsity * size) for zeros, size in compressed)
     assert not any((weight == 0).any() for weight in weights_in(made).values())
     assert history(made)[0]["loss"] == pytest.approx(history(teacher)[0]["loss"])  # of the first pass

@@ -122,7 +122,7 @@ def test_what_cannot_be_inverted_is_said(bad):
 def test_scores_and_update_are_those_of_the_definition(name, block_size, n):
     weight, pattern = drawn(*SHAPE), Pattern.parse(name)
     inverse, expected = fisher_of(weight, block_size=block_size)
-    assert fisher.together(weight.shape, pattern, block_size) == n
+    assert fisher.group_width(weight.shape, pattern, block_size) == n
     found = fisher.scores(weight, inverse, pattern)
     torch.testing.assert_close(found.flatten().double(), reference_scores(weight, expected, n) / n, rtol=1e-4, atol=0)
     mask = masks_of({"w": found}, {"w": weight.shape}, pattern, 0.6)["w"]
@@ -137,7 +137,7 @@ def test_scores_and_update_are_those_of_the_definition(name, block_size, n):
 def test_other_groups_have_the_mean_of_the_scores_of_their_weights(shape, name, block_size):
     weight, pattern = drawn(*shape), Pattern.parse(name)
     inverse, _ = fisher_of(weight, block_size=block_size)
-    assert fisher.together(shape, pattern, block_size) == 1
+    assert fisher.group_width(shape, pattern, block_size) == 1
     single = fisher.scores(weight, inverse, UNSTRUCTURED)
     found = fisher.scores(weight, inverse, pattern)
     corner = single[: pattern.rows or None, : pattern.columns or None]
@@ -237,21 +237,21 @@ def test_without_gradients_it_is_magnitude_pruning():
 
 def test_weights_that_no_gradient_reaches_are_pruned_as_much_as_the_others():
     scores = {"a": drawn(20, 30).abs(), "b": drawn(10, 10, seed=1).abs() * 1e-9, "c": drawn(25, 10, seed=2).abs()}
-    found = fisher.as_the_others(scores, ["a", "c"])
+    found = fisher.match_ranks(scores, ["a", "c"])
     masks = masks_of(found, {name: score.shape for name, score in scores.items()}, UNSTRUCTURED, 0.7, "global")
     assert sparsity_of({"b": masks["b"]}) == pytest.approx(0.7, abs=0.02)
     assert torch.equal(masks["b"], magnitude_masks({"b": scores["b"]}, sparsity_of({"b": masks["b"]}))["b"])
     for judged in ([], list(scores)):
-        assert all(one is scores[name] for name, one in fisher.as_the_others(scores, judged).items())
+        assert all(one is scores[name] for name, one in fisher.match_ranks(scores, judged).items())
 
 
 def test_groups_keep_the_order_and_the_limit():
     sizes = {"a": 100, "b": 60, "c": 90, "d": 10}
-    assert fisher.grouped(sizes, 10, 1e9) == [list(sizes)]
+    assert fisher.memory_groups(sizes, 10, 1e9) == [list(sizes)]
     limit = fisher.bytes_of(160, 10)
-    assert fisher.grouped(sizes, 10, limit) == [["a", "b"], ["c", "d"]]
+    assert fisher.memory_groups(sizes, 10, limit) == [["a", "b"], ["c", "d"]]
     with pytest.raises(UserError, match=r"does not hold the inverse of a, which takes .*; raise it, or lower"):
-        fisher.grouped(sizes, 10, fisher.bytes_of(99, 9))
+        fisher.memory_groups(sizes, 10, fisher.bytes_of(99, 9))
 
 
 # -- in a run ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pruneonce import quantization, stages
 from pruneonce.errors import UserError
 from pruneonce.methods import quant_noise
 from pruneonce.methods.quant_noise import QuantNoise
-from pruneonce.methods.quant_noise.quant_noise import drawn, partly_dropped, partly_rounded
+from pruneonce.methods.quant_noise.quant_noise import draw_blocks, partly_dropped, partly_rounded
 from pruneonce.plugins import make
 from pruneonce.quantization import LearningEmbedding, LearningLinear
 from pruneonce.recipe import Corpus, Gradual, Prepare, Prune, Quantization, Quantize, Training, Transfer
@@ -92,7 +92,7 @@ def test_without_and_with_full_probability():
 
 def test_as_many_as_the_probability_says_and_others_each_time():
     shape = torch.Size([400, 400])
-    one, other = (drawn(shape, 1, 0.3, torch.device("cpu")) for _ in range(2))
+    one, other = (draw_blocks(shape, 1, 0.3, torch.device("cpu")) for _ in range(2))
     assert one.float().mean() == pytest.approx(0.3, abs=0.01)
     assert (one & other).float().mean() == pytest.approx(0.09, abs=0.01)
 

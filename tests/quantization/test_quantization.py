@@ -366,7 +366,7 @@ def test_resuming_equals_going_straight_through(models, task, tmp_path, monkeypa
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pruneonce.training.train.MaskHooks.on_step_end", stop, raising=False)
+        patch.setattr("pruneonce.training.trainer.MaskHooks.on_step_end", stop, raising=False)
         with pytest.raises(KeyboardInterrupt):
             stages.quantize(sparse, task, settings, tmp_path / "resumed", teacher=dense)
     assert (tmp_path / "resumed.partial" / "checkpoints" / "checkpoint-3").is_dir()

@@ -4,6 +4,7 @@
 `command` instead: their processes are forked off a server that has imported it and done nothing else.
 """
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -89,6 +90,7 @@ def _run(
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8") for number in (1, 2))
     os.environ.update(environment)
+    gc.freeze()  # what the server has imported is no garbage
     sys.exit(function(*arguments))
 
 

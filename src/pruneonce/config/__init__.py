@@ -1,4 +1,4 @@
-"""What the sections of a recipe and the options of a method are made of. No torch here."""
+"""Building blocks of a recipe's sections and a method's options, without torch."""
 
 from pruneonce.config.section import Section
 from pruneonce.config.validation import validate

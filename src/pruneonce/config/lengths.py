@@ -1,9 +1,10 @@
-"""Lengths of time in a recipe (`warmup`, `start`, `end`, `until`, `every`).
+"""Lengths of time in a recipe: `warmup`, `start`, `end`, `until`, `every`.
 
-One rule, as for `warmup_steps` in transformers: below 1 a length is a fraction of the steps, from 1 on it is steps.
+The rule is that of `warmup_steps` in transformers: a length below 1 is a fraction of the steps, and a length of 1 or
+more is a number of steps.
 """
 
 
 def as_steps(length: float, total: int) -> int:
-    """`length` in steps: a fraction of `total` when below 1, steps otherwise."""
+    """Convert `length` to steps: a fraction of `total` below 1, a number of steps otherwise."""
     return round(length * total) if length < 1 else round(length)

@@ -1,4 +1,4 @@
-"""Mask patterns by name: which weights are pruned together. What is done with one is in `pruneonce.sparsity.patterns`.
+"""Mask patterns by name; `pruneonce.sparsity.patterns` makes masks with them.
 
 | name | pruned together |
 | --- | --- |
@@ -19,7 +19,7 @@ BLOCK, N_OF_M = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})"), re.compile(r"([1-9
 
 @dataclass(frozen=True)
 class Pattern:
-    """Blocks of `rows` outputs by `columns` inputs, 0 being all of them; or at most `keep` of every `of` inputs."""
+    """Pattern of blocks, `rows` outputs by `columns` inputs (0: all), or of at most `keep` in every `of` inputs."""
 
     name: str
     rows: int = 1
@@ -29,21 +29,22 @@ class Pattern:
 
     @classmethod
     def parse(cls, name: str) -> Pattern:
-        """
+        """Parse the name of a pattern.
+
         Raises:
-            ValueError: there is no such pattern.
+            ValueError: there is no pattern of this name.
         """
         if name in (plain := {"unstructured": (1, 1), "row": (1, 0), "column": (0, 1)}):
             return cls(name, *plain[name])
-        if found := BLOCK.fullmatch(name):
-            return cls(name, int(found[1]), int(found[2]))
-        if (found := N_OF_M.fullmatch(name)) and int(found[1]) < int(found[2]):
-            return cls(name, keep=int(found[1]), of=int(found[2]))
+        if match := BLOCK.fullmatch(name):
+            return cls(name, int(match[1]), int(match[2]))
+        if (match := N_OF_M.fullmatch(name)) and int(match[1]) < int(match[2]):
+            return cls(name, keep=int(match[1]), of=int(match[2]))
         raise ValueError(f"a pattern is {NAMES}")
 
     @property
     def least_sparsity(self) -> float:
-        """Where N of every M are kept, a finished model has no fewer zeros than this."""
+        """Lowest sparsity of a finished model: `1 - N / M` for N:M, 0 for other patterns."""
         return 1 - self.keep / self.of
 
 

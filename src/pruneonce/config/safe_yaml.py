@@ -1,4 +1,4 @@
-"""YAML from anywhere: plain values only, of bounded size. An alias may not make a little text a huge value."""
+"""Reader of untrusted YAML: plain values of bounded size, with aliases counted at each use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pruneonce.errors import UserError
 MOST_BYTES = 100_000  # PyYAML takes quadratic time for some texts
 MOST_VALUES = 100_000
 DEEPEST = 50
-MOST_BITS = 256  # of a whole number: beyond some thousands, Python does not even print it
+MOST_BITS = 256  # of a whole number; Python refuses to print numbers of some thousands
 
 
 def read(file: Path) -> Any:
-    """The value in a file.
+    """Read the value of a YAML file.
 
     Raises:
-        UserError: it cannot be read, or is not valid YAML.
+        UserError: the file cannot be read, or is not valid YAML.
     """
     try:
         with file.open("rb") as stream:
@@ -35,10 +35,10 @@ def read(file: Path) -> Any:
 
 
 def parse(text: str) -> Any:
-    """The value of a text.
+    """Parse the value of a YAML text.
 
     Raises:
-        ValueError: it is not valid YAML, or too large or too deep a value.
+        ValueError: the text is not valid YAML, or its value is too large or nested too deep.
     """
     try:
         value = yaml.safe_load(text)
@@ -53,7 +53,7 @@ def parse(text: str) -> Any:
 
 
 def _count(value: Any, depth: int, known: dict[int, int]) -> int:
-    """How many values there are in `value`, each alias counted as often as it is used."""
+    """Count the values in `value`, with each alias counted at each use."""
     if depth > DEEPEST:
         raise ValueError(f"values are nested deeper than {DEEPEST}")
     if isinstance(value, int) and value.bit_length() > MOST_BITS:

@@ -1,11 +1,13 @@
-"""What every section of a recipe is: frozen, and with no key that is not its own."""
+"""Base class of a recipe's sections: frozen, and without unknown keys."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
+    """Section of a recipe: frozen, hashable, and without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     def __hash__(self) -> int:
-        """Of all it says: pydantic's own hash fails where there is a list in it."""
+        """Hash of all values as JSON; pydantic's own hash fails on lists."""
         return hash(self.model_dump_json())

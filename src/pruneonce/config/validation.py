@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a recipe, in one line: the key, and where it is unknown the nearest right one."""
+"""Validation of a recipe by pydantic, with errors in one line: the key and, if unknown, the nearest known key."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from pydantic import BaseModel, ValidationError
 
 from pruneonce.errors import UserError
 
-KIND = "kind="  # begins what stands between a task, or a method, and its keys where pydantic says a place
-SHOWN, LONGEST = 10, 200  # mistakes, and characters of a value, that a line tells
+KIND = "kind="  # prefix of a union's tag, which pydantic puts between a task or a method and its keys
+SHOWN, LONGEST = 10, 200  # mistakes in a line, and characters of a value
 
 
 def validate(section: type[Any], values: dict[str, Any], at: str = "") -> Any:
-    """`section` made of `values`, with its mistakes as one `UserError`. `at` is the dotted place of `section`."""
+    """Make a `section` of `values`; `at` is the dotted place of the section.
+
+    Raises:
+        UserError: values are invalid; the message lists the mistakes.
+    """
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        found = "; ".join(_explain(section, item, at) for item in error.errors()[:SHOWN])
-        raise UserError(found) from None
+        mistakes = "; ".join(_explain(section, item, at) for item in error.errors()[:SHOWN])
+        raise UserError(mistakes) from None
 
 
 def _explain(section: type[BaseModel], item: Any, at: str) -> str:
@@ -31,24 +35,24 @@ def _explain(section: type[BaseModel], item: Any, at: str) -> str:
         return f"unknown key `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
     if item["type"] == "missing":
         return f"`{where}` is missing"
-    given = item.get("input")
-    shown = f" (given: {repr(given)[:LONGEST]})" if isinstance(given, (str, int, float, bool)) else ""
+    value = item.get("input")
+    shown = f" (given: {repr(value)[:LONGEST]})" if isinstance(value, (str, int, float, bool)) else ""
     return f"`{where}`: {item['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def _keys_beside(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that are right at the place of the last part of `loc`."""
+    """The known keys at the place of the last part of `loc`."""
     inside = [section]
     for part in map(str, loc[:-1]):
         if part.startswith(KIND):
-            inside = [one for one in inside if part.removeprefix(KIND) in (f.default for f in _told_apart_by(one))]
+            inside = [one for one in inside if part.removeprefix(KIND) in (f.default for f in _discriminators(one))]
         elif field := inside[0].model_fields.get(part):
             inside = list(models_in(field.annotation)) or inside
-        # else a name in a mapping, such as a task's: its section came with the field
+        # otherwise a name in a mapping, such as a task's, whose section came with the field
     return list(inside[0].model_fields)
 
 
-def _told_apart_by(section: type[BaseModel]) -> list[Any]:
+def _discriminators(section: type[BaseModel]) -> list[Any]:
     return [section.model_fields[key] for key in ("kind", "name") if key in section.model_fields]
 
 

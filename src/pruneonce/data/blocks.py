@@ -1,7 +1,7 @@
-"""The order in which training takes its examples, and how it masks them: functions of seed and position alone.
+"""Order and masking of training examples, as functions of the seed and the position alone.
 
-So a run on many processes sees what a run on one does at the same global batch, and a resumed one what an
-uninterrupted one does, whatever the random state was.
+A run on many processes sees the same examples as a run on one process with the same global batch. A resumed run sees
+the same examples as an uninterrupted run, whatever the state of the random generators.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Collate = Callable[[list[Any]], dict[str, Tensor]]
 
 
 class Passes(TorchDataset[dict[str, Any]]):
-    """`size` examples: pass after pass over `blocks`, each in an order of its own.
+    """Pass after pass over `blocks`, `size` examples in all, each pass in an order of its own.
 
     An example is the block with its `position` in training.
     """
@@ -43,28 +43,32 @@ class Passes(TorchDataset[dict[str, Any]]):
         return self.example(int(self.order[place]), position)
 
     def order_of(self, number: int) -> npt.NDArray[np.int64]:
-        """The order of a pass."""
+        """Indices of the blocks in the order of one pass."""
         return np.random.default_rng([self.seed, number]).permutation(len(self.blocks))
 
     def example(self, index: int, position: int) -> dict[str, Any]:
+        """The example made of block `index`, at `position` in training."""
         return {**self.blocks[index], "position": position}
 
 
 class PassesByLength(Passes):
-    """The same over labelled examples, those of like length together, so that little of a batch is padding.
+    """Passes over labelled examples, with examples of similar length in one step to keep padding low.
 
     Args:
-        together: examples of a step.
+        examples: tokenized examples with `input_ids`.
+        size: examples in all.
+        seed: of the order.
+        step_size: examples of a step.
     """
 
-    def __init__(self, examples: Any, size: int, seed: int, together: int):
+    def __init__(self, examples: Any, size: int, seed: int, step_size: int):
         super().__init__(examples, size, seed)
         self.lengths = [len(ids) for ids in examples["input_ids"]]
-        self.together = together
+        self.step_size = step_size
 
     def order_of(self, number: int) -> npt.NDArray[np.int64]:
-        chosen = torch.Generator().manual_seed(_mixed(self.seed, number))
-        return np.array(get_length_grouped_indices(self.lengths, self.together, generator=chosen))
+        chosen = torch.Generator().manual_seed(_mixed_seed(self.seed, number))
+        return np.array(get_length_grouped_indices(self.lengths, self.step_size, generator=chosen))
 
     def example(self, index: int, position: int) -> dict[str, Any]:
         return dict(self.blocks[index])
@@ -82,44 +86,48 @@ class Numbered(IterableDataset[dict[str, Any]]):
 
 
 def in_order(blocks: Any, size: int, seed: int) -> Passes | Numbered:
-    """`size` examples of a corpus; a stream is in its order already and does not end."""
+    """The `size` examples of a corpus in training order; a stream has its order already and does not end."""
     return Passes(blocks, size, seed) if hasattr(blocks, "__len__") else Numbered(blocks)
 
 
 def plain_collator(blocks: list[Any]) -> dict[str, Tensor]:
-    """Blocks, all of one length and without padding, into a batch."""
+    """Make a batch of blocks of one length, without padding."""
     ids = torch.tensor([block["input_ids"] for block in blocks])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def masked_collator(tokenizer: Any, probability: float, seed: int) -> Collate:
-    """Blocks into a batch with masked tokens: 80 % [MASK], 10 % random, 10 % unchanged, as BERT does."""
+    """Collator that masks tokens as BERT does: 80 % [MASK], 10 % random, 10 % unchanged."""
     masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability, seed=seed)
     special = torch.tensor(tokenizer.all_special_ids)
 
     def collate(blocks: list[Any]) -> dict[str, Tensor]:
         batch = plain_collator(blocks)
-        masked = []
+        ids_and_labels = []
         for ids, block in zip(batch["input_ids"], blocks, strict=True):
-            masking.generator = torch.Generator().manual_seed(_mixed(seed, block["position"]))
-            masked.append(masking.torch_mask_tokens(ids[None], torch.isin(ids, special)[None]))
-        ids, labels = (torch.cat(parts) for parts in zip(*masked, strict=True))
+            masking.generator = torch.Generator().manual_seed(_mixed_seed(seed, block["position"]))
+            ids_and_labels.append(masking.torch_mask_tokens(ids[None], torch.isin(ids, special)[None]))
+        ids, labels = (torch.cat(parts) for parts in zip(*ids_and_labels, strict=True))
         return {**batch, "input_ids": ids, "labels": labels}
 
     return collate
 
 
 def in_pieces(
-    collate: Collate, frame: tuple[list[int], list[int]], counts: Sequence[int], together: int, seed: int
+    collate: Collate, frame: tuple[list[int], list[int]], counts: Sequence[int], step_size: int, seed: int
 ) -> Collate:
-    """`collate` of the blocks of a step cut into so many texts of one length, with special tokens of their own.
+    """Collator that cuts each block into pieces of one length before `collate` makes a batch of them.
 
-    A step has one of `counts`, drawn at even odds by the seed and the step, so that its batch stays free of padding and
-    has at most as many tokens as before. What does not divide is cut off at the end of a block.
+    Every piece gets special tokens of its own. All blocks of a step are cut into the same number of pieces, so the
+    batch stays free of padding and has at most as many tokens as before. The remainder of a division is cut off at the
+    end of the block.
 
     Args:
+        collate: makes a batch of blocks or pieces.
         frame: special tokens before and after a text.
-        together: blocks of a step, over all processes and batches.
+        counts: numbers of pieces, one of which the seed and the step draw at even odds.
+        step_size: blocks of a step, over all processes and batches.
+        seed: of the draw.
     """
     first, last = frame
 
@@ -131,13 +139,13 @@ def in_pieces(
             yield {"input_ids": [*first, *tokens, *last], "position": block["position"] * count + piece}
 
     def collate_pieces(blocks: list[Any]) -> dict[str, Tensor]:
-        step = blocks[0]["position"] // together
+        step = blocks[0]["position"] // step_size
         count = int(np.random.default_rng([seed, step]).choice(counts))
         return collate([piece for block in blocks for piece in cut(block, count)] if count > 1 else blocks)
 
     return collate_pieces
 
 
-def _mixed(seed: int, position: int) -> int:
-    """One number for both; neighbouring ones must not give neighbouring random states."""
+def _mixed_seed(seed: int, position: int) -> int:
+    """Mix seed and position into one seed; neighbouring positions must not give neighbouring random states."""
     return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0])

@@ -1,5 +1,7 @@
-"""Text files of tagged words as the shared tasks of CoNLL have them (https://aclanthology.org/W03-0419): a word and its
-tags a line, in columns, and an empty line between sentences."""
+"""Reader of tagged words in the format of the CoNLL shared tasks (https://aclanthology.org/W03-0419).
+
+A line holds a word and its tags, in columns. An empty line ends a sentence.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,17 @@ from pathlib import Path
 from pruneonce.data.readers import Table, lines, place
 from pruneonce.errors import UserError
 
-DOCUMENT = "-DOCSTART-"  # in the place of a sentence where a document begins
+DOCUMENT = "-DOCSTART-"  # stands in place of a sentence at the beginning of a document
 
 
 def read_conll(path: Path, words: str, tags: str) -> Table:
-    """The sentences of a file: its first column under the name `words`, its last one as `tags`.
+    """Read the sentences of a file: its first column under the name `words`, its last column under `tags`.
 
-    Columns are parted by tabs or, in a line without one, by spaces. Lines that begin with -DOCSTART- are passed over.
+    Tabs separate columns; in a line without a tab, spaces do. Lines that begin with -DOCSTART- are skipped.
 
     Raises:
-        UserError: the file cannot be read, holds no sentence, or a line has one column or not as many as the first one.
+        UserError: the file cannot be read or holds no sentence; a line has one column, or another number of columns
+            than the first line.
     """
     sentences: list[list[list[str]]] = []
     places: list[str] = []

@@ -1,7 +1,7 @@
-"""A corpus as token blocks on disk: packed once, by several processes, and memory mapped from then on.
+"""A corpus as token blocks on disk: packed once by several processes, then memory mapped.
 
-The files are divided into groups that are packed each by itself. The division follows from the files alone, so the
-blocks are the same whatever the number of processes.
+The files are divided into groups, and each group is packed by itself. The division depends on the files alone, so any
+number of processes makes the same blocks.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from pruneonce.system import durable
 BLOCKS_AT_ONCE = 1_000
 ROWS_AT_ONCE = 1_000_000
 
-# A group loses the tokens after its last full block, and a process takes seconds to start: a group is never small.
+# A group loses the tokens after its last full block, and a process takes seconds to start, so groups are large.
 GROUP_BYTES = 64_000_000
 GROUP_TOKENS = 16_000_000
 GROUPS = 256
 
 
 def blocks_of(corpus: Corpus, tokenizer: Any, cache: Path, seed: int) -> tuple[Any, Dataset]:
-    """The (train, held out) blocks of a corpus: `token_blocks`, or `stream_blocks` where `corpus.streaming` is set."""
+    """The (train, held-out) blocks of a corpus: `token_blocks`, or `stream_blocks` if `corpus.streaming` is set."""
     if corpus.streaming:
-        from pruneonce.data.streaming import stream_blocks  # its torch is a burden on processes that only pack
+        from pruneonce.data.streaming import stream_blocks  # imports torch: slow where only packing
 
         return stream_blocks(corpus, tokenizer, seed)
     return token_blocks(corpus, tokenizer, cache)
@@ -55,41 +55,41 @@ def token_blocks(
 ) -> tuple[Dataset, Dataset]:
     """The (train, validation) blocks of a corpus, memory mapped from `cache`.
 
-    Both have the one column `input_ids`: int32, `corpus.block_length` long, special tokens included. Blocks
-    are shuffled with a fixed seed; `corpus.validation` of them, at least one, are held out. A corpus whose
-    `corpus_key` was packed into `cache` before is not tokenized again.
+    Both have one column, `input_ids`: int32, `corpus.block_length` long, special tokens included. Blocks are shuffled
+    with a fixed seed. A share `corpus.validation` of them, at least one block, is held out. A corpus whose `corpus_key`
+    was packed into `cache` before is not tokenized again.
 
     Args:
-        corpus: what to read, up to `corpus.max_tokens`: of a folder's files, a share by size.
+        corpus: the text, read up to `corpus.max_tokens`; each file of a folder gives a share by its size.
         tokenizer: a fast tokenizer that puts special tokens at both ends of a text.
         cache: folder, made if missing; the blocks take about four bytes a token.
         on_progress: called now and then with the number of tokens read so far; never when nothing is read.
 
     Raises:
-        UserError: the source is missing, unreadable or has no such column, or holds less than two blocks.
+        UserError: the source is missing or unreadable, lacks the column, or holds less than two blocks.
     """
     key = corpus_key(corpus, tokenizer)
     folder = cache / f"corpus-{key[:16]}"
     if not folder.exists():
-        begun = folder.with_suffix(".partial")
-        shutil.rmtree(begun, ignore_errors=True)  # of a process that was killed
-        begun.mkdir(parents=True)
+        unfinished = folder.with_suffix(".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
+        unfinished.mkdir(parents=True)
         try:
-            _pack(corpus, packing.backend(tokenizer), begun, on_progress or (lambda tokens: None))
-            _split(len(_blocks(begun)), corpus.validation, begun)
+            _pack(corpus, packing.backend(tokenizer), unfinished, on_progress or (lambda tokens: None))
+            _split(len(_blocks(unfinished)), corpus.validation, unfinished)
             if corpus_key(corpus, tokenizer) != key:
                 raise UserError(f"the corpus {corpus.source!r} changed while it was read; run it again")
         except BaseException:
-            shutil.rmtree(begun)
+            shutil.rmtree(unfinished)
             raise
-        durable.publish(begun, folder)
+        durable.publish(unfinished, folder)
     else:
         logger.debug("blocks of the corpus taken from %s", folder)
     return _blocks(folder, "train"), _blocks(folder, "validation")
 
 
 def _blocks(folder: Path, half: str | None = None) -> Dataset:
-    """All blocks in `folder`, or one half of them."""
+    """All blocks in `folder`, or those of one half (`train` or `validation`)."""
     blocks = concatenate_datasets([Dataset.from_file(str(file)) for file in sorted(folder.glob("blocks-*.arrow"))])
     if half is None:
         return blocks
@@ -98,7 +98,10 @@ def _blocks(folder: Path, half: str | None = None) -> Dataset:
 
 
 def _split(size: int, validation: float, folder: Path) -> None:
-    """Write which blocks each half has, shuffled. As `Dataset.train_test_split`, but with 8 bytes a block, not 64."""
+    """Write the shuffled block indices of each half.
+
+    As `Dataset.train_test_split`, but with 8 bytes a block instead of 64.
+    """
     order = np.random.default_rng(0).permutation(size)
     held_out = max(1, round(validation * size))
     schema = pa.schema({"indices": pa.uint64()})
@@ -114,19 +117,19 @@ def _split(size: int, validation: float, folder: Path) -> None:
 
 @dataclass
 class Group:
-    """Files that are packed together, and what came of it. A hub data set is one group, without files."""
+    """Files that are packed together, with the numbers of packed tokens and blocks; without files, a hub data set."""
 
     name: str  # of the file of its blocks
     files: list[Path] | None
     size: int  # bytes
-    most: int | None  # tokens that it may read
+    most: int | None  # tokens to read at most
     tokens: int = 0
     blocks: int = 0
 
 
 def _groups(corpus: Corpus) -> list[Group]:
-    """The files in groups of like size, as many as are worth it."""
-    most = None if corpus.max_tokens is None else 0  # yet
+    """Divide the files into groups of similar size, as many as GROUPS, GROUP_BYTES and GROUP_TOKENS allow."""
+    most = None if corpus.max_tokens is None else 0  # until `_share` raises it
     files = packing.local_files(corpus.source)
     if files is None:
         return [Group("blocks-000.arrow", None, 1, most)]
@@ -145,14 +148,14 @@ def _groups(corpus: Corpus) -> list[Group]:
 
 
 def _share(groups: list[Group], max_tokens: int) -> list[Group]:
-    """Allow what is left of `max_tokens` to the groups that may have more text, by size; returns those."""
-    left = max_tokens - sum(group.tokens for group in groups)
-    hungry = [group for group in groups if group.tokens == group.most]
-    whole = sum(group.size for group in hungry)
-    bounds = [0, *(left * part // whole for part in accumulate(group.size for group in hungry))]
-    for group, low, high in zip(hungry, bounds, bounds[1:], strict=False):
+    """Share the rest of `max_tokens`, by size, among the groups with text left; return the groups that got a share."""
+    unassigned = max_tokens - sum(group.tokens for group in groups)
+    unfinished = [group for group in groups if group.tokens == group.most]
+    total_size = sum(group.size for group in unfinished)
+    bounds = [0, *(unassigned * part // total_size for part in accumulate(group.size for group in unfinished))]
+    for group, low, high in zip(unfinished, bounds, bounds[1:], strict=False):
         group.most = group.tokens + high - low
-    return [group for group in hungry if group.most != group.tokens]
+    return [group for group in unfinished if group.most != group.tokens]
 
 
 # -- packing ----------------------------------------------------------------------------------------------------
@@ -161,7 +164,8 @@ def _share(groups: list[Group], max_tokens: int) -> list[Group]:
 def _pack(corpus: Corpus, words: str, folder: Path, on_progress: Callable[[int], object]) -> None:
     """Pack every group into a file in `folder`.
 
-    What a group that ends before its share of `max_tokens` leaves of it goes to the others, which are packed again.
+    A group may end before its share of `max_tokens`. The rest of its share goes to the other groups, which are packed
+    again.
     """
     groups = _groups(corpus)
 
@@ -183,19 +187,19 @@ def _pack(corpus: Corpus, words: str, folder: Path, on_progress: Callable[[int],
 
 
 def _run(corpus: Corpus, words: str, groups: list[Group], folder: Path, report: Callable[..., None]) -> None:
-    """Pack each of `groups` and note on it what came of it."""
+    """Pack `groups` and set the numbers of tokens and blocks of each."""
     cores = joblib.cpu_count()
     processes = min(corpus.processes or cores, len(groups))
     if processes == 1:
         for group in groups:
             group.tokens, group.blocks = _pack_group(group, corpus, words, folder, report)
         return
-    # The tokenizer has threads of its own. Processes are fresh, not forked: threads do not survive a fork.
+    # The tokenizer has threads of its own. Processes are started afresh: threads do not survive a fork.
     workers = ProcessPoolExecutor(processes, env={"RAYON_NUM_THREADS": str(max(1, cores // processes))})
     try:
         job = partial(_pack_group, corpus=corpus, words=words, folder=folder)
-        for group, found in zip(groups, workers.map(job, groups), strict=True):
-            group.tokens, group.blocks = found
+        for group, sizes in zip(groups, workers.map(job, groups), strict=True):
+            group.tokens, group.blocks = sizes
             report()
     except BrokenProcessPool:
         raise UserError(
@@ -208,7 +212,7 @@ def _run(corpus: Corpus, words: str, groups: list[Group], folder: Path, report: 
 def _pack_group(
     group: Group, corpus: Corpus, words: str, folder: Path, report: Callable[[int], None] = lambda tokens: None
 ) -> tuple[int, int]:
-    """Read, tokenize and pack a group into an Arrow stream; the numbers of its tokens and blocks."""
+    """Pack a group into an Arrow stream and return the numbers of its tokens and blocks."""
     tokens = written = 0
 
     def count(read: int) -> None:

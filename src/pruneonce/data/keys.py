@@ -1,4 +1,7 @@
-"""What identifies data, wherever it lies: a stage whose inputs have the same keys need not run again."""
+"""Keys of data: hashes of the content, whatever the folder.
+
+A stage whose inputs have the same keys as before need not run again.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,25 @@ SPLITS = {"train", "dev", "test", "held_out", "unlabelled"}
 
 
 def task_key(task: Task, taught: bool = False, *, by_name: bool = False) -> str:
-    """sha256 of how a task is read and, for local files, of their names and what is in them, wherever they are.
+    """Hash (sha256) of a task's reading settings and of the names and contents of its local files.
 
     Args:
-        taught: for a stage with a teacher, which may learn from more than the splits.
-        by_name: local files count by their path, and none is read.
+        task: the task.
+        taught: include the data that only a stage with a teacher learns from.
+        by_name: count local files by their path, and read none.
     """
     files = task.data() if taught else task.splits()
     splits: dict[str, object] = dict(files)
     if task.source is None and not by_name:
         splits = {split: [Path(file).name, file_key(file)] for split, file in files.items()}
-    said = [task.model_dump(exclude=NOT_DATA | SPLITS), splits]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    identity = [task.model_dump(exclude=NOT_DATA | SPLITS), splits]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
-    """sha256 of all that makes the blocks: settings, tokenizer, and `source_key` of local files.
+    """Hash (sha256) of everything the blocks depend on: settings, tokenizer, and `source_key` of local files.
 
-    A hub data set counts by its name alone: looking up its revision would need the network.
+    A hub data set counts by its name alone, since its revision can only be looked up on the network.
     """
     settings = corpus_settings(corpus)
     settings["source"] = source_key(corpus.source) or corpus.source
@@ -43,12 +47,12 @@ def corpus_key(corpus: Corpus, tokenizer: Any) -> str:
 
 
 def corpus_settings(corpus: Corpus) -> dict[str, Any]:
-    """All of a corpus that its blocks follow from; the number of processes that make them is no part of it."""
+    """The settings of a corpus that its blocks depend on: all but the number of processes."""
     return corpus.model_dump(exclude={"processes"})
 
 
 def source_key(source: str) -> list[list[str]] | None:
-    """The name, within its folder, and the `file_key` of each file of a local source; None for a hub id."""
+    """The name within the folder and the `file_key` of each file of a local source; None for a hub id."""
     files, folder = packing.local_files(source), Path(source).expanduser()
     if files is None:
         return None
@@ -57,10 +61,10 @@ def source_key(source: str) -> list[list[str]] | None:
 
 
 def file_key(file: str | Path) -> str:
-    """sha256 of what is in a file. A process reads it a second time only when its size or time has changed.
+    """Hash (sha256) of a file's content. A process reads a file again only if its size or time has changed.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         return _file_key(*_stamp(Path(file).expanduser()))
@@ -74,10 +78,10 @@ def _file_key(file: str, size: int, time: int) -> str:
 
 
 def stamps(files: list[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time (ns) of each file: what tells, within a stage, whether one was changed.
+    """Path, size and modification time (ns) of each file, to detect changes during a stage.
 
     Raises:
-        UserError: one is gone.
+        UserError: a file is gone.
     """
     try:
         return [_stamp(file) for file in files]
@@ -86,5 +90,5 @@ def stamps(files: list[Path]) -> list[tuple[str, int, int]]:
 
 
 def _stamp(file: Path) -> tuple[str, int, int]:
-    found = file.stat()
-    return str(file.resolve()), found.st_size, found.st_mtime_ns
+    status = file.stat()
+    return str(file.resolve()), status.st_size, status.st_mtime_ns

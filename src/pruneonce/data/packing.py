@@ -1,8 +1,8 @@
-"""Text as a stream of token blocks of one length: documents are read, tokenized and packed as they come.
+"""Packing of text into token blocks of one length: documents are read, tokenized and packed as a stream.
 
-A block is `[CLS] tokens [SEP]`, filled with consecutive documents that `[SEP]` parts, as the FULL-SENTENCES
-input of RoBERTa (https://arxiv.org/abs/1907.11692, section 4.2). A document that does not end with its block
-goes on in the next one, and the tokens after the last full block are dropped, so no block needs padding.
+A block is `[CLS] tokens [SEP]`, filled with consecutive documents with `[SEP]` between them, as the FULL-SENTENCES
+input of RoBERTa (https://arxiv.org/abs/1907.11692, section 4.2). A document longer than the rest of its block goes on
+in the next block. The tokens after the last full block are dropped, so no block needs padding.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ CHARACTERS_AT_ONCE = 1_000_000  # the tokenizer's strings take many times the te
 
 
 def backend(tokenizer: Any) -> str:
-    """The tokenizer itself as JSON, without the state that the last call left in it.
+    """The tokenizer as JSON, without the truncation and padding that the latest call left in it.
 
     Raises:
-        UserError: `tokenizer` is not a fast one.
+        UserError: `tokenizer` is not a fast tokenizer.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with a tokenizer.json")
@@ -54,7 +54,7 @@ def frame(words: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The same of a fast tokenizer of transformers."""
+    """The special tokens that a fast tokenizer of transformers puts before and after a text."""
     return frame(Tokenizer.from_str(backend(tokenizer)))
 
 
@@ -68,12 +68,14 @@ def blocks(
     """The blocks of `corpus.block_length` tokens, special tokens included, of `files` or of the hub data set.
 
     Args:
-        files: local files, of which a document each is read in turn; None reads the hub data set `corpus.source`.
-        most: tokens, without special ones, after which reading stops.
+        corpus: column and block length of the text.
+        files: local files, read in turn, a document from each; None reads the hub data set `corpus.source`.
+        words: the tokenizer.
+        most: tokens to read at most, special tokens not counted; None reads all.
         count: called now and then with the number of tokens read so far.
 
     Raises:
-        UserError: a file or a record cannot be read; the tokenizer is no encoder's.
+        UserError: a file or a record cannot be read; the tokenizer puts no special tokens around a text.
     """
     first, last = frame(words)
     texts = _tokenized(_documents(corpus, files), words, most, count)
@@ -82,7 +84,7 @@ def blocks(
 
 
 def _packed(documents: Iterable[list[int]], separator: list[int], capacity: int) -> Iterator[list[int]]:
-    """Pieces of just `capacity` tokens out of `documents` joined by `separator`; none begins with one."""
+    """Pieces of exactly `capacity` tokens of `documents` joined by `separator`; no piece begins with one."""
     rest: list[int] = []
     for document in documents:
         rest = [*rest, *separator, *document] if rest else document
@@ -95,10 +97,10 @@ def _packed(documents: Iterable[list[int]], separator: list[int], capacity: int)
 def _tokenized(
     documents: Iterable[str], words: Tokenizer, most: int | None, count: Callable[[int], object]
 ) -> Iterator[list[int]]:
-    """Token ids of each document, without special tokens; cut off at `most` in all."""
+    """Token ids of each document, without special tokens, up to `most` tokens in all."""
     read = 0
     for batch in _batches(documents):
-        # Not transformers' call, which also makes offsets: a fourth of the time.
+        # transformers' own call also makes offsets, which takes a fourth of the time.
         for encoding in words.encode_batch_fast(batch, add_special_tokens=False):
             ids: list[int] = encoding.ids
             kept = ids if most is None else ids[: most - read]
@@ -127,7 +129,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _documents(corpus: Corpus, files: list[Path] | None) -> Iterator[str]:
-    """The corpus's documents: lines of text files, `column` of records; empty and null ones are left out."""
+    """The documents of a corpus: lines of text files, `column` of records. Empty and null documents are left out."""
     if files is None:
         rows = readers.hub_records(corpus.source, corpus.subset, corpus.split, corpus.column)
         yield from _texts(rows, corpus.column, lambda number: f"{corpus.source!r}, row {number}")
@@ -151,7 +153,7 @@ def _texts(numbered: Iterable[tuple[int, readers.Record]], column: str, place: C
 
 
 def _in_turn(streams: Iterable[Iterator[str]]) -> Iterator[str]:
-    """A document from each stream in turn; as one ends, the next that waits takes its place."""
+    """A document from each stream in turn. A waiting stream takes the place of a stream that ends."""
     waiting = iter(streams)
     turns = deque(islice(waiting, FILES_AT_ONCE))
     while turns:

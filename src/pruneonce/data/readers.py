@@ -1,4 +1,4 @@
-"""Files and hub data as streams of records and as tables; whatever is wrong with them is a `UserError`."""
+"""Files and hub data as streams of records and as tables; every fault in them raises a `UserError`."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Record = dict[str, Any]
 
 
 def kind(path: Path) -> str | None:
-    """`text`, `conll`, `json` (one object a line), `csv` or `parquet`, by the suffix; None when it is none of them.
+    """Format of a file by its suffix: `text`, `conll`, `json` (one object a line), `csv` or `parquet`, else None.
 
-    All but Parquet, which compresses by itself, may carry one more suffix out of `COMPRESSIONS`.
+    All formats but Parquet, which compresses by itself, may carry one more suffix of `COMPRESSIONS`.
     """
     if path.suffix.lower() in COMPRESSIONS:
         inner = SUFFIXES.get(Path(path.stem).suffix.lower())
@@ -57,13 +57,13 @@ def check_file(path: Path, kinds: Collection[str]) -> None:
 
 
 def suffixes(kinds: Collection[str]) -> str:
-    """The suffixes of `kinds` as a phrase for a message."""
+    """Phrase that lists the suffixes of `kinds`, for a message."""
     plain = ", ".join(suffix for suffix, name in SUFFIXES.items() if name in kinds)
     return f"{plain} (all but .parquet also with {', '.join(COMPRESSIONS)})"
 
 
 def place(path: Path, number: int) -> str:
-    """Where a record is, in words."""
+    """Phrase that names the place of a record, for a message."""
     return f"{path}, {'row' if kind(path) == 'parquet' else 'line'} {number}"
 
 
@@ -81,9 +81,9 @@ def require(columns: Iterable[str], existing: Iterable[str], where: str) -> None
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """`(line number from 1, line with its end)` of a UTF-8 file, decompressed on the way.
+    """Yield `(line number from 1, line with its end)` of a UTF-8 file, decompressed on the way.
 
-    Lines are decoded one by one, so that the number of a bad one is exact.
+    Lines are decoded one by one, so that the number of a bad line is exact.
     """
     number = 0
     try:
@@ -97,7 +97,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]:
-    """`(line or row number from 1, record)` of a JSON, CSV or Parquet file; each record has all `columns`."""
+    """Yield `(line or row number from 1, record)` of a JSON, CSV or Parquet file; each record has all `columns`."""
     readers = {"json": _json_records, "csv": _csv_records, "parquet": _parquet_records}
     check_file(path, readers)
     return readers[kind(path) or ""](path, columns)
@@ -126,7 +126,7 @@ def _csv_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]
                 raise UserError(f"{place(path, reader.line_num)}: not as many fields as the header has")
             yield reader.line_num, record
     except csv.Error as error:
-        broken = reader.reader.line_num  # DictReader's own counts only the lines that were read well
+        broken = reader.reader.line_num  # DictReader's own number counts only the lines before the fault
         raise UserError(f"{place(path, broken)}: broken CSV, {error}") from None
 
 
@@ -148,7 +148,7 @@ def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Reco
 
 @contextmanager
 def hub_faults(source: str) -> Iterator[None]:
-    """Turn what `datasets` raises about `source` into one line."""
+    """Turn the exceptions of `datasets` about `source` into a `UserError` of one line."""
     try:
         yield
     except ConnectionError:
@@ -161,7 +161,7 @@ def hub_faults(source: str) -> Iterator[None]:
 
 
 def hub_records(source: str, subset: str | None, split: str, column: str) -> Iterator[tuple[int, Record]]:
-    """`(row number from 1, record)` of a hub data set, streamed and never stored."""
+    """Yield `(row number from 1, record)` of a hub data set, streamed and never stored."""
     with hub_faults(source):
         for number, record in enumerate(load_dataset(source, subset, split=split, streaming=True), 1):
             require([column], record, f"{source!r}, split {split!r}")
@@ -177,34 +177,43 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Some columns of a labelled file or split, whole in memory: labelled data is small."""
+    """Columns of a labelled file or split, wholly in memory: labelled data is small.
+
+    Attributes:
+        name: the file or split, for messages.
+        columns: values by column.
+        places: name of each row's place, for messages; None counts rows from 1.
+        class_names: names of the classes of columns of ClassLabels, or of lists of ClassLabels.
+    """
 
     name: str
     columns: dict[str, list[Any]]
-    places: list[str] | None = None  # None: rows, counted from 1
-    class_names: dict[str, list[str]] = field(default_factory=dict)  # of columns of ClassLabels, or of lists of them
+    places: list[str] | None = None
+    class_names: dict[str, list[str]] = field(default_factory=dict)
 
     def place(self, row: int) -> str:
+        """Phrase that names the place of a row, for a message."""
         return self.places[row] if self.places else f"{self.name}, row {row + 1}"
 
 
 def read_file(path: Path, columns: list[str]) -> Table:
-    """`columns` of a JSON, CSV or Parquet file."""
+    """Read `columns` of a JSON, CSV or Parquet file."""
     numbered = list(records(path, columns))
     values = {column: [record[column] for _, record in numbered] for column in columns}
     return _not_empty(Table(str(path), values, [place(path, number) for number, _ in numbered]))
 
 
 def read_hub(source: str, subset: str | None, split: str, columns: list[str], cache: Path) -> Table:
-    """`columns` of a split of a hub data set, which is downloaded to `cache`."""
+    """Read `columns` of a split of a hub data set, downloaded to `cache`."""
     with hub_faults(source):
         dataset = load_dataset(source, subset, split=split, cache_dir=str(cache))
     return _not_empty(from_dataset(dataset, f"{source!r}, split {split!r}", columns))
 
 
 def from_dataset(dataset: Dataset, name: str, columns: list[str]) -> Table:
+    """Table of `columns` of a data set; `name` stands for it in messages."""
     require(columns, dataset.column_names, name)
-    # of a list of ClassLabels, as a sentence's tags are, the one that is in it
+    # A list of ClassLabels, such as the tags of a sentence, counts as its element type.
     kinds = {name: getattr(kind, "feature", kind) for name, kind in dataset.features.items()}
     classes = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
     return Table(name, {column: dataset[column][:] for column in columns}, class_names=classes)

@@ -1,4 +1,4 @@
-"""How many blocks a corpus has, told without packing it all."""
+"""Number of blocks of a corpus, counted or estimated without packing all of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SAMPLE_FILES = 64
 
 
 def count_blocks(corpus: Corpus, tokenizer: Any) -> tuple[int | None, str]:
-    """The number of blocks, held-out ones included, and in words how it is known.
+    """The number of blocks, held-out blocks included, and a phrase that says how it was counted.
 
-    Up to 2 MB of local files are packed to count them. Of more, if it is uncompressed text or JSON, 2 MB are, and the
-    rest is taken to be like them. Otherwise `corpus.max_tokens` counts, if it is set, and None says that nothing does.
+    Local files of up to 2 MB are packed and their blocks counted. For larger files of uncompressed text or JSON, the
+    number is estimated from 2 MB of them. Otherwise the number follows from `corpus.max_tokens`, or is None.
 
     Raises:
         UserError: the source is missing, unreadable, or holds less than two blocks.
@@ -36,15 +36,15 @@ def count_blocks(corpus: Corpus, tokenizer: Any) -> tuple[int | None, str]:
                 raise UserError(f"the corpus {corpus.source!r} is too small: {blocks} blocks, where two are needed")
             return blocks, "counted"
         if all(file.suffix.lower() in (".txt", ".jsonl", ".json") for file in files):
-            return _sampled(corpus, files, size, words)
+            return _estimate(corpus, files, size, words)
     if corpus.max_tokens is not None:
         capacity = corpus.block_length - sum(map(len, packing.frame(words)))
         return corpus.max_tokens // capacity, "if it has as many tokens as `corpus.max_tokens`"
     return None, "cannot be told without reading all of it: it is compressed, Parquet, or on the hub"
 
 
-def _sampled(corpus: Corpus, files: list[Path], size: int, words: Tokenizer) -> tuple[int, str]:
-    """Blocks by the beginnings of up to 64 of `files`, which have `size` bytes in all."""
+def _estimate(corpus: Corpus, files: list[Path], size: int, words: Tokenizer) -> tuple[int, str]:
+    """Estimate the blocks of `files` (`size` bytes in all) from the beginnings of up to 64 files."""
     chosen = files[:: -(-len(files) // SAMPLE_FILES)]
     tokens = 0
 
@@ -57,7 +57,7 @@ def _sampled(corpus: Corpus, files: list[Path], size: int, words: Tokenizer) -> 
         for head, file in heads.items():
             _copy_lines(file, head, SAMPLE_BYTES // len(chosen))
         read = sum(head.stat().st_size for head in heads)
-        blocks = _originals_named(
+        blocks = _with_original_names(
             lambda: sum(1 for _ in packing.blocks(corpus, list(heads), words, corpus.max_tokens, count)), heads
         )
     if tokens == corpus.max_tokens:
@@ -69,14 +69,14 @@ def _sampled(corpus: Corpus, files: list[Path], size: int, words: Tokenizer) -> 
 
 
 def _copy_lines(file: Path, target: Path, size: int) -> None:
-    """The first whole lines of `file`, `size` bytes of them or a little more."""
+    """Copy the first whole lines of `file` to `target`: `size` bytes, or a little more."""
     with file.open("rb") as source, target.open("wb") as sink:
         while sink.tell() < size and (line := source.readline()):
             sink.write(line)
 
 
-def _originals_named(function: Callable[[], int], heads: dict[Path, Path]) -> int:
-    """What `function` gives; its complaints are of the files themselves, of which `heads` are beginnings."""
+def _with_original_names(function: Callable[[], int], heads: dict[Path, Path]) -> int:
+    """Call `function`; in its error message, replace the paths of `heads` by the paths of the whole files."""
     try:
         return function()
     except UserError as error:

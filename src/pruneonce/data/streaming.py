@@ -1,4 +1,4 @@
-"""A corpus as an endless stream of token blocks, for text that is larger than the disk: nothing is written."""
+"""A corpus as an endless stream of token blocks, without writing any: for text that is larger than the disk."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ HELD_OUT_OF = 6_400  # blocks, of which `corpus.validation` are held out
 
 
 class BlockStream(IterableDataset[dict[str, list[int]]]):
-    """The blocks of a corpus without the first `skip`, again and again, each time shuffled otherwise.
+    """Endless passes over the blocks of a corpus, without the first `skip` blocks, each pass in an order of its own.
 
-    The order is a function of the seed: every iteration begins with the same block, so that training goes on from a
-    checkpoint by skipping what it has seen. Blocks are shuffled within a buffer of `SHUFFLE_BUFFER`. `check` is called
-    before each pass, and raises if the text is not what it was.
+    The order is a function of the seed, so training resumes from a checkpoint by skipping the blocks it has seen.
+    Blocks are shuffled within a buffer of `SHUFFLE_BUFFER`. `check` is called before each pass, and raises if the text
+    has changed.
     """
 
     def __init__(self, blocks: Callable[[], Iterator[list[int]]], skip: int, seed: int, check: Callable[[], None]):
@@ -49,44 +49,44 @@ class BlockStream(IterableDataset[dict[str, list[int]]]):
 
 
 def stream_blocks(corpus: Corpus, tokenizer: Any, seed: int) -> tuple[BlockStream, Dataset]:
-    """The (train, held out) blocks of a corpus, tokenized and packed as they are asked for.
+    """The (train, held-out) blocks of a corpus, tokenized and packed on demand.
 
-    Blocks are those of `token_blocks`, in one group: `{"input_ids": ids}` with `corpus.block_length` tokens. The first
-    ones are held out, `corpus.validation` of 6400 and at least one, and never come in training. Training blocks have no
-    end: after the last one, or after `corpus.max_tokens`, the text is read again.
+    Blocks are the same as those of `token_blocks` with a single group: `{"input_ids": ids}` with `corpus.block_length`
+    tokens. The first blocks are held out from training: a share `corpus.validation` of 6400, and at least one. Training
+    blocks do not end: after the last block, or after `corpus.max_tokens`, the text is read again.
 
     Raises:
-        UserError: the source is missing, unreadable or has no such column, or no block is left to train on.
+        UserError: the source is missing or unreadable, lacks the column, or leaves no block to train on.
     """
     words = Tokenizer.from_str(packing.backend(tokenizer))
-    files = packing.local_files(corpus.source)  # now: with a file that comes later, other blocks would be the first
+    files = packing.local_files(corpus.source)  # listed once: a file added later would change the first blocks
     before = files and stamps(files)
     blocks = partial(packing.blocks, corpus, files, words, corpus.max_tokens)
-    wanted = max(1, round(corpus.validation * HELD_OUT_OF))
-    first = list(islice(blocks(), wanted + 1))
-    if len(first) <= wanted:
+    reserved = max(1, round(corpus.validation * HELD_OUT_OF))
+    first = list(islice(blocks(), reserved + 1))
+    if len(first) <= reserved:
         raise UserError(
-            f"the corpus {corpus.source!r} is too small to stream: {len(first)} blocks, where the first {wanted} are "
+            f"the corpus {corpus.source!r} is too small to stream: {len(first)} blocks, where the first {reserved} are "
             "held out; add text, lower `corpus.validation`, or set `corpus.streaming` to false"
         )
-    held_out = Dataset(pa.table([pa.array(first[:wanted], SCHEMA.types[0])], schema=SCHEMA))
+    held_out = Dataset(pa.table([pa.array(first[:reserved], SCHEMA.types[0])], schema=SCHEMA))
 
     def check() -> None:
         if files and stamps(files) != before:
             raise UserError(f"the corpus {corpus.source!r} changed since the stage began; put it back as it was")
 
-    return BlockStream(blocks, wanted, seed, check), held_out
+    return BlockStream(blocks, reserved, seed, check), held_out
 
 
-def _shuffled(blocks: Iterable[list[int]], chosen: Random, size: int) -> Iterator[list[int]]:
-    """Each block once: it waits in a buffer of `size` until a later one takes its place."""
+def _shuffled(blocks: Iterable[list[int]], random: Random, size: int) -> Iterator[list[int]]:
+    """Yield each block once, after a wait in a buffer of `size` until a later block takes its place."""
     buffer: list[array[int]] = []  # four bytes a token, where a list takes nine times that
     for block in blocks:
         if len(buffer) < size:
             buffer.append(array("i", block))
         else:
-            place = chosen.randrange(size)
+            place = random.randrange(size)
             yield buffer[place].tolist()
             buffer[place] = array("i", block)
-    chosen.shuffle(buffer)
+    random.shuffle(buffer)
     yield from (block.tolist() for block in buffer)

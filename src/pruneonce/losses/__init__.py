@@ -1,1 +1,1 @@
-"""Every loss that a stage minimizes."""
+"""Losses that the stages minimise."""

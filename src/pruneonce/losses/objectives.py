@@ -1,4 +1,4 @@
-"""What the corpus stages minimise: masked language modelling, distillation of logits and of hidden states."""
+"""Objectives of the corpus stages: masked language modelling, and distillation of logits and hidden states."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from pruneonce.system.machine import autocast
 
 
 def mlm_objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Cross-entropy at the masked positions."""
+    """Masked language modelling: cross-entropy at the masked positions."""
     labels, targets = batch.pop("labels").flatten(), batch.pop("targets", None)
     _, head = _forward(model, batch)
     return vocabulary_loss(head, labels, targets=targets)
 
 
 def likelihood_objective(settings: Prune) -> Objective:
-    """The loss by which a method judges weights in sparse pre-training: MLM or, without a head for it, what gives the
-    Fisher information of the hidden states.
+    """The loss whose gradients score weights in sparse pre-training: MLM, or the hidden states along random noise.
 
-    The distance from the teacher would say nothing where the student is still equal to it. With the states taken as
-    normal around what the model says, as relative as the distance is, that information is the variance of
-    `<e, h> / |h|` differentiated, e being random.
+    The distance from the teacher has no gradient as long as the student equals the teacher. For hidden states, the loss
+    is `<e, h> / |h|` with random normal e. The second moment of its gradient is the Fisher information of states h that
+    are normally distributed around the model's, with an error relative to their norm.
     """
     return mlm_objective if settings.objective != "hidden" else _states_along_noise
 
 
 def _states_along_noise(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    found = states(model(**batch, output_hidden_states=True), batch["attention_mask"])
-    along = [((torch.randn_like(h) * h).sum(-1) / h.detach().norm(dim=-1).clamp_min(1e-6)).mean() for h in found]
-    return {"loss": torch.stack(along).mean()}
+    hidden = states(model(**batch, output_hidden_states=True), batch["attention_mask"])
+    projections = [((torch.randn_like(h) * h).sum(-1) / h.detach().norm(dim=-1).clamp_min(1e-6)).mean() for h in hidden]
+    return {"loss": torch.stack(projections).mean()}
 
 
 def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
     """The loss of sparse pre-training for `settings.objective`.
 
     Args:
-        teacher: frozen, on the device of training; with an MLM head unless the objective is "hidden".
+        teacher: a frozen model on the device of training; with an MLM head unless the objective is "hidden".
+        settings: the stage's objective, weights and temperature.
     """
     mlm, hidden, related = settings.objective != "hidden", settings.objective != "mlm", settings.relation_weight > 0
 
@@ -62,7 +62,7 @@ def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
             assert our_head is not None
             assert their_head is not None
             parts = _vocabulary_loss(our_head, their_head, labels, batch["attention_mask"], targets, settings)
-            if "seq_relationship_logits" in ours:  # what keeps BERT's pooler in training without sentence pairs
+            if "seq_relationship_logits" in ours:  # keeps BERT's pooler in training without sentence pairs
                 pairs = settings.kd_weight * logit_distillation(
                     ours.seq_relationship_logits, theirs.seq_relationship_logits, settings.temperature
                 )
@@ -82,7 +82,7 @@ def pruning_objective(teacher: nn.Module, settings: Prune) -> Objective:
 def _vocabulary_loss(
     student: Head, teacher: Head, labels: Tensor, attention_mask: Tensor, targets: Tensor | None, settings: Prune
 ) -> dict[str, Tensor]:
-    """MLM, and distillation over all tokens that are not padding or over the masked ones alone."""
+    """MLM, and distillation over all tokens but padding, or over the masked tokens alone."""
     labels = labels.flatten()
     keep = labels != IGNORED if settings.kd_tokens == "masked" else attention_mask.flatten().bool()
     if not keep.all():
@@ -99,7 +99,7 @@ def _vocabulary_loss(
 
 
 def _forward(model: nn.Module, batch: Batch, **options: Any) -> tuple[Any, Head]:
-    """Outputs of a model with an MLM head, and that head at every token, its logits not computed."""
+    """Outputs of a model with an MLM head, and the head at every token before its logits are computed."""
     with without_decoder(unwrapped(model)) as decoder:
         outputs = model(**batch, **options)
     hidden = outputs.prediction_logits if "prediction_logits" in outputs else outputs.logits
@@ -123,7 +123,7 @@ def held_out_loss(
         chosen = [{**blocks[i], "position": i} for i in range(first, min(first + 16, size))]
         batch = {name: value.to(device) for name, value in collate(chosen).items()}
         with autocast(device):
-            found = objective(model, batch)
-        for name, part in found.items():
+            losses = objective(model, batch)
+        for name, part in losses.items():
             sums[name] = sums.get(name, 0.0) + part.item() * len(chosen) / size
     return sums

@@ -1,4 +1,4 @@
-"""The vectors whose relations to each other are distilled: queries, keys and values of every layer."""
+"""Capture of the vectors whose relations are distilled: queries, keys and values of every layer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pruneonce.models.architectures import attention_inputs
 
 @contextmanager
 def captured(model: nn.Module, enabled: bool = True) -> Generator[list[Tensor]]:
-    """Within it, a forward pass of the model fills a list with its queries, keys and values, in the order of layers.
+    """Context in which a forward pass fills the list with the model's queries, keys and values, layer by layer.
 
-    Each is [batch, heads, tokens, width of a head]. They are those before any rotation by position.
+    Each tensor is [batch, heads, tokens, width of a head], before any rotation by position.
     """
-    found: list[Tensor] = []
+    captured_vectors: list[Tensor] = []
     config: Any = model.config
     hooks = []
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> None:
         for vectors in output.split(config.hidden_size, dim=-1):
-            found.append(vectors.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2))
+            captured_vectors.append(vectors.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2))
 
     try:
         if enabled:
             hooks = [module.register_forward_hook(keep) for module in attention_inputs(model)]
-        yield found
+        yield captured_vectors
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,9 +1,9 @@
-"""The loss over the vocabulary: MLM cross-entropy and distillation, without ever holding tokens x vocabulary.
+"""Loss over the vocabulary: MLM cross-entropy and distillation, without a tensor of tokens x vocabulary.
 
-The plain formula wants the logits of every token for every word, the student's and the teacher's, and their gradients:
-for 4 096 tokens and 30 522 words, 500 MB each. Here a few rows of them exist at a time. The gradient of these rows is
-made at once and goes into those of the hidden states and of the vocabulary weight, so that nothing is computed twice:
-the way of Liger Kernel (https://arxiv.org/abs/2410.10989, section 3.2), with distillation in the same pass.
+The plain formula needs the logits of every token for every word, of student and teacher, and their gradients: for 4 096
+tokens and 30 522 words, 500 MB each. Here a few rows exist at a time. Their gradient is computed at once and added to
+the gradients of the hidden states and of the vocabulary weight, so nothing is computed twice. Source: Liger Kernel,
+https://arxiv.org/abs/2410.10989, section 3.2; here distillation takes place in the same pass.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 IGNORED = -100  # the label of a position that is not predicted
-# Bytes of a chunk's logits in fp32. A processor wants them in its cache and from memory that it has touched before
-# (fresh pages cost more than the arithmetic); a GPU wants products that fill it.
+# Bytes of a chunk's logits in fp32. A CPU is fastest with logits in its cache, in memory touched before (fresh pages
+# cost more than the arithmetic); a GPU is fastest with products that fill it.
 CHUNK_BYTES = {"cpu": 8 << 20}
 CHUNK_BYTES_GPU = 512 << 20
-CHUNKS_A_PRODUCT = 4  # whose gradients go into the weight's together: each time all of it is read and written
-TILE = 64  # rows that products like whole
-WORDS_A_PRODUCT = 4096  # of the vocabulary weight's gradient, which is made in fp32 out of products in bf16
+CHUNKS_A_PRODUCT = 4  # chunks in a product for the weight's gradient, which is read and written in full each time
+TILE = 64  # rows; products are fastest with multiples of it
+WORDS_A_PRODUCT = 4096  # rows of the vocabulary weight's gradient, summed in fp32 from products in bf16
 
 
 class Head(NamedTuple):
@@ -38,14 +38,16 @@ class Head(NamedTuple):
     bias: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Head:
+        """Convert to `dtype`, detached from the graph."""
         bias = None if self.bias is None else self.bias.detach().to(dtype)
         return Head(self.hidden.detach().to(dtype), self.weight.detach().to(dtype), bias)
 
     def rows(self, rows: Any) -> Head:
+        """Select some rows of the hidden states."""
         return self._replace(hidden=self.hidden[rows])
 
     def logits(self, rows: slice, out: Tensor) -> Tensor:
-        """The logits of some rows, [rows, vocabulary], in the memory of `out`."""
+        """Compute the logits [rows, vocabulary] of some rows in the memory of `out`."""
         if self.bias is None:
             return torch.mm(self.hidden[rows], self.weight.T, out=out)
         return torch.addmm(self.bias, self.hidden[rows], self.weight.T, out=out)
@@ -61,21 +63,25 @@ def vocabulary_loss(
     kd_weight: float = 1.0,
     targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`task_weight` times the cross-entropy of the labelled rows, plus `kd_weight` times the distillation of all rows.
+    """Weighted sum of the cross-entropy of the labelled rows and the distillation of all rows.
 
-    Prune Once for All, https://arxiv.org/abs/2111.05754, section 3: the mean of `-log softmax(z_s)[label]` over rows
-    that have a label, and the mean of `T^2 KL(softmax(z_t / T) || softmax(z_s / T))` over all rows.
+    Prune Once for All, https://arxiv.org/abs/2111.05754, section 3: the mean of `-log softmax(z_s)[label]` over the
+    labelled rows, and the mean of `T^2 KL(softmax(z_t / T) || softmax(z_s / T))` over all rows.
 
-    Products are done in the precision of autocast where that is on; everything else in fp32 (fp64 for fp64 inputs).
+    Products are computed in the precision of autocast if it is on, everything else in fp32 (fp64 for fp64 inputs).
 
     Args:
-        labels: word of each row [rows], -100 for a row that has none.
-        teacher: the same rows; no gradient flows into it. None: cross-entropy alone.
-        targets: divides the sum of cross-entropies, where a step has more batches than this one: the mean number of
-            labelled rows of these batches. Default: the number of them here, at least 1.
+        student: the student's head.
+        labels: word of each row [rows], -100 for a row without a label.
+        teacher: the teacher's head at the same rows; no gradient flows into it. None: cross-entropy alone.
+        temperature: T.
+        task_weight: weight of the cross-entropy.
+        kd_weight: weight of the distillation.
+        targets: divisor of the sum of cross-entropies: the mean number of labelled rows over all batches of a step.
+            Default: the number of labelled rows of this batch, at least 1.
 
     Returns:
-        `loss`, which alone has a gradient, and its parts `mlm` and (with a teacher) `kd`.
+        `loss`, and its parts `mlm` and (with a teacher) `kd`, which have no gradient.
     """
     if teacher is None:
         labelled = labels != IGNORED
@@ -107,8 +113,8 @@ class _VocabularyLoss(torch.autograd.Function):
             pieces.run()
         inputs = hidden, weight, bias
         ctx.gradients = [
-            None if x is None or not needed else made.to(x.dtype)
-            for x, made, needed in zip(inputs, pieces.gradients, ctx.needs_input_grad[:3], strict=True)
+            None if x is None or not needed else gradient.to(x.dtype)
+            for x, gradient, needed in zip(inputs, pieces.gradients, ctx.needs_input_grad[:3], strict=True)
         ]
         ctx.mark_non_differentiable(pieces.mlm, pieces.kd)
         return pieces.mlm + pieces.kd, pieces.mlm, pieces.kd
@@ -116,16 +122,15 @@ class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
-        gradients, ctx.gradients = ctx.gradients, None  # changed in place, so good for one backward pass
-        return (*(None if made is None else made.mul_(upstream) for made in gradients), None, None, None)
+        gradients, ctx.gradients = ctx.gradients, None  # changed in place, so valid for one backward pass
+        return (*(None if gradient is None else gradient.mul_(upstream) for gradient in gradients), None, None, None)
 
 
 class _Pass:
-    """One pass over the rows, which are filled up with zeros to whole groups: every product has the same shape, for
-    oneDNN compiles, and keeps, a kernel for each new one.
+    """One pass over the rows, padded with zeros to whole groups.
 
-    Args:
-        student, teacher: in the precision of the products.
+    Every product then has the same shape; oneDNN compiles and keeps a kernel for each new shape. The heads of student
+    and teacher come in the precision of the products.
     """
 
     def __init__(
@@ -143,46 +148,47 @@ class _Pass:
         self.temperature, self.task_scale, self.kd_scale = temperature, task_weight / targets.to(self.exact), kd_scale
         self.labels, rows = labels, len(labels)
         most = CHUNK_BYTES.get(labels.device.type, CHUNK_BYTES_GPU) // (4 * self.vocabulary)
-        self.size = min(_up(rows, TILE), max(1, most // TILE * TILE or most))
-        self.group = self.size * min(CHUNKS_A_PRODUCT, _up(rows, self.size) // self.size)
-        whole = _up(rows, self.group)
-        self.student = student._replace(hidden=F.pad(student.hidden, (0, 0, 0, whole - rows)))
-        self.teacher = teacher and teacher._replace(hidden=F.pad(teacher.hidden, (0, 0, 0, whole - rows)))
-        new = student.weight.new_zeros
-        self.mlm, self.kd = new((), dtype=self.exact), new((), dtype=self.exact)
-        self.to_hidden = new(whole, width)
-        self.to_weight = new(self.vocabulary, width, dtype=self.exact)
-        self.to_bias = new(self.vocabulary, dtype=self.exact)
+        self.size = min(_round_up(rows, TILE), max(1, most // TILE * TILE or most))
+        self.group = self.size * min(CHUNKS_A_PRODUCT, _round_up(rows, self.size) // self.size)
+        padded_rows = _round_up(rows, self.group)
+        self.student = student._replace(hidden=F.pad(student.hidden, (0, 0, 0, padded_rows - rows)))
+        self.teacher = teacher and teacher._replace(hidden=F.pad(teacher.hidden, (0, 0, 0, padded_rows - rows)))
+        zeros = student.weight.new_zeros
+        self.mlm, self.kd = zeros((), dtype=self.exact), zeros((), dtype=self.exact)
+        self.to_hidden = zeros(padded_rows, width)
+        self.to_weight = zeros(self.vocabulary, width, dtype=self.exact)
+        self.to_bias = zeros(self.vocabulary, dtype=self.exact)
 
     @property
     def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of hidden states [rows, width], weight [vocabulary, width] and bias [vocabulary]."""
+        """Gradients by hidden states [rows, width], weight [vocabulary, width] and bias [vocabulary]."""
         return self.to_hidden[: len(self.labels)], self.to_weight, self.to_bias
 
     def run(self) -> None:
-        new = self.student.weight.new_empty
-        self.products = new(self.size, self.vocabulary)
-        self.work = [new(self.size, self.vocabulary, dtype=self.exact) for _ in range(3)]
-        waiting = new(self.group, self.vocabulary)
-        rows, whole = len(self.labels), len(self.to_hidden)
+        """Compute the losses and the gradients of all rows."""
+        empty = self.student.weight.new_empty
+        self.products = empty(self.size, self.vocabulary)
+        self.work = [empty(self.size, self.vocabulary, dtype=self.exact) for _ in range(3)]
+        waiting = empty(self.group, self.vocabulary)
+        rows, padded_rows = len(self.labels), len(self.to_hidden)
         labelled = (self.labels != IGNORED).nonzero().flatten()
-        bounds = torch.arange(0, whole + self.size, self.size, device=labelled.device)
+        bounds = torch.arange(0, padded_rows + self.size, self.size, device=labelled.device)
         ends = torch.searchsorted(labelled, bounds).tolist()
-        for first in range(0, whole, self.group):
+        for first in range(0, padded_rows, self.group):
             for start in range(first, first + self.group, self.size):
                 number, size = start // self.size, min(max(0, rows - start), self.size)
                 place = waiting[start - first : start - first + self.size]
                 if size:
                     place[:size] = self._chunk(start, size, labelled[ends[number] : ends[number + 1]])
                 place[size:] = 0
-            together = slice(first, first + self.group)
-            torch.mm(waiting, self.student.weight, out=self.to_hidden[together])
+            group_rows = slice(first, first + self.group)
+            torch.mm(waiting, self.student.weight, out=self.to_hidden[group_rows])
             for word in range(0, self.vocabulary, WORDS_A_PRODUCT):
                 words = slice(word, word + WORDS_A_PRODUCT)
-                self.to_weight[words] += waiting[:, words].T @ self.student.hidden[together]
+                self.to_weight[words] += waiting[:, words].T @ self.student.hidden[group_rows]
 
     def _chunk(self, start: int, size: int, labelled: Tensor) -> Tensor:
-        """Adds the losses of `size` rows, `labelled` among them, and gives the gradient of their logits."""
+        """Add the losses of `size` rows, `labelled` among them; return the gradient by their logits."""
         rows = slice(start, start + self.size)
         ours, theirs, spare = (work[:size] for work in self.work)
         ours.copy_(self.student.logits(rows, self.products)[:size])
@@ -201,7 +207,7 @@ class _Pass:
         return gradient
 
     def _distill(self, ours: Tensor, theirs: Tensor, spare: Tensor) -> Tensor:
-        """Adds `T^2 KL(p || q)` and gives its gradient `T (q - p)`; the logits given are overwritten."""
+        """Add `T^2 KL(p || q)`; return its gradient `T (q - p)`, computed in place of the logits."""
         t = self.temperature
         log_q = torch.log_softmax(ours.div_(t), dim=-1, out=spare)
         log_p = torch.log_softmax(theirs.div_(t), dim=-1, out=ours)
@@ -210,17 +216,17 @@ class _Pass:
         return log_q.exp_().sub_(p).mul_(t * self.kd_scale)
 
 
-def _up(number: int, to: int) -> int:
-    """The next multiple of `to`, which is at least `to`."""
+def _round_up(number: int, to: int) -> int:
+    """Round up to a multiple of `to`, at least `to` itself."""
     return max(1, -(-number // to)) * to
 
 
 @contextmanager
 def without_decoder(model: Any) -> Iterator[nn.Linear]:
-    """Within it, the model's logits are what goes into its last layer [batch, tokens, width]; gives that layer.
+    """Context in which the last layer passes its input on: logits are hidden states [batch, tokens, width].
 
-    The layer (`get_output_embeddings()`, tied to the word embeddings or not) stays in its place in the model, whose
-    parameters and their names do not change.
+    The context's value is the last layer (`get_output_embeddings()`, tied to the word embeddings or not). It stays in
+    its place in the model, and the parameters keep their names.
     """
     decoder: nn.Linear = model.get_output_embeddings()
     decoder.forward = lambda input: input  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Methods beside gradual magnitude pruning, each a plug-in in a folder of its own (docs/methods.md)."""
+"""Methods other than gradual magnitude pruning, each a plug-in in its own folder (docs/methods.md)."""
 
 from pruneonce.plugins.method import Method
 from pruneonce.plugins.plugin import STAGES, Options, Plugin

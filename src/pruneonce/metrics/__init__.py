@@ -1,7 +1,7 @@
-"""How good predictions are: pure functions of predictions and gold, a module for each family of tasks.
+"""Metrics: pure functions of predictions and gold labels, with a module for each family of tasks.
 
-All give `{name: value}` under the names that GLUE, SQuAD and seqeval have. Values are fractions, but those of
-`squad`, which are percent, as published.
+All return `{name: value}` under the names of GLUE, SQuAD and seqeval. Values are fractions, except in `squad`, which
+gives percent, as published.
 """
 
 from pruneonce.metrics import glue, retrieval, spans, squad

@@ -1,12 +1,13 @@
-"""How well scores rank a query's candidates: nDCG and MRR, each at a cut-off (10 where nothing is said).
+"""Ranking metrics of a query's candidates: nDCG and MRR, each at a cut-off (10 by default).
 
-Both are means over queries; a query's candidates are `(scores [n], relevances [n])`, n differing from query to query. A
-relevance of 0 or less is none. As trec_eval does, a query without any relevant candidate counts, as 0.
+Both are means over queries. A query's candidates are `(scores [n], relevances [n])`, with n of its own for each query.
+A candidate with a relevance of 0 or less is not relevant. A query without a relevant candidate counts as 0, as in
+trec_eval. A score of nan ranks below any other.
 
-Candidates of equal score: the value is the mean over all orders of them, as in scikit-learn's `ndcg_score` (McSherry
+For candidates of equal score, the value is the mean over all their orders, as in scikit-learn's `ndcg_score` (McSherry
 and Najork, Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores, ECIR 2008).
-trec_eval orders them by document id. Here there are no ids, and in many files the relevant candidate comes first: in
-the order of the file, a model that scores all the same would be perfect. A score that is nan is worse than any other.
+trec_eval orders them by document id. The candidates here have no ids, and in many files the relevant candidate comes
+first: in the order of the file, a model with equal scores everywhere would be perfect.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CUT = 10
 
 
 def ranking(queries: Iterable[tuple[ArrayLike, ArrayLike]], cut: int = CUT) -> dict[str, float]:
-    """`ndcg@10` and `mrr@10`, or at another `cut`, over `(scores, relevances)` of each query, 0 to 1.
+    """Mean `ndcg@10` and `mrr@10` (or at another `cut`), 0 to 1, over the `(scores, relevances)` of each query.
 
     Raises:
         UserError: there are no queries.
@@ -46,7 +47,7 @@ def ndcg(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:
     relevances of 0 and 1 these are the same.
     """
     groups = _ranked(scores, relevances)
-    # The mean of a sum is the sum of means: at each rank of a tie, the mean relevance of the tie.
+    # The mean of a sum is the sum of means: each rank of a tie gets the mean relevance of the tie.
     expected = np.array([np.mean(group) for group in groups for _ in group])[:cut]
     best = np.sort([relevance for group in groups for relevance in group])[::-1][:cut]
     discounts = 1 / np.log2(np.arange(2, len(best) + 2))
@@ -54,13 +55,13 @@ def ndcg(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:
 
 
 def reciprocal_rank(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:
-    """1 / rank of the first relevant candidate of one query, 0 where that is not within the cut; 0 to 1."""
+    """Reciprocal rank of the first relevant candidate of one query, 0 to 1; 0 if the rank is beyond the cut."""
     before = 0
     for group in _ranked(scores, relevances):
         size, relevant = len(group), int(np.count_nonzero(group))
         if relevant:
-            # In a random order of the tie, the first of its relevant ones is at place i, from 1, with a probability of
-            # C(size - i, relevant - 1) / C(size, relevant): the others are somewhere after it.
+            # In a random order of the tie, its first relevant candidate is at place i, from 1, with a probability of
+            # C(size - i, relevant - 1) / C(size, relevant): the other relevant candidates are at later places.
             places = range(1, min(size - relevant + 1, cut - before) + 1)
             ways = math.comb(size, relevant)
             return sum(math.comb(size - i, relevant - 1) / ways / (before + i) for i in places)
@@ -69,7 +70,7 @@ def reciprocal_rank(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) ->
 
 
 def _ranked(scores: ArrayLike, relevances: ArrayLike) -> list[list[float]]:
-    """The relevances, best score first, those of equal score together."""
+    """Relevances by descending score, grouped by equal score."""
     scores = np.nan_to_num(np.asarray(scores, dtype=np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     gains = np.maximum(np.asarray(relevances, dtype=np.float64), 0)
     if scores.shape != gains.shape or scores.ndim != 1:

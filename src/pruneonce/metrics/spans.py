@@ -1,10 +1,10 @@
-"""Named entities and other spans, as CoNLL's conlleval scores them, which is seqeval's default mode.
+"""Metrics of named entities and other spans, as in CoNLL's conlleval, which is seqeval's default mode.
 
-A span is right if type, first and last token are. Tags are O, B-TYPE and I-TYPE (IOB1, IOB2), with E-TYPE or L-TYPE for
-a last token and S-TYPE or U-TYPE for a span of one (BIOES, BILOU). No tag sequence is invalid: an I- after O or after
-another type begins a span, as IOB1 has it, so that what a model predicts can always be scored.
+A span is correct if its type, first token and last token are correct. Tags are O, B-TYPE and I-TYPE (IOB1, IOB2), with
+E-TYPE or L-TYPE for a last token and S-TYPE or U-TYPE for a span of one token (BIOES, BILOU). Every tag sequence is
+valid: an I- after O or after another type begins a span, as in IOB1, so that any prediction can be scored.
 
-seqeval (https://github.com/chakki-works/seqeval) itself is not used: its last release, of 2020, is source only.
+seqeval (https://github.com/chakki-works/seqeval) itself is not used: its latest release, of 2020, is source only.
 """
 
 from __future__ import annotations
@@ -14,61 +14,61 @@ from collections.abc import Sequence
 from pruneonce.errors import UserError
 
 METRICS = ["precision", "recall", "f1", "accuracy"]
-_ONE_LETTER = {"L": "E", "U": "S"}  # BILOU's names for what BIOES has
+_ONE_LETTER = {"L": "E", "U": "S"}  # BILOU's letters to those of BIOES
 
 Span = tuple[str, int, int]
 
 
 def score(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The quality of tags, a sequence of them for each text.
+    """Score predicted tags against gold tags, a sequence of tags for each text.
 
     Returns:
         `precision`, `recall` and `f1` of the spans of all texts and types together, and `accuracy`, the fraction of
-        tokens with the right tag; 0 to 1, and 0 where nothing is predicted, or nothing there, to divide by.
+        tokens with the correct tag; 0 to 1, and 0 if the divisor is 0.
 
     Raises:
-        UserError: a tag is none (see `spans`).
-        ValueError: a text has not as many predicted as gold tags.
+        UserError: a tag is invalid (see `is_tag`).
+        ValueError: a text has different numbers of predicted and gold tags.
     """
-    correct = found = wanted = right = tokens = 0
+    correct = predicted_spans = gold_spans = correct_tags = tokens = 0
     for theirs, ours in zip(predicted, gold, strict=True):
-        right += sum(one == other for one, other in zip(theirs, ours, strict=True))
+        correct_tags += sum(one == other for one, other in zip(theirs, ours, strict=True))
         tokens += len(ours)
         of_theirs, of_ours = set(spans(theirs)), set(spans(ours))
         correct += len(of_theirs & of_ours)
-        found += len(of_theirs)
-        wanted += len(of_ours)
+        predicted_spans += len(of_theirs)
+        gold_spans += len(of_ours)
     return {
-        "precision": _ratio(correct, found),
-        "recall": _ratio(correct, wanted),
-        "f1": _ratio(2 * correct, found + wanted),  # = 2 P R / (P + R)
-        "accuracy": _ratio(right, tokens),
+        "precision": _ratio(correct, predicted_spans),
+        "recall": _ratio(correct, gold_spans),
+        "f1": _ratio(2 * correct, predicted_spans + gold_spans),  # = 2 P R / (P + R)
+        "accuracy": _ratio(correct_tags, tokens),
     }
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """The spans of one text: `(type, first token, last token)`, in order.
+    """The spans of one text, in order: `(type, first token, last token)`.
 
     Raises:
-        UserError: a tag is not a span's; `is_tag` says so of one.
+        UserError: a tag is invalid (see `is_tag`).
     """
-    found: list[Span] = []
-    begun: int | None = None
+    text_spans: list[Span] = []
+    first: int | None = None
     letter, kind = "O", ""
     for token, tag in enumerate([*tags, "O"]):
         before, kind_before = letter, kind
         letter, kind = _parsed(tag)
         begins = letter != "O" and (letter in "BS" or before in "OES" or kind != kind_before)
-        if begun is not None and (begins or letter == "O"):
-            found.append((kind_before, begun, token - 1))
-            begun = None
+        if first is not None and (begins or letter == "O"):
+            text_spans.append((kind_before, first, token - 1))
+            first = None
         if begins:
-            begun = token
-    return found
+            first = token
+    return text_spans
 
 
 def is_tag(tag: str) -> bool:
-    """Whether `tag` is O or one of the letters BIESLU, alone or with `-TYPE`, so that spans can be read off it."""
+    """Return whether `tag` is valid: O, or one of the letters BIESLU, alone or with `-TYPE`."""
     return tag == "O" or (tag[:1] in tuple("BIESLU") and (len(tag) == 1 or tag[1] == "-"))
 
 

@@ -1,10 +1,10 @@
-"""Exact match and F1 of answers, as the scorers of SQuAD have them.
+"""Exact match and F1 of answers, by the rules of SQuAD's scorers.
 
-v1.1: https://arxiv.org/abs/1606.05250, v2.0, with questions that have no answer: https://arxiv.org/abs/1806.03822.
+v1.1: https://arxiv.org/abs/1606.05250. v2.0, with unanswerable questions: https://arxiv.org/abs/1806.03822.
 
-The rules are those of v2.0's scorer, which gives what v1.1's gives for data of v1.1 in all but one case: a gold answer
-of which normalization leaves nothing ("The") is passed over where there are others, and else means "no answer". v1.1's
-scorer counts "the" as an exact match of it with an F1 of 0.
+The rules are those of v2.0's scorer. They give the same results as v1.1's scorer for data of v1.1, with one exception:
+a gold answer that normalization makes empty ("The"). Here it is ignored beside other gold answers, and alone it means
+"no answer". v1.1's scorer counts "the" as an exact match of it, with an F1 of 0.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from collections.abc import Mapping, Sequence
 from pruneonce.errors import UserError
 
 METRICS = ["exact_match", "f1"]
-_PUNCTUATION = str.maketrans("", "", string.punctuation)  # of ASCII only: a typographic quote is a character as any
+_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only: a typographic quote is a plain character
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalized(text: str) -> str:
-    """Lower case, without punctuation and then without articles, the words joined by one space."""
+    """Normalize a text: lower case, no punctuation, no articles, single spaces between words."""
     bare = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the gold answers, both normalized, else 0; without answers, "" is right."""
+    """Return 1 if the normalized prediction is a normalized gold answer, else 0; without answers, "" is correct."""
     return float(normalized(prediction) in _gold(answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """F1 of the words of prediction and gold answer, normalized, 0 to 1: that of the gold answer it fits best."""
+    """F1 of the normalized words of the prediction and the gold answer that fits it best, 0 to 1."""
     words = normalized(prediction).split()
     return max(_overlap(words, answer.split()) for answer in _gold(answers))
 
 
 def score(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The quality of all answers together.
+    """Score all answers together.
 
     Args:
         predictions: `{question id: text}`, "" for "no answer".
-        answers: `{question id: gold answers}`, none of them where the question has no answer.
+        answers: `{question id: gold answers}`, with an empty list for a question without an answer.
 
     Returns:
-        `exact_match` and `f1` in percent, 0 to 100, and, where there are questions with and without answers, both for
-        each kind alone: `HasAns_exact`, `HasAns_f1`, `NoAns_exact`, `NoAns_f1`.
+        `exact_match` and `f1` in percent, 0 to 100. If there are questions of both kinds, with and without answers,
+        also the values of each kind: `HasAns_exact`, `HasAns_f1`, `NoAns_exact`, `NoAns_f1`.
 
     Raises:
         UserError: there are no questions, or one has no prediction.
@@ -62,15 +62,15 @@ def score(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]) 
         for question, gold in answers.items()
     }
     exact, overlap = _percent(list(scores.values()))
-    found = {"exact_match": exact, "f1": overlap}
+    values = {"exact_match": exact, "f1": overlap}
     kinds = {
         "HasAns": [scores[question] for question, gold in answers.items() if gold],
         "NoAns": [scores[question] for question, gold in answers.items() if not gold],
     }
     if all(kinds.values()):
         for kind, some in kinds.items():
-            found[f"{kind}_exact"], found[f"{kind}_f1"] = _percent(some)
-    return found
+            values[f"{kind}_exact"], values[f"{kind}_f1"] = _percent(some)
+    return values
 
 
 def _gold(answers: Sequence[str]) -> list[str]:
@@ -78,9 +78,9 @@ def _gold(answers: Sequence[str]) -> list[str]:
 
 
 def _overlap(prediction: list[str], answer: list[str]) -> float:
-    if not prediction or not answer:  # "no answer", of which part cannot be right
+    if not prediction or not answer:  # "no answer" is wholly correct or wholly wrong
         return float(prediction == answer)
-    common = (Counter(prediction) & Counter(answer)).total()  # a word counts as often as both have it
+    common = (Counter(prediction) & Counter(answer)).total()  # a word counts as often as it is in both
     return 2 * common / (len(prediction) + len(answer))  # = 2 P R / (P + R)
 
 

@@ -1,8 +1,8 @@
-"""The one place that decides which parameters are pruned: the Linear weights of the encoder's layers, and its pooler.
+"""Roles of a model's parameters. Pruned are the Linear weights of the encoder's layers, and its pooler.
 
-By module role: an architecture says where its stack of layers and its pooler are. Everything else stays dense:
-embeddings (and whatever shares their storage), LayerNorm, biases, vocabulary and task heads. The embedding tables are
-told apart here too, for what rounds them, and what makes queries, keys and values, for what distils their relations.
+`ARCHITECTURES` names the stack of layers and the pooler of each architecture. Everything else stays dense: embeddings
+(and tensors that share their storage), LayerNorm, biases, vocabulary and task heads. The module also names the
+embedding tables, for quantization, and the inputs of attention, for the distillation of relations.
 """
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Roles:
-    """Paths inside the base model, and inside a layer those of what makes queries, keys and values, side by side where
-    it is one Linear."""
+    """Paths of an architecture's modules.
+
+    Attributes:
+        layers: stack of layers, inside the base model.
+        pooler: the pooler's Linear, inside the base model.
+        attention: Linears for queries, keys and values, inside a layer; one Linear if it makes all three side by side.
+        position_offset: number of positions that no token takes. MPNet's code has a padding token of its own, whatever
+            its configuration says.
+    """
 
     layers: str
     pooler: str | None = None
     attention: tuple[str, ...] = ("attention.self.query", "attention.self.key", "attention.self.value")
-    # Positions that no token takes. MPNet's code has a padding token of its own, whatever its configuration says.
     position_offset: Callable[[Any], int] = lambda config: 0
 
 
@@ -44,18 +50,23 @@ ARCHITECTURES = {
 
 
 def roles_of(model_type: str) -> Roles:
+    """Roles of an architecture by its `model_type`.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
     if model_type not in ARCHITECTURES:
         raise UserError(f"architecture {model_type!r} is not supported; these are: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[model_type]
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """The encoder under any head (`model` itself if it has none)."""
+    """The encoder under any head (`model` itself if it has no head)."""
     return getattr(model, str(model.base_model_prefix), model)
 
 
 def attention_inputs(model: nn.Module) -> list[nn.Module]:
-    """The Linear modules that make queries, keys and values, layer by layer.
+    """The Linear modules for queries, keys and values, layer by layer.
 
     Raises:
         UserError: the architecture is not supported.
@@ -67,9 +78,10 @@ def attention_inputs(model: nn.Module) -> list[nn.Module]:
 
 
 def prunable_names(model_type: str, matrices: Collection[str]) -> dict[str, str]:
-    """Names of the weights to prune, in the order of `prunable_weights`, found without building the model.
+    """Names of the weights to prune, in the order of `prunable_weights`, without building the model.
 
     Args:
+        model_type: the architecture.
         matrices: names of the two-dimensional tensors of a model's safetensors files.
 
     Returns:
@@ -86,17 +98,17 @@ def prunable_names(model_type: str, matrices: Collection[str]) -> dict[str, str]
             short, layer, module = match.groups()
             order = roles.attention.index(module) if module in roles.attention else len(roles.attention)
             ranked.append(((int(layer), order, module), short, name))
-    found = {short: name for _, short, name in sorted(ranked)}
+    names = {short: name for _, short, name in sorted(ranked)}
     if roles.pooler:
         pooler = f"{roles.pooler}.weight"
         for name in matrices:
             if re.fullmatch(rf"(?:\w+\.)?{re.escape(pooler)}", name):
-                found[pooler] = name
-    return found
+                names[pooler] = name
+    return names
 
 
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights to prune, by their name in the base model.
+    """The weights to prune, by their name in the base model.
 
     Raises:
         UserError: the architecture is not supported.
@@ -105,21 +117,21 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
 
     base = base_of(model)
     roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
-    found = {
+    weights = {
         f"{roles.layers}.{name}.weight": module.weight
         for name, module in base.get_submodule(roles.layers).named_modules()
         if isinstance(module, nn.Linear)
     }
     if roles.pooler and getattr(base, roles.pooler.split(".")[0], None) is not None:
-        found[f"{roles.pooler}.weight"] = base.get_submodule(roles.pooler).weight  # type: ignore[assignment]
+        weights[f"{roles.pooler}.weight"] = base.get_submodule(roles.pooler).weight  # type: ignore[assignment]
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return {name: weight for name, weight in found.items() if id(weight) not in embeddings}
+    return {name: weight for name, weight in weights.items() if id(weight) not in embeddings}
 
 
 def embedding_tables(model: nn.Module) -> dict[str, nn.Embedding]:
-    """The tables of words, positions and token types, as far as there are any, by their name in the base model.
+    """The embedding tables of words, positions and token types, by their name in the base model.
 
-    MPNet's relative attention bias, a few numbers of its layers, is none.
+    MPNet's relative attention bias, a few numbers of its layers, does not count as one.
 
     Raises:
         UserError: the architecture is not supported.
@@ -136,7 +148,7 @@ def embedding_tables(model: nn.Module) -> dict[str, nn.Embedding]:
 
 
 def describe(model: nn.Module) -> str:
-    """What is pruned and what stays dense, in two lines."""
+    """Describe in two lines which weights are pruned and which stay dense."""
     weights = prunable_weights(model)
     pruned = sum(weight.numel() for weight in weights.values())
     ids = {id(weight) for weight in weights.values()}
@@ -158,10 +170,11 @@ def _kind(name: str) -> str:
 
 
 def check_length(length: int, model: str | Path, key: str) -> None:
-    """Refuse texts that are longer than a model has positions for.
+    """Refuse an input length that exceeds the model's number of positions.
 
     Args:
         length: tokens of the longest input.
+        model: model folder or hub id.
         key: the recipe's name for `length`.
 
     Raises:
@@ -170,7 +183,7 @@ def check_length(length: int, model: str | Path, key: str) -> None:
     from pruneonce.models.loading import load_config
 
     config = load_config(model)
-    roles = ARCHITECTURES.get(config.model_type, Roles(""))  # one that is not pruned may still be measured
+    roles = ARCHITECTURES.get(config.model_type, Roles(""))  # models that cannot be pruned may still be measured
     longest = config.max_position_embeddings - roles.position_offset(config)
     if length > longest:
         raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")

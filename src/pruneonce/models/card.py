@@ -29,6 +29,13 @@ model = {{ auto_class }}.from_pretrained("path/to/this/folder")
 
 
 def write_card(model_class: str, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write the model card of a model folder.
+
+    Args:
+        model_class: name of the model's class.
+        folder: the model folder.
+        provenance: its provenance, with `stage` and `sparsity`.
+    """
     auto = "AutoModel"
     for head in (*TASK_HEADS, "ForMaskedLM", "ForPreTraining"):
         if model_class.endswith(head):

@@ -1,6 +1,6 @@
 """Saving a model folder: a plain Hugging Face folder, with provenance beside the weights.
 
-Saving is atomic: a folder is written as `NAME.partial` and renamed, so that one that exists is whole
+Saving is atomic: a folder is written as `NAME.partial` and renamed, so that a folder called `NAME` is complete
 (`pruneonce.system.durable`).
 """
 
@@ -20,7 +20,7 @@ from pruneonce.models.sentence_transformers import copy_sentence_transformer
 from pruneonce.system import durable, locks
 from pruneonce.system.durable import partial, write_json
 
-# What an unfinished folder has beside its model.
+# Files and folders that an unfinished model folder has beside its model.
 BEGUN = "begun.json"
 SCRATCH = (BEGUN, "checkpoints", "cache", "head", locks.NAME)
 
@@ -37,8 +37,13 @@ def save_model(
     """Write a model folder.
 
     Args:
-        source: where the model came from: sentence-transformers' files are taken along from there, unless this model
-            has a task head, with which it is no longer one.
+        model: the model.
+        tokenizer: its tokenizer.
+        output: the folder to write.
+        source: folder or hub id of the original model; its sentence-transformers files are copied, unless this model
+            has a task head.
+        provenance: the record of the stage, without versions.
+        metrics: content of metrics.json.
     """
     folder = partial(output)
     with durable.writing(output, "run it again: it goes on from the last checkpoint"):
@@ -56,13 +61,13 @@ def save_model(
 
 
 def publish_folder(output: Path) -> None:
-    """Give what is in `partial(output)` its name, and only then remove what served to make it."""
+    """Rename `partial(output)` to `output`, then remove its scratch files."""
     durable.publish(partial(output), output)
     remove_scratch(output)
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what served to make a finished folder, where a process was killed before it could."""
+    """Remove the scratch files of a finished folder, such as those left by a killed process."""
     for name in SCRATCH:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)

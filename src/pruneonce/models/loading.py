@@ -1,5 +1,7 @@
-"""Loading models, tokenizers and configurations: through transformers' Auto classes, from safetensors only, and never
-with remote code."""
+"""Loading of models, tokenizers and configurations through transformers' Auto classes.
+
+Weights come from safetensors only, and remote code never runs.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,23 @@ from pruneonce.models.source import first_line, must_be_bounded, must_exist
 
 
 def load_model(auto_class: Any, source: str | Path, **config: Any) -> Any:
-    """`auto_class.from_pretrained(source)` in fp32; `config` entries override the model's configuration.
+    """Load a model by `auto_class.from_pretrained(source)` in fp32; `config` overrides its configuration.
 
     Raises:
-        UserError: no model there, no safetensors weights, or remote code would be needed.
+        UserError: there is no model, or no safetensors weights, or the model needs remote code.
     """
     return load_reporting(auto_class, source, **config)[0]
 
 
 def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[Any, set[str]]:
-    """As `load_model`, and the names of the parameters that were not in the file and so are newly initialised."""
+    """Load a model as `load_model` does; return it with the names of newly initialised parameters."""
     with _loading("load a model", source):
         model, info = auto_class.from_pretrained(
             source,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
-            trust_remote_code=False,  # left out, transformers would ask
+            trust_remote_code=False,  # without it, transformers would ask
             **config,
         )
     logger.debug("%s loaded from %s", type(model).__name__, source)
@@ -42,18 +44,18 @@ def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[
 
 
 def load_encoder(source: str | Path, **config: Any) -> Any:
-    """The bare encoder, whatever the head it was saved with; without a pooler if the file has none."""
+    """Load the bare encoder, whatever head it was saved with; without a pooler if the file has none."""
     model, missing = load_reporting(AutoModel, source, **config)
     if any(name.startswith("pooler.") for name in missing):
-        model.pooler = None  # transformers would leave a random one
+        model.pooler = None  # transformers would leave it random
     return model
 
 
 def load_as_saved(source: str | Path) -> Any:
-    """The model with the head, or without one, that it was saved with.
+    """Load a model as it was saved, with its head or without a head.
 
     Raises:
-        UserError: as `load_model`, or the configuration names no model class of transformers.
+        UserError: as in `load_model`, or the configuration names no model class of transformers.
     """
     name = (load_config(source).architectures or ["none"])[0]
     if name.endswith("Model"):
@@ -64,9 +66,10 @@ def load_as_saved(source: str | Path) -> Any:
 
 
 def load_vocabulary_model(source: Any, **config: Any) -> tuple[Any, bool]:
-    """The model with its MLM head, and whether that head is new (the source had none).
+    """Load a model with its MLM head; return it with True if the head is new (the source had none).
 
-    BERT comes as `BertForPreTraining`, which keeps the pooler: it is pruned with the encoder, and classifiers need it.
+    BERT is loaded as `BertForPreTraining`, which keeps the pooler: the pooler is pruned with the encoder, and
+    classifiers need it.
     """
     model_type = load_config(source).model_type
     auto = AutoModelForPreTraining if model_type == "bert" else AutoModelForMaskedLM
@@ -76,23 +79,33 @@ def load_vocabulary_model(source: Any, **config: Any) -> tuple[Any, bool]:
 
 
 def load_tokenizer(source: str | Path) -> Any:
+    """Load the tokenizer of a model folder or hub id.
+
+    Raises:
+        UserError: there is no model, or its tokenizer is damaged.
+    """
     with _loading("load a tokenizer", source):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def load_config(source: str | Path) -> Any:
+    """Load the configuration of a model folder or hub id.
+
+    Raises:
+        UserError: there is no model, or its configuration is damaged.
+    """
     with _loading("read a model configuration", source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 @contextmanager
 def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
-    """Turns what transformers raises for a folder or hub id that is not right into one line."""
+    """Turn the exceptions of transformers about a wrong folder or hub id into a `UserError` of one line."""
     must_exist(source)
     must_be_bounded(source)
     try:
         yield
-    except Exception as error:  # what is damaged, or made to do harm, fails anywhere inside transformers, in any way
+    except Exception as error:  # damaged and malicious files fail anywhere in transformers, in any way
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"cannot {what} from {source}: it wants to run code of its own, which pruneonce never does; use "
@@ -102,12 +115,12 @@ def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
 
 
 def without_dropout(config: Any, dropout: float | None) -> dict[str, float]:
-    """Overrides that set every dropout probability of this architecture to `dropout` (none if it is None)."""
+    """Configuration overrides that set every dropout probability to `dropout`; empty if it is None."""
     return {} if dropout is None else dict.fromkeys(dropouts(config), dropout)
 
 
 def dropouts(config: Any) -> list[str]:
-    """Names of this architecture's dropout probabilities."""
+    """Names of the dropout probabilities in a configuration."""
     return [
         key
         for key, value in config.to_dict().items()

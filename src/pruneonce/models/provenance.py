@@ -1,4 +1,4 @@
-"""Provenance: the record, beside the weights, of what made a model; and keys, which identify inputs by content."""
+"""Provenance (the record, beside the weights, of how a model was made), and keys that identify inputs by content."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ LIBRARIES = ("pruneonce", "torch", "transformers")
 
 
 def content_key(source: str | Path) -> str:
-    """What identifies a model as an input: its provenance key, a hash of its weights' bytes, or the hub id."""
+    """Key of a model as an input: its provenance key, a hash of its weights and JSON files, or the hub id."""
     path = Path(source)
     if not path.is_dir():
         return f"hub:{source}"
-    made = read_provenance(path)
-    if made and "key" in made:
-        return str(made["key"])
+    provenance = read_provenance(path)
+    if provenance and "key" in provenance:
+        return str(provenance["key"])
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
     return key_of([(file.name, file_hash(file)) for file in files])
 
 
 def key_of(*parts: Any) -> str:
-    """A hash of JSON-able parts."""
+    """Hash (sha256) of parts that JSON can hold; other values count as their text."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any] | None:
-    """
+    """Read the provenance of a model folder; return None if there is none.
+
     Raises:
         UserError: the file is damaged.
     """
     file = Path(folder) / PROVENANCE
-    made = read_json(file)
-    if made is not None and not isinstance(made, dict):
+    provenance = read_json(file)
+    if provenance is not None and not isinstance(provenance, dict):
         raise UserError(f"{file} is damaged: it is not an object")
-    return made
+    return provenance

@@ -1,4 +1,4 @@
-"""sentence-transformers' files of a model folder: found, and taken along to the models made from it."""
+"""sentence-transformers files of a model folder, and their copy to the models made from it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pruneonce.errors import UserError
 from pruneonce.models.source import first_line
 from pruneonce.system.durable import read_json
 
-# What makes a folder a sentence-transformers model, beside the encoder itself.
+# Files of a sentence-transformers model beside the encoder itself.
 SENTENCE_TRANSFORMER = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-# A module's folder, and what of it is taken along: data only, and no pickle.
+# A module's folder, and its files to copy: data only, and no pickle.
 MODULE = r"(\d+_[A-Za-z]\w*)?"
 MODULE_FILES = ("config.json", "model.safetensors")
 
 
 def local_folder(source: str | Path) -> Path:
-    """The folder of a model; of one on the hub, the cached folder with the files that sentence-transformers adds."""
+    """The folder of a model; for a hub id, the cached folder with the files that sentence-transformers adds."""
     if Path(source).is_dir():
         return Path(source)
     return Path(snapshot_download(str(source), allow_patterns=["*.json", "*/*.json", "[0-9]_*/*.safetensors"]))
 
 
 def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
-    """Take along sentence-transformers' files; what is wrong with them is no reason to lose what was trained."""
+    """Copy the sentence-transformers files of a model; a fault in them is printed, and does not stop the run."""
     try:
         source = local_folder(model)
         modules = read_json(source / "modules.json")
@@ -49,7 +49,7 @@ def copy_sentence_transformer(model: str | Path, folder: Path) -> None:
 
 
 def _is_inside(file: Path, folder: Path) -> bool:
-    """Whether a file of a model, links followed, is one; a folder in the hub's cache links to its blobs."""
+    """Return whether a file, links followed, is inside a model folder; the hub's cache links to its blobs."""
     root = folder.resolve()
     roots = [root, *([root.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
     return any(file.resolve().is_relative_to(root) for root in roots)

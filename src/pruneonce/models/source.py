@@ -1,4 +1,4 @@
-"""A model's files, read without PyTorch and without transformers: its configuration and the weights one by one."""
+"""Reader of a model's configuration and weights, tensor by tensor, without PyTorch or transformers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-# A configuration's numbers may be this large.
+# Bounds of the numbers in a configuration.
 MOST, MOST_LAYERS = 1 << 20, 1000
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of floating-point numbers in a safetensors file."""
+    """Floating-point tensor in a safetensors file."""
 
     file: Path
     name: str
@@ -31,7 +31,7 @@ class Stored:
     dtype: str
 
     def read(self) -> npt.NDArray[np.floating[Any]]:
-        """The numbers, of `shape`. Those of bf16, which NumPy lacks, come as float32."""
+        """Read the numbers in their `shape`; bf16, which NumPy lacks, as float32."""
         with reading(self.file):
             if self.dtype == "BF16":
                 with safe_open(self.file, framework="pt") as opened:
@@ -41,7 +41,7 @@ class Stored:
 
 
 def local_files(source: str | Path) -> Path:
-    """The folder of a model; of a hub id, the cached folder with its configuration and its weights.
+    """The folder of a model; for a hub id, the cached folder with its configuration and weights.
 
     Raises:
         UserError: there is no model.
@@ -58,7 +58,8 @@ def local_files(source: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """
+    """Read the configuration of a model folder.
+
     Raises:
         UserError: there is no configuration, or it is damaged.
     """
@@ -70,19 +71,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stored_weights(folder: Path) -> dict[str, Stored]:
-    """The tensors of floating-point numbers of a model folder, by name.
+    """The floating-point tensors of a model folder, by name.
 
     Raises:
         UserError: there are no safetensors weights, or a file is damaged.
     """
-    found: dict[str, Stored] = {}
+    weights: dict[str, Stored] = {}
     for file in _files(folder):
         with reading(file), safe_open(file, framework="np") as opened:
             for name in opened.keys():  # noqa: SIM118
                 tensor = opened.get_slice(name)
                 if tensor.get_dtype() in FLOATS:
-                    found[name] = Stored(file, name, tuple(tensor.get_shape()), tensor.get_dtype())
-    return found
+                    weights[name] = Stored(file, name, tuple(tensor.get_shape()), tensor.get_dtype())
+    return weights
 
 
 def _files(folder: Path) -> list[Path]:
@@ -99,7 +100,8 @@ def _files(folder: Path) -> list[Path]:
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """
+    """Turn the exceptions of safetensors while reading `file` into a `UserError` of one line.
+
     Raises:
         UserError: the safetensors file is damaged.
     """
@@ -110,7 +112,11 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def must_exist(source: str | Path) -> None:
-    """A path that is not there would be taken for a hub id, with a puzzling message."""
+    """Refuse a local path without a model, which transformers would take for a hub id.
+
+    Raises:
+        UserError: there is no model folder at the path.
+    """
     text = str(source)
     looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or isinstance(source, Path)
     path = Path(source)
@@ -121,18 +127,37 @@ def must_exist(source: str | Path) -> None:
 
 
 def must_be_bounded(source: str | Path) -> None:
-    """Numbers of layers, labels or tokens without bound would keep transformers busy for ever."""
+    """Refuse a configuration with numbers so large (of layers, labels, tokens) that transformers would never end.
+
+    Raises:
+        UserError: the configuration is damaged.
+    """
     file = Path(source) / CONFIG
     if not file.is_file():
         return
     values = read_json(file)
+    check_bounds(values, str(file))
+
+
+def check_bounds(values: Any, name: str, most: int = MOST) -> None:
+    """Refuse a configuration with numbers that no model has.
+
+    Args:
+        values: content of the configuration.
+        name: of the configuration, for the message.
+        most: bound of all numbers but those of layers, which have `MOST_LAYERS`.
+
+    Raises:
+        UserError: the configuration is not an object, or a number in it is out of bounds.
+    """
     if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it is not an object")
+        raise UserError(f"{name} is damaged: it is not an object")
     for key, value in values.items():
-        most = MOST_LAYERS if "layers" in key else MOST
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= most:
-            raise UserError(f"{file} is damaged: `{key}` is {value}")
+        bound = MOST_LAYERS if "layers" in key else most
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= bound:
+            raise UserError(f"{name} is damaged: `{key}` is {value}")
 
 
 def first_line(error: Exception) -> str:
+    """First line of an exception's message, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

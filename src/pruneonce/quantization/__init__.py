@@ -1,4 +1,4 @@
-"""Fake quantization of Linears and embedding tables: in training, after it, and as saved in a model folder."""
+"""Fake quantization of Linears and embedding tables: in training, after training, and saved in a model folder."""
 
 from pruneonce.quantization.embedding import LearningEmbedding, QuantizedEmbedding
 from pruneonce.quantization.functions import (

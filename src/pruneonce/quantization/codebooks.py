@@ -1,4 +1,4 @@
-"""Weights on codebooks, kept beside the model folder that has them: `codebooks.safetensors`, see docs/format.md."""
+"""Codebooks of a model folder's weights, in the file `codebooks.safetensors`, see docs/format.md."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FORMAT = {"format": "pruneonce-codebooks", "version": "1"}
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """One weight.
+    """One weight on a codebook.
 
     Attributes:
-        codes: uint8 [out, in / b]: which centroid each block is.
-        centroids: float16 [k, b]; the first is the zero block.
-        kept: bool [out, in]: where the weight is not masked; None: nowhere.
+        codes: uint8 [out, in / b], the number of each block's centroid.
+        centroids: float16 [k, b]; centroid 0 is the zero block.
+        kept: bool [out, in], False at masked weights; None: no weight is masked.
     """
 
     codes: Tensor
@@ -37,13 +37,13 @@ class Codebook:
     kept: Tensor | None = None
 
     def weight(self) -> Tensor:
-        """float32 [out, in]."""
+        """Decode the weight, float32 [out, in]."""
         size = self.centroids.shape[1]
         kept = None if self.kept is None else self.kept.reshape(-1, size)
         return decode(self.codes.flatten().long(), self.centroids.float(), kept).view(len(self.codes), -1)
 
     def mask(self) -> tuple[str, Tensor] | None:
-        """Coding and bytes of `kept`, of the blocks that are not the zero block; None where they are whole."""
+        """Coding and bytes of `kept` in all blocks but the zero block; None if nothing in them is masked."""
         if self.kept is None:
             return None
         kept = self.kept.reshape(-1, self.centroids.shape[1])[self.codes.flatten() != 0]
@@ -59,25 +59,25 @@ def save(codebooks: Mapping[str, Codebook], folder: Path) -> None:
     codings: dict[str, str] = {}
     for name, book in codebooks.items():
         tensors |= {f"{name}.codes": book.codes, f"{name}.centroids": book.centroids}
-        if found := book.mask():
-            codings[name], tensors[f"{name}.mask"] = found
+        if coded_mask := book.mask():
+            codings[name], tensors[f"{name}.mask"] = coded_mask
     save_file(tensors, folder / FILE, {**FORMAT, "masks": json.dumps(codings, sort_keys=True)})
 
 
 def load(folder: str | Path) -> dict[str, Codebook]:
-    """The codebooks of a model folder; their `weight()` is that of its model.safetensors, bit for bit.
+    """Read the codebooks of a model folder; each `weight()` equals the weight in model.safetensors bit for bit.
 
     Raises:
-        UserError: there are none, or the file is damaged.
+        UserError: there are no codebooks, or the file is damaged.
     """
     file = Path(folder) / FILE
     if not file.is_file():
         raise UserError(f"{folder} has no {FILE}: it is not what `pruneonce product-quantize` made")
     try:
         with safe_open(file, framework="pt") as opened:
-            said = opened.metadata() or {}
-        tensors, codings = load_file(file), json.loads(said["masks"])
-        if said.get("format") != FORMAT["format"]:
+            metadata = opened.metadata() or {}
+        tensors, codings = load_file(file), json.loads(metadata["masks"])
+        if metadata.get("format") != FORMAT["format"]:
             raise ValueError("it is of another format")
         names = [name.removesuffix(".codes") for name in tensors if name.endswith(".codes")]
         return {name: _read(tensors, name, codings.get(name)) for name in names}
@@ -101,19 +101,21 @@ def _read(tensors: Mapping[str, Tensor], name: str, coding: str | None) -> Codeb
 
 
 def size(folder: str | Path) -> dict[str, int]:
-    """Bytes of a model whose weights are stored as codebooks: `codes`, `centroids`, `masks`, `rest` (all other tensors,
-    as they are in model.safetensors) and their `total`. Names, shapes, configuration and tokenizer are not counted.
+    """Bytes of a model with weights stored as codebooks: `codes`, `centroids`, `masks`, `rest` and their `total`.
+
+    `rest` is all other tensors in the types of model.safetensors. Names, shapes, configuration and tokenizer are not
+    counted.
 
     Raises:
         UserError: there are no codebooks.
     """
     books = load(folder)
     stored = {name: tensor.nbytes for name, tensor in load_file(Path(folder) / FILE).items()}
-    found: dict[str, Any] = {
+    sizes: dict[str, Any] = {
         part: sum(count for name, count in stored.items() if name.endswith(f".{part}"))
         for part in ("codes", "centroids", "mask")
     }
-    found["masks"] = found.pop("mask")
+    sizes["masks"] = sizes.pop("mask")
     weights = load_file(Path(folder) / "model.safetensors")
-    found["rest"] = sum(tensor.nbytes for name, tensor in weights.items() if name not in books)
-    return {**found, "total": sum(found.values())}
+    sizes["rest"] = sum(tensor.nbytes for name, tensor in weights.items() if name not in books)
+    return {**sizes, "total": sum(sizes.values())}

@@ -1,6 +1,6 @@
-"""The embedding tables of a quantized model: int8, a scale for each row. One learns on its grid, one lies on it.
+"""Quantized embedding tables: int8 with a scale for each row. One class learns on the grid, the other lies on it.
 
-Both hold the Embedding's own table under its name, so that a state dict of either loads into the plain model.
+Both hold the Embedding's own table under its name, so that the state dict of either loads into the plain model.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from pruneonce.quantization.functions import Noise, fake_quantize_weight, symmetric_scale
 
-BITS = 8  # whatever the Linears have: a table is looked up, and 4 bits would save no arithmetic
+BITS = 8  # regardless of the Linears: a table is looked up, and 4 bits would save no arithmetic
 
 
 class LikeEmbedding(nn.Embedding):
-    """An Embedding with the table, not a copy of it, of the one that it takes the place of."""
+    """Embedding that replaces another and shares its table."""
 
     def __init__(self, table: nn.Embedding):
         super().__init__(table.num_embeddings, table.embedding_dim, table.padding_idx, device="meta")
@@ -26,15 +26,15 @@ class LikeEmbedding(nn.Embedding):
 class LearningEmbedding(LikeEmbedding):
     """Fake-quantized Embedding during training or calibration.
 
-    A row's scale follows from that row alone, so only the rows that are looked up are rounded: a batch's few hundred,
-    not the vocabulary's thirty thousand.
+    A row's scale depends on that row alone, so only the rows that are looked up are rounded: the few hundred of a
+    batch, not the thirty thousand of the vocabulary.
     """
 
-    noise: Noise | None = None  # as that of a LearningLinear
+    noise: Noise | None = None  # as in a LearningLinear
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and self.noise is not None:
-            ids, where = input.unique(return_inverse=True)  # a row is the same wherever it is looked up
+            ids, where = input.unique(return_inverse=True)  # a row is the same at every place of the batch
             rows = super().forward(ids)
             return F.embedding(where, self.noise(rows, self._rounded(rows)))
         rows = super().forward(input)
@@ -46,7 +46,7 @@ class LearningEmbedding(LikeEmbedding):
 
     @torch.no_grad()
     def frozen(self) -> QuantizedEmbedding:
-        """The same function with the scales fixed; the table is put on the grid, in place."""
+        """Fix the scales and round the table to the grid, in place; return the fixed module."""
         scale = symmetric_scale(self.weight, BITS)
         self.weight.copy_(fake_quantize_weight(self.weight, scale, BITS))
         return QuantizedEmbedding(self, scale)
@@ -56,7 +56,9 @@ class QuantizedEmbedding(LikeEmbedding):
     """Embedding whose table lies on the grid; for inference and export.
 
     Args:
+        table: the Embedding to replace.
         weight_scale: float32, one for each row.
+        bits: of the integers.
     """
 
     weight_scale: Tensor
@@ -67,7 +69,7 @@ class QuantizedEmbedding(LikeEmbedding):
         self.register_buffer("weight_scale", weight_scale, persistent=False)
 
     def plain(self) -> nn.Embedding:
-        """An Embedding with the same table."""
-        made = nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx, device="meta")
-        made.weight = self.weight
-        return made.train(self.training)
+        """Plain Embedding with the same table."""
+        embedding = nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx, device="meta")
+        embedding.weight = self.weight
+        return embedding.train(self.training)

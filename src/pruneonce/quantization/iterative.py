@@ -1,9 +1,9 @@
-"""Iterative product quantization (iPQ) in a training run: groups of weights go onto codebooks one after another, while
-the others, and the centroids, train on.
+"""Iterative product quantization (iPQ) in a training run.
 
-Source: https://arxiv.org/abs/2004.07320, section 3; the order of the groups is that of its section 5. The parameters
-stay what they are: blocks with one code have equal values, get the mean of their gradients, and so move together. That
-is the paper's `c <- c - lr * mean of dL/db over the blocks b of c`, for any optimizer.
+Groups of weights are put on codebooks one after another, while the other weights and the centroids train on. Source:
+https://arxiv.org/abs/2004.07320, section 3, with the order of the groups in section 5. The parameters stay tensors of
+weights: blocks with the same code have equal values, get the mean of their gradients, and so move together. That is the
+paper's `c <- c - lr * mean of dL/db over the blocks b of c`, for any optimizer.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ Group = dict[str, Tensor]  # parameters by their name in the model
 
 
 def groups_of(model: nn.Module, settings: ProductQuantize) -> dict[str, Group]:
-    """The weights to put on codebooks, in the order in which it is done; without groups that have none.
+    """The weights to put on codebooks, by group, in the order of quantization; without empty groups.
 
-    Those are the Linears of the encoder, its pooler, and the embedding tables, as far as a codebook makes them smaller
-    than fp16 would. A task head stays as it is.
+    The weights are those of the encoder's Linears, its pooler, and the embedding tables, if a codebook makes them
+    smaller than fp16 would. A task head keeps its weights.
 
     Raises:
         UserError: the architecture is not supported, a block size does not fit, or nothing becomes smaller.
     """
-    found: dict[str, Group] = {"feed-forward": {}, "embeddings": {}, "attention": {}}
+    groups: dict[str, Group] = {"feed-forward": {}, "embeddings": {}, "attention": {}}
     for name, linear in quantizable(model, head=False).items():
         is_attention = {"attention", "attn", "pooler"} & set(name.split("."))
-        found["attention" if is_attention else "feed-forward"][f"{name}.weight"] = linear.weight
-    found["embeddings"] = {f"{name}.weight": table.weight for name, table in tables(model).items()}
-    for name, weight in [pair for group in found.values() for pair in group.items()]:
+        groups["attention" if is_attention else "feed-forward"][f"{name}.weight"] = linear.weight
+    groups["embeddings"] = {f"{name}.weight": table.weight for name, table in tables(model).items()}
+    for name, weight in [pair for group in groups.values() for pair in group.items()]:
         if weight.shape[1] % settings.block_size:
             raise UserError(
                 f"`block_size` {settings.block_size} does not divide the {weight.shape[1]} inputs of {name}"
             )
     smaller = {
         kind: {name: weight for name, weight in group.items() if _is_smaller(weight, settings)}
-        for kind, group in found.items()
+        for kind, group in groups.items()
     }
     if not any(smaller.values()):
         raise UserError(
@@ -64,7 +64,7 @@ def _is_smaller(weight: Tensor, settings: ProductQuantize) -> bool:
 
 
 def describe(model: nn.Module, groups: Mapping[str, Group]) -> str:
-    """What goes onto codebooks and what does not, in a few lines."""
+    """Describe in a few lines which weights are put on codebooks and which stay fp32."""
     lines = []
     for kind, group in groups.items():
         millions = sum(weight.numel() for weight in group.values()) / 1e6
@@ -80,12 +80,13 @@ def describe(model: nn.Module, groups: Mapping[str, Group]) -> str:
 
 @dataclass
 class Tied:
-    """A weight whose blocks are those of a codebook.
+    """Weight whose blocks are tied to the centroids of a codebook.
 
     Attributes:
-        codes: int64 [n].
+        weight: the parameter.
+        codes: int64 [n], the number of each block's centroid.
         centroids: float32 [k, b].
-        kept: bool [n, b]; None: all.
+        kept: bool [n, b], False at masked weights; None: no weight is masked.
     """
 
     weight: Tensor
@@ -97,42 +98,47 @@ class Tied:
         self.counts = product.block_counts(self.kept, self.codes, len(self.centroids))
 
     def means(self, numbers: Tensor) -> Tensor:
-        """Of numbers for each weight, 0 where it is masked, the mean over the blocks of each centroid."""
+        """Mean over the blocks of each centroid of numbers shaped like the weight, which are 0 at masked weights."""
         blocks = numbers.reshape(-1, self.centroids.shape[1])
         return product.block_sums(blocks, self.codes, len(self.centroids)) / self.counts
 
     def spread(self, numbers: Tensor) -> Tensor:
-        """Numbers for each centroid, at the weights that have it."""
+        """Spread numbers of each centroid over its blocks, shaped like the weight."""
         return product.decode(self.codes, numbers, self.kept).view_as(self.weight)
 
     def average_gradient(self) -> None:
+        """Replace the gradient of each block by the mean over the blocks of its centroid."""
         if self.weight.grad is not None:
             self.weight.grad.copy_(self.spread(self.means(self.weight.grad)))
 
     def follow(self) -> None:
-        """After an optimizer step: the centroids move as their blocks did on average, and the blocks with them. Equal
-        gradients make equal steps, but for a while an optimizer's moments are still those of untied blocks."""
+        """Move the centroids by the mean step of their blocks, after an optimizer step, and the blocks with them.
+
+        Equal gradients make equal steps, but at first an optimizer's moments are still those of untied blocks.
+        """
         self.centroids += self.means(self.weight - self.spread(self.centroids))
         self.weight.copy_(self.spread(self.centroids))
 
     def codebook(self) -> Codebook:
-        """What is stored; the weight becomes what it stands for, in place."""
-        made = Codebook(
+        """Make the codebook to store, and set the weight to its decoded values, in place."""
+        book = Codebook(
             self.codes.view(len(self.weight), -1).to(torch.uint8).cpu(),
             self.centroids.half().cpu(),
             None if self.kept is None else self.kept.view_as(self.weight).cpu(),
         )
-        self.weight.copy_(made.weight())
-        return made
+        self.weight.copy_(book.weight())
+        return book
 
 
 class OnCodebooks(LockedZeros):
-    """Masks that stay, and weights that go onto codebooks at their steps.
+    """Fixed masks, and weights that are put on codebooks group by group.
 
     Args:
-        weights: prunable parameters by name; what is zero in them stays so.
-        groups: what goes onto codebooks, see `groups_of`.
-        steps: of the run; each group gets an equal share of them for what is not quantized yet to adapt.
+        weights: prunable parameters by name; their zeros stay zero.
+        groups: weights to put on codebooks, see `groups_of`.
+        settings: the stage's settings.
+        steps: of the run; after each group, the remaining weights adapt for an equal share of the steps.
+        seed: of k-means.
     """
 
     def __init__(
@@ -166,14 +172,14 @@ class OnCodebooks(LockedZeros):
         generator = torch.Generator().manual_seed(self.seed + self.names.index(name))
         codes, centroids = product.learn(blocks, kept, self.settings.centroids, generator, self.settings.iterations)
         if distributed.world() > 1:
-            found = hashlib.sha256(codes.cpu().numpy().tobytes()).hexdigest()
-            distributed.must_agree(found, f"the codes of {name}")
+            digest = hashlib.sha256(codes.cpu().numpy().tobytes()).hexdigest()
+            distributed.must_agree(digest, f"the codes of {name}")
         tied = Tied(weight, codes, centroids, kept)
         weight.copy_(tied.spread(centroids))
         return tied
 
     def _kept(self, weight: Tensor) -> Tensor | None:
-        """The mask in blocks; None where there is none to keep."""
+        """The mask in blocks; None for a weight without pruned weights."""
         for name, pruned in self.pruned.items():
             if self.weights[name] is weight and pruned.any():
                 return ~pruned.view(-1, self.settings.block_size)
@@ -193,7 +199,7 @@ class OnCodebooks(LockedZeros):
 
     @torch.no_grad()
     def codebooks(self) -> dict[str, Codebook]:
-        """All weights as they are stored, and put there in place."""
+        """Make the codebooks of all tied weights, and set the weights to their decoded values, in place."""
         return {name: tied.codebook() for name, tied in self.tied.items()}
 
     def save(self, folder: Path) -> None:
@@ -204,15 +210,15 @@ class OnCodebooks(LockedZeros):
 
     def load(self, folder: Path) -> None:
         super().load(folder)
-        found = load_file(folder / FILE)
+        tensors = load_file(folder / FILE)
         self.tied = {
             name: Tied(
                 weight,
-                found[f"{name}.codes"].long().to(weight.device),
-                found[f"{name}.centroids"].to(weight.device),
+                tensors[f"{name}.codes"].long().to(weight.device),
+                tensors[f"{name}.centroids"].to(weight.device),
                 self._kept(weight),
             )
             for group in self.groups.values()
             for name, weight in group.items()
-            if f"{name}.codes" in found
+            if f"{name}.codes" in tensors
         }

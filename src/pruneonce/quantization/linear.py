@@ -1,6 +1,6 @@
-"""The Linear layers of a quantized model: one that learns its ranges, one whose scales are fixed.
+"""Quantized Linear layers: one class learns the ranges of inputs, the other has fixed scales.
 
-Both hold the Linear's own parameters under its names, so that a state dict of either loads into the plain model.
+Both hold the Linear's own parameters under its names, so that the state dict of either loads into the plain model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pruneonce.recipe import Granularity
 
 
 class LikeLinear(nn.Linear):
-    """A Linear with the parameters, not copies of them, of the one that it takes the place of."""
+    """Linear that replaces another and shares its parameters."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
@@ -33,12 +33,12 @@ class LikeLinear(nn.Linear):
 class LearningLinear(LikeLinear):
     """Fake-quantized Linear during training or calibration.
 
-    The weights' scale follows from the weights at every forward pass, so it shrinks with them. The range of the inputs
-    is a moving average of the batches' extremes; it moves in training mode only, and its two buffers are part of a
-    training checkpoint. Inputs of 4-bit weights are left alone.
+    The scale of the weights is recomputed at every forward pass. The range of the inputs is a moving average of the
+    batches' extremes. It moves in training mode only, and its two buffers are part of a training checkpoint. Inputs of
+    4-bit weights are not quantized.
     """
 
-    noise: Noise | None = None  # what training uses of the exact weights and the rounded; None: the rounded
+    noise: Noise | None = None  # mixes exact and rounded weights in training; None: rounded weights
 
     input_low: Tensor | None
     input_high: Tensor | None
@@ -60,17 +60,18 @@ class LearningLinear(LikeLinear):
             self.register_buffer(name, torch.tensor(start, device=self.weight.device) if bits == 8 else None)
 
     def weight_scale(self) -> Tensor:
+        """Scales of the current weights, see `symmetric_scale`."""
         return symmetric_scale(self.weight, self.bits, self.granularity, self.group_size)
 
     def input_grid(self) -> tuple[Tensor, Tensor] | None:
-        """Scale and zero point, if the inputs are quantized."""
+        """Scale and zero point of the inputs; None if the inputs are not quantized."""
         if self.input_low is None or self.input_high is None:
             return None
         return affine_parameters(self.input_low, self.input_high)
 
     @torch.no_grad()
     def frozen(self) -> QuantizedLinear:
-        """The same function with everything fixed; the weights are put on the grid, in place."""
+        """Fix the scales and round the weights to the grid, in place; return the fixed module."""
         grid = self.input_grid()
         scale = self.weight_scale()
         self.weight.copy_(fake_quantize_weight(self.weight, scale, self.bits))
@@ -81,7 +82,7 @@ class LearningLinear(LikeLinear):
             low, high = torch.aminmax(x.detach().float())
             self.input_low.copy_(moving_average(self.input_low, low, self.averaging))
             self.input_high.copy_(moving_average(self.input_high, high, self.averaging))
-        if (grid := self.input_grid()) is not None:  # in fp32: autocast may hand over bf16
+        if (grid := self.input_grid()) is not None:  # in fp32, since autocast may pass bf16
             x = torch.fake_quantize_per_tensor_affine(x.float(), *grid, 0, ACTIVATION_MAX)
         weight = fake_quantize_weight(self.weight, self.weight_scale(), self.bits)
         if self.training and self.noise is not None:
@@ -90,10 +91,13 @@ class LearningLinear(LikeLinear):
 
 
 class QuantizedLinear(LikeLinear):
-    """Linear whose weights lie on the grid, on inputs that are put on theirs; for inference and export.
+    """Linear whose weights lie on a grid, and whose inputs are rounded to a grid; for inference and export.
 
     Args:
-        input_grid: scale and zero point of the inputs; None leaves them alone.
+        linear: the Linear to replace.
+        bits: of the weights' integers.
+        weight_scale: float32, see `symmetric_scale`.
+        input_grid: scale and zero point of the inputs; None: inputs are not quantized.
     """
 
     weight_scale: Tensor
@@ -105,10 +109,10 @@ class QuantizedLinear(LikeLinear):
         self.input_grid = input_grid
 
     def plain(self) -> nn.Linear:
-        """A Linear with the same parameters."""
-        made = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        made.weight, made.bias = self.weight, self.bias
-        return made.train(self.training)
+        """Plain Linear with the same parameters."""
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        linear.weight, linear.bias = self.weight, self.bias
+        return linear.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.input_grid is not None:

@@ -1,8 +1,8 @@
-"""Making a model learn on the grid, fixing it there, and keeping its scales beside it in the model folder.
+"""Quantization of whole models: training on the grid, fixing the scales, and saving them in the model folder.
 
-A quantized model folder is a plain one whose weights lie on the grid: transformers loads it without this package.
-Beside them, `quantization.safetensors` holds the scales that make integers of them (see storage/grid.py), and
-`quantized_inputs.json`, where inputs are quantized, `{MODULE: {"scale": s, "zero_point": z}}`.
+A quantized model folder is a plain folder whose weights lie on the grid: transformers loads it without this package.
+Beside the weights, `quantization.safetensors` holds their scales (see models/grid.py). If inputs are quantized,
+`quantized_inputs.json` holds `{MODULE: {"scale": s, "zero_point": z}}`.
 """
 
 from __future__ import annotations
@@ -29,31 +29,33 @@ Quantized = QuantizedLinear | QuantizedEmbedding
 
 
 def insert(model: nn.Module, settings: Quantization, averaging: float = 0.01) -> dict[str, LearningLinear]:
-    """Put a LearningLinear or a LearningEmbedding in the place of each module that is to be quantized.
+    """Replace each module to quantize by a LearningLinear or a LearningEmbedding.
 
     Args:
+        model: changed in place.
+        settings: bits, granularity and the choice of modules.
         averaging: constant of the inputs' moving average.
 
     Returns:
-        The Linears by name: what has ranges to learn.
+        The LearningLinears by name, which have ranges of inputs to learn.
 
     Raises:
-        UserError: the architecture is not supported, or the groups do not fit.
+        UserError: the architecture is not supported, or the groups do not divide the inputs.
     """
     check_fits(model, settings)
     linears = quantizable(model, settings.head)
-    made = {
+    learning = {
         name: LearningLinear(linear, settings.bits, settings.granularity, settings.group_size, averaging)
         for name, linear in linears.items()
     }
-    _replace(model, made)
+    _replace(model, learning)
     if settings.embeddings:
         _replace(model, {name: LearningEmbedding(table) for name, table in tables(model).items()})
-    return made
+    return learning
 
 
 def freeze(model: nn.Module) -> dict[str, Quantized]:
-    """Fix the scales of what `insert` made, and put the weights on the grid.
+    """Fix the scales of the modules made by `insert`, and round their weights to the grid.
 
     Raises:
         UserError: no input ever reached one of the modules.
@@ -72,13 +74,13 @@ def freeze(model: nn.Module) -> dict[str, Quantized]:
         raise UserError(
             f"no input reached {', '.join(unseen)}, so there is no range to quantize with; train or calibrate"
         )
-    made: dict[str, Quantized] = {name: module.frozen() for name, module in learned.items()}
-    _replace(model, made)
-    return made
+    frozen_modules: dict[str, Quantized] = {name: module.frozen() for name, module in learned.items()}
+    _replace(model, frozen_modules)
+    return frozen_modules
 
 
 def unwrap(model: nn.Module) -> None:
-    """Plain Linears and Embeddings again, with the weights as they are."""
+    """Replace quantized modules by plain Linears and Embeddings with the same weights."""
     quantized = {name: module for name, module in model.named_modules() if isinstance(module, Quantized)}
     _replace(model, {name: module.plain() for name, module in quantized.items()})
 
@@ -101,11 +103,12 @@ def save(quantized: dict[str, Quantized], folder: Path) -> None:
 
 
 def is_quantized(folder: str | Path) -> bool:
+    """Return whether a model folder records quantization grids."""
     return (Path(folder) / grid.FILE).is_file()
 
 
 def weights_of(folder: str | Path) -> str:
-    """What numbers the encoder's weights are: `int8`, `int4`, ..., or `fp32` where the folder is not quantized."""
+    """Number format of the encoder's weights: `int8`, `int4`, ..., or `fp32` if the folder is not quantized."""
     if not is_quantized(folder):
         return "fp32"
     grids = grid.load(Path(folder))
@@ -114,7 +117,7 @@ def weights_of(folder: str | Path) -> str:
 
 
 def load(folder: str | Path) -> Any:
-    """The fake-quantized model of a quantized model folder, in evaluation mode: equal to the one that was saved.
+    """Load the fake-quantized model of a quantized folder, in evaluation mode, equal to the saved model.
 
     Raises:
         UserError: there is no quantized model in the folder.
@@ -127,10 +130,14 @@ def load(folder: str | Path) -> Any:
 
 
 def restore(model: nn.Module, folder: str | Path) -> None:
-    """Make the plain `model` of a quantized model folder the fake-quantized one, in place."""
+    """Turn the plain `model` of a quantized model folder into the fake-quantized model, in place.
+
+    Raises:
+        UserError: the files beside the model are damaged or of another model.
+    """
     modules = dict(model.named_modules())
     inputs = durable.read_json(Path(folder) / INPUTS) or {}
-    made: dict[str, Quantized] = {}
+    quantized: dict[str, Quantized] = {}
     for weight_name, weights in grid.load(Path(folder)).items():
         name = weight_name.removesuffix(".weight")
         module = modules.get(name)
@@ -140,16 +147,16 @@ def restore(model: nn.Module, folder: str | Path) -> None:
             )
         scale = torch.from_numpy(weights.scale).to(module.weight.device)
         if isinstance(module, nn.Linear):
-            of_inputs = _input_grid(inputs, name, folder)
-            made[name] = QuantizedLinear(module, weights.bits, scale, of_inputs)
+            input_grid = _input_grid(inputs, name, folder)
+            quantized[name] = QuantizedLinear(module, weights.bits, scale, input_grid)
         elif scale.shape == (module.num_embeddings,):
-            made[name] = QuantizedEmbedding(module, scale, weights.bits)
-        # A table on a grid of another shape, which nothing here makes, is looked up as it is.
-    _replace(model, made)
+            quantized[name] = QuantizedEmbedding(module, scale, weights.bits)
+        # A table with a grid of another shape, which this package never makes, keeps its values.
+    _replace(model, quantized)
 
 
 def _input_grid(inputs: Any, name: str, folder: str | Path) -> tuple[float, int] | None:
-    """Scale and zero point of a module's inputs as read, if they are quantized."""
+    """Check and return the scale and zero point of a module's inputs; None if they are not quantized."""
     try:
         if name not in inputs:
             return None

@@ -1,8 +1,7 @@
-"""The one place that decides which modules are quantized: the Linears of the encoder's layers, its pooler and the task
-head, and the embedding tables.
+"""Selection of the modules to quantize: the Linears of encoder, pooler and task head, and the embedding tables.
 
-Prune Once for All, https://arxiv.org/abs/2111.05754, section 4.3, quantizes every Linear and leaves embeddings in fp32:
-half of a small model. A Linear that shares its weight with a table (a vocabulary head) is none of ours.
+Prune Once for All, https://arxiv.org/abs/2111.05754, section 4.3, quantizes every Linear and leaves embeddings, half of
+a small model, in fp32. A Linear that shares its weight with a table (a vocabulary head) is not quantized.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from pruneonce.recipe import Quantization
 
 
 def quantizable(model: nn.Module, head: bool = True) -> dict[str, nn.Linear]:
-    """Linears to quantize, by their name in the model.
+    """The Linears to quantize, by their name in the model.
 
     Args:
-        head: the task head, too.
+        model: a model of a supported architecture.
+        head: include the task head.
 
     Raises:
         UserError: the architecture is not supported.
@@ -38,7 +38,7 @@ def quantizable(model: nn.Module, head: bool = True) -> dict[str, nn.Linear]:
 
 
 def tables(model: nn.Module) -> dict[str, nn.Embedding]:
-    """Embedding tables to quantize, by their name in the model.
+    """The embedding tables to quantize, by their name in the model.
 
     Raises:
         UserError: the architecture is not supported.
@@ -52,7 +52,8 @@ def tables(model: nn.Module) -> dict[str, nn.Embedding]:
 
 
 def check_fits(model: nn.Module, settings: Quantization) -> None:
-    """
+    """Refuse settings whose groups do not divide the rows of a weight.
+
     Raises:
         UserError: the architecture is not supported, or the rows of a weight do not divide into groups.
     """
@@ -64,12 +65,12 @@ def check_fits(model: nn.Module, settings: Quantization) -> None:
 
 
 def describe(model: nn.Module, settings: Quantization) -> str:
-    """What is quantized and what stays fp32, in two or three lines."""
+    """Describe in two or three lines which weights are quantized and which stay fp32."""
     linears = quantizable(model, settings.head)
     embeddings = tables(model) if settings.embeddings else {}
-    how = f"int{settings.bits}, a scale per {settings.granularity}"
-    how += ", inputs uint8" if settings.quantizes_inputs else f" of {settings.group_size}, inputs fp32"
-    lines = [f"quantized: {len(linears)} Linears, {_size(linears)}, {how}"]
+    grid = f"int{settings.bits}, a scale per {settings.granularity}"
+    grid += ", inputs uint8" if settings.quantizes_inputs else f" of {settings.group_size}, inputs fp32"
+    lines = [f"quantized: {len(linears)} Linears, {_size(linears)}, {grid}"]
     if embeddings:
         names = ", ".join(name.rpartition(".")[2] for name in embeddings)
         lines.append(f"quantized: {names}, {_size(embeddings)}, int8, a scale per row")

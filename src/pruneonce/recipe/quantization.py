@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -115,6 +116,7 @@ class Quantizations(Section):
     def _bits_are_those_of_the_name(self) -> Quantizations:
         for name in type(self).model_fields:
             settings = getattr(self, name)
-            if settings and settings.bits != int(name[3]):
+            promised = re.search(r"int(\d)", name)
+            if settings and promised and settings.bits != int(promised[1]):
                 raise ValueError(f"`{name}` has `bits: {settings.bits}`; that is `int{settings.bits}`")
         return self

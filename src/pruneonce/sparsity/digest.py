@@ -1,4 +1,4 @@
-"""The hash that identifies a pattern of zeros."""
+"""Hash of a pattern of zeros."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 def digest_of(masks: Mapping[str, npt.NDArray[np.bool_]]) -> str:
-    """sha256 of names, shapes and packed bits, in the order of names: equal if and only if the patterns are.
+    """Hash (sha256) of names, shapes and packed bits, in the order of names; equal only for equal patterns.
 
     Args:
         masks: by parameter name; True keeps a weight.

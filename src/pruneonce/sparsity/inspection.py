@@ -1,4 +1,7 @@
-"""What is in a model folder: sparsity by layer, the zero pattern, provenance, bytes; and what became of its zeros."""
+"""Inspection of a model folder, and verification of its zeros against a parent model.
+
+An inspection holds the sparsity of each layer, the hash of the zero pattern, the provenance and the size in bytes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """One prunable weight."""
+    """One prunable weight: its name in the base model, shape and number of zeros."""
 
     name: str
     shape: list[int]
@@ -28,6 +31,7 @@ class Layer:
 
     @property
     def size(self) -> int:
+        """Number of weights."""
         size = 1
         for n in self.shape:
             size *= n
@@ -35,12 +39,23 @@ class Layer:
 
     @property
     def sparsity(self) -> float:
+        """Share of zeros."""
         return self.zeros / self.size
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Sparsity of a model. `encoder` counts the prunable weights, `model` all parameters (head and embeddings too)."""
+    """Sparsity of a model.
+
+    Attributes:
+        layers: the prunable weights.
+        encoder: share of zeros in the prunable weights.
+        model: share of zeros in all parameters, with head and embeddings.
+        parameters: number of all parameters.
+        pattern: hash of the zero pattern.
+        bytes: size of the weights' files; 0 for a model in memory or on the hub.
+        provenance: record beside the weights; None if there is none.
+    """
 
     layers: list[Layer]
     encoder: float
@@ -51,13 +66,20 @@ class Inspection:
     provenance: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """All attributes as values for JSON, with the sparsity of each layer."""
         layers = [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers]
         return {**asdict(self), "layers": layers}
 
 
 @dataclass(frozen=True)
 class LostZeros:
-    """Zeros of a parent's weight that are not zero in the child."""
+    """Zeros of a parent's weight, and the number of them that are not zero in the child.
+
+    Attributes:
+        name: of the weight in the base model.
+        zeros: number of zeros in the parent.
+        lost: number of these that are not zero in the child.
+    """
 
     name: str
     zeros: int
@@ -66,21 +88,29 @@ class LostZeros:
 
 @dataclass(frozen=True)
 class Verification:
+    """Comparison of a child's zeros with its parent's.
+
+    Attributes:
+        layers: the weights that both models have.
+        missing: names of sparse weights of the parent that the child lacks.
+    """
+
     layers: list[LostZeros]
     missing: list[str]
 
     @property
     def ok(self) -> bool:
-        """No zero lost, and something was compared: two models without a layer in common do not match."""
+        """True if no zero is lost; False for models without a layer in common."""
         return bool(self.layers) and not any(layer.lost for layer in self.layers)
 
     @property
     def zeros(self) -> int:
+        """Number of the parent's zeros in the compared weights."""
         return sum(layer.zeros for layer in self.layers)
 
 
 def inspect_module(model: nn.Module) -> Inspection:
-    """Sparsity of a model in memory."""
+    """Inspect a model in memory."""
     from pruneonce.sparsity.masks import locked_masks, pattern_hash, sparsity_of
 
     weights = prunable_weights(model)
@@ -93,7 +123,7 @@ def inspect_module(model: nn.Module) -> Inspection:
 
 
 def inspect_model(folder: str | Path) -> Inspection:
-    """Sparsity, provenance and size of a model folder (or hub id), read from its files without loading PyTorch.
+    """Inspect a model folder (or hub id) by its files, without loading PyTorch.
 
     Raises:
         UserError: there is no model in the folder, or its architecture is not supported.
@@ -119,10 +149,10 @@ def inspect_model(folder: str | Path) -> Inspection:
 
 
 def _prunable(folder: Path, stored: dict[str, Stored]) -> dict[str, Stored]:
-    """The weights of a folder that are pruned, by their name in the base model.
+    """The prunable weights of a folder, by their name in the base model.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no prunable weights.
     """
     matrices = [name for name, weight in stored.items() if len(weight.shape) == 2]
     names = prunable_names(str(read_config(folder).get("model_type")), matrices)
@@ -132,10 +162,10 @@ def _prunable(folder: Path, stored: dict[str, Stored]) -> dict[str, Stored]:
 
 
 def verify(child: str | Path, parent: str | Path) -> Verification:
-    """Are the parent's zeros all zeros in the child? Layers of the parent that the child has not are in `missing`.
+    """Compare the parent's zeros with the child's weights.
 
     Raises:
-        UserError: the parent has no zeros, so that there is nothing to verify.
+        UserError: the parent has no zeros to verify against.
     """
     folders = [local_files(folder) for folder in (child, parent)]
     ours, theirs = (_prunable(folder, stored_weights(folder)) for folder in folders)

@@ -1,7 +1,7 @@
-"""Masks: which weights are zero and stay zero. Held outside the model, by parameter name; True keeps a weight.
+"""Masks: boolean tensors by parameter name, held outside the model; True keeps a weight, False prunes it.
 
-Names are relative to the base model (`encoder.layer.0.attention.self.query.weight`), so that one pattern fits a
-model with any head.
+Names are relative to the base model (`encoder.layer.0.attention.self.query.weight`), so that one pattern fits a model
+with any head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pruneonce.sparsity.patterns import Allocation, Masks, group_means, masks_of
 
 
 def magnitude_scores(weights: Mapping[str, Tensor], pattern: Pattern = UNSTRUCTURED) -> dict[str, Tensor]:
-    """The mean magnitude of each group."""
+    """Mean magnitude of each group of weights."""
     return {name: group_means(weight.detach().abs().float(), pattern) for name, weight in weights.items()}
 
 
@@ -32,11 +32,14 @@ def magnitude_masks(
     within: Masks | None = None,
     pattern: Pattern = UNSTRUCTURED,
 ) -> Masks:
-    """Masks that prune the smallest magnitudes, as `masks_of` does; of single weights `round(sparsity * n)` exactly.
+    """Masks that prune the smallest magnitudes, by `masks_of`; of single weights exactly `round(sparsity * n)`.
 
     Args:
-        weights: parameters by name, any shape where they are pruned one by one, else matrices.
+        weights: parameters by name, matrices unless the pattern is of single weights.
         sparsity: share of zeros, in [0, 1).
+        allocation: as for `masks_of`.
+        within: as for `masks_of`.
+        pattern: as for `masks_of`.
     """
     shapes = {name: weight.shape for name, weight in weights.items()}
     return masks_of(magnitude_scores(weights, pattern), shapes, pattern, sparsity, allocation, within)
@@ -44,19 +47,22 @@ def magnitude_masks(
 
 @torch.no_grad()
 def apply_masks(weights: Mapping[str, Tensor], masks: Masks) -> None:
-    """Zero what the masks prune, in place."""
+    """Zero the weights that the masks prune, in place."""
     zero(weights, {name: ~mask for name, mask in masks.items()})
 
 
 @torch.no_grad()
 def zero(weights: Mapping[str, Tensor], pruned: Mapping[str, Tensor]) -> None:
-    """Zero the weights where `pruned` is True, in place. Not by multiplication: it would leave -0.0 and keep a NaN."""
+    """Zero the weights where `pruned` is True, in place.
+
+    A product with the mask would leave -0.0, and keep a NaN.
+    """
     for name, where in pruned.items():
         weights[name].masked_fill_(where, 0.0)
 
 
 def locked_masks(weights: Mapping[str, Tensor]) -> Masks:
-    """`weight != 0`: the pattern that a sparse model already has."""
+    """Masks `weight != 0`: the zero pattern of a sparse model."""
     return {name: weight.detach() != 0 for name, weight in weights.items()}
 
 
@@ -67,18 +73,18 @@ def sparsity_of(masks: Masks) -> float:
 
 
 def pattern_hash(masks: Masks) -> str:
-    """The hash that identifies the masks, see `digest_of`."""
+    """Hash of the masks, see `digest_of`."""
     return digest_of({name: mask.cpu().numpy() for name, mask in masks.items()})
 
 
 def save_masks(masks: Masks, path: Path) -> None:
-    """Write masks as packed bits."""
+    """Write masks as packed bits to a safetensors file."""
     packed = {name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in masks.items()}
     save_file(packed, path, {name: ",".join(map(str, mask.shape)) for name, mask in masks.items()})
 
 
 def load_masks(path: Path) -> Masks:
-    """What `save_masks` wrote."""
+    """Read masks that `save_masks` wrote."""
     masks = {}
     with safe_open(path, framework="numpy") as file:
         for name, shape in (file.metadata() or {}).items():

@@ -1,7 +1,7 @@
-"""From scores to masks in a pattern: exactly so many weights, whole blocks of them or N of every M.
+"""Masks from scores, in a pattern: an exact number of single weights, whole blocks, or N of every M weights.
 
-Scores are by group: `[outputs / rows, inputs / columns]`, for patterns of single weights one for each weight. Ragged
-blocks at the edge of a weight are blocks too, smaller ones.
+Each group has one score: `[outputs / rows, inputs / columns]`, and the weight's own shape for patterns of single
+weights. A ragged block at the edge of a weight is a smaller block.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Allocation = Literal["uniform", "global"]
 
 
 def exact_k_mask(scores: Tensor, k: int) -> Tensor:
-    """A bool mask shaped like `scores` that is False at exactly `k` of the lowest scores.
+    """Bool mask, shaped like `scores`, that is False at exactly `k` of the lowest scores.
 
-    By selection, not a full sort. Ties at the threshold go in order of position: a strict threshold would prune all or
-    none of them (a constant tensor at 50 % would come out empty).
+    Ties at the threshold are pruned in order of position. A plain threshold would prune all or none of them: at 50 %, a
+    constant tensor would lose all its weights.
     """
     flat = scores.flatten()
     if not 0 <= k <= flat.numel():
@@ -41,24 +41,24 @@ def exact_k_mask(scores: Tensor, k: int) -> Tensor:
 
 
 def count(sparsity: float, size: int) -> int:
-    """How many of `size` weights to prune: rounded, since `int(0.29 * 100)` is 28."""
+    """Number of weights to prune out of `size`, rounded, since `int(0.29 * 100)` is 28."""
     return round(sparsity * size)
 
 
 def block_of(pattern: Pattern, shape: torch.Size) -> tuple[int, int]:
-    """Rows and columns of a block in a weight of this shape."""
+    """Rows and columns of a block in a weight of shape `[out, in]`."""
     return pattern.rows or shape[0], pattern.columns or shape[1]
 
 
 def blocks(values: Tensor, pattern: Pattern) -> Tensor:
-    """`[out, in]` as `[out / rows, in / columns, rows, columns]`, the edges padded with zeros."""
+    """Reshape `[out, in]` to `[out / rows, in / columns, rows, columns]`, with the edges padded with zeros."""
     rows, columns = block_of(pattern, values.shape)
     padded = F.pad(values, (0, -values.shape[1] % columns, 0, -values.shape[0] % rows))
     return padded.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
 
 
 def group_sizes(shape: torch.Size, pattern: Pattern) -> Tensor:
-    """Weights in each group: fewer at ragged edges."""
+    """Number of weights in each group; fewer at ragged edges."""
     rows, columns = block_of(pattern, shape)
     high = torch.full((math.ceil(shape[0] / rows),), rows)
     wide = torch.full((math.ceil(shape[1] / columns),), columns)
@@ -67,14 +67,14 @@ def group_sizes(shape: torch.Size, pattern: Pattern) -> Tensor:
 
 
 def group_means(scores: Tensor, pattern: Pattern) -> Tensor:
-    """The score of a group, out of those of its weights. Means, so that groups of different sizes compare."""
+    """Score of each group: the mean over its weights, so that groups of different sizes compare."""
     if pattern.rows == pattern.columns == 1:
         return scores
     return blocks(scores, pattern).sum((2, 3)) / group_sizes(scores.shape, pattern).to(scores)
 
 
 def expand(groups: Tensor, pattern: Pattern, shape: torch.Size) -> Tensor:
-    """To each weight the value of its group: `[out, in]`."""
+    """Expand a value of each group to its weights, `[out, in]`."""
     if pattern.rows == pattern.columns == 1:
         return groups
     rows, columns = block_of(pattern, shape)
@@ -92,18 +92,20 @@ def masks_of(
 ) -> Masks:
     """Masks that prune the groups with the lowest scores: a share `sparsity` of the weights, to the nearest group.
 
-    Where N of every M are kept, what a group of M has too many of goes first; that is all until the sparsity is above
-    `1 - N / M`.
+    In an N:M pattern, the surplus of every group of M over N is pruned first. Up to a sparsity of `1 - N / M`, nothing
+    else is pruned.
 
     Args:
-        scores: by name, one for each group, any real numbers.
-        shapes: of the weights.
-        allocation: "uniform" prunes this share of every tensor by itself; "global" finds one threshold over all.
-        within: groups all pruned here are pruned first and so stay pruned (nested masks). Where it prunes more than
-            `sparsity` asks for, as a model that was sparse before does, it stands.
+        scores: a real number for each group, by name.
+        shapes: of the weights, by name.
+        pattern: the pattern.
+        sparsity: share of zeros, in [0, 1).
+        allocation: "uniform" prunes this share of every tensor; "global" sets one threshold over all tensors.
+        within: masks whose fully pruned groups are pruned first and so stay pruned (nested masks). Masks that prune
+            more than `sparsity`, as those of a sparse model can, stay unchanged.
 
     Raises:
-        UserError: N:M does not divide a weight's inputs.
+        UserError: M of N:M does not divide a weight's inputs.
     """
     within = within or {}
     ranked = {name: score.detach().float().clone() for name, score in scores.items()}
@@ -113,23 +115,23 @@ def masks_of(
     surplus = {name: _surplus(score, pattern) for name, score in ranked.items()}
     sizes = {name: _sizes(shapes[name], pattern, score.device) for name, score in ranked.items()}
     if allocation == "uniform":
-        kept = {name: _kept(score, surplus[name], sizes[name], sparsity) for name, score in ranked.items()}
+        kept = {name: _keep_mask(score, surplus[name], sizes[name], sparsity) for name, score in ranked.items()}
     else:
-        flat = _kept(_joined(ranked), _joined(surplus), _joined(sizes), sparsity)
+        flat = _keep_mask(_concatenated(ranked), _concatenated(surplus), _concatenated(sizes), sparsity)
         parts = flat.split([score.numel() for score in ranked.values()])
         kept = {name: part.view_as(ranked[name]) for name, part in zip(ranked, parts, strict=True)}
     masks = {name: expand(keep, pattern, shapes[name]) for name, keep in kept.items()}
     return {name: mask & within[name] if name in within else mask for name, mask in masks.items()}
 
 
-def _joined(parts: Mapping[str, Tensor | None]) -> Tensor | None:
-    """All parts in a row; None where they say nothing."""
-    found = [part.flatten() for part in parts.values() if part is not None]
-    return torch.cat(found) if found else None
+def _concatenated(parts: Mapping[str, Tensor | None]) -> Tensor | None:
+    """Concatenate all parts that are not None, flattened; None if there are none."""
+    tensors = [part.flatten() for part in parts.values() if part is not None]
+    return torch.cat(tensors) if tensors else None
 
 
 def _surplus(scores: Tensor, pattern: Pattern) -> Tensor | None:
-    """True at what every `of` inputs of an output have more than `keep` of, the lowest scores; None for other patterns.
+    """Mask of the lowest scores beyond `keep` in every `of` inputs of an output; None for other patterns.
 
     Raises:
         UserError: `of` does not divide the inputs.
@@ -144,15 +146,15 @@ def _surplus(scores: Tensor, pattern: Pattern) -> Tensor | None:
 
 
 def _sizes(shape: torch.Size, pattern: Pattern, device: torch.device) -> Tensor | None:
-    """Weights in each group; None where each is one."""
+    """Number of weights in each group; None for patterns of single weights."""
     return None if pattern.rows == pattern.columns == 1 else group_sizes(shape, pattern).to(device)
 
 
-def _kept(scores: Tensor | None, surplus: Tensor | None, sizes: Tensor | None, sparsity: float) -> Tensor:
-    """True at the groups to keep; the surplus goes before all else."""
+def _keep_mask(scores: Tensor | None, surplus: Tensor | None, sizes: Tensor | None, sparsity: float) -> Tensor:
+    """Mask of the groups to keep; the surplus is pruned first."""
     assert scores is not None
     if sizes is not None:
-        return _blocks_kept(scores, sizes, sparsity)
+        return _keep_blocks(scores, sizes, sparsity)
     k = count(sparsity, scores.numel())
     if surplus is None:
         return exact_k_mask(scores, k)
@@ -161,8 +163,8 @@ def _kept(scores: Tensor | None, surplus: Tensor | None, sizes: Tensor | None, s
     return keep if k == first else exact_k_mask(scores.masked_fill(~keep, -torch.inf), k)
 
 
-def _blocks_kept(scores: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
-    """As many of the lowest blocks go as come nearest to the sparsity, counted in weights."""
+def _keep_blocks(scores: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
+    """Mask that prunes the lowest blocks, in the number that comes nearest to the sparsity, counted in weights."""
     order = scores.flatten().argsort(stable=True)
     weights = sizes.flatten()[order]
     keep = torch.ones_like(scores, dtype=torch.bool).flatten()
@@ -171,7 +173,7 @@ def _blocks_kept(scores: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
 
 
 def holds(mask: Tensor, pattern: Pattern) -> bool:
-    """Whether a mask is in the pattern: no block partly pruned; of every M no more than N kept."""
+    """Return whether a mask fits the pattern: no block partly pruned, and at most N of every M kept."""
     if pattern.of > 1:
         return (
             mask.shape[1] % pattern.of == 0 and int(mask.unflatten(1, (-1, pattern.of)).sum(-1).max()) <= pattern.keep

@@ -1,8 +1,8 @@
-"""When to prune, how much, and at what learning rate: pure functions of the step.
+"""Schedules of pruning and of the learning rate, as pure functions of the step.
 
-Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3; the cubic schedule is that of Zhu and Gupta,
-https://arxiv.org/abs/1710.01878, equation 1. Nothing here counts: every value is a function of `global_step`, so a
-resumed run goes on where it stopped.
+Source: Prune Once for All, https://arxiv.org/abs/2111.05754, section 3. Cubic schedule: Zhu and Gupta,
+https://arxiv.org/abs/1710.01878, equation 1. No function counts steps: every value depends on `global_step` alone, so
+a resumed run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from pruneonce.errors import UserError
 
 
 def cubic_sparsity(step: int, start: int, end: int, initial: float, final: float) -> float:
-    """`s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3`, clamped to the interval: `s_i` until t0, `s_f` from t1 on."""
+    """Cubic sparsity `s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3`, from `s_i` at t0 to `s_f` at t1.
+
+    The sparsity is `s_i` before t0 = `start`, and `s_f` after t1 = `end`.
+    """
     if step <= start:
         return initial
     if step >= end:
@@ -25,17 +28,17 @@ def cubic_sparsity(step: int, start: int, end: int, initial: float, final: float
 
 
 def linear_multiplier(step: int, total: int, warmup: int) -> float:
-    """Linear warm-up over `warmup` steps, then linear decay to 0 at `total`."""
+    """Learning-rate multiplier: linear warm-up over `warmup` steps, then linear decay to 0 at `total`."""
     if step < warmup:
         return step / warmup
     return max(0.0, (total - step) / max(1, total - warmup))
 
 
 def rewound_multiplier(step: int, total: int, warmup: int, start: int, end: int, every: int) -> float:
-    """Linear warm-up and decay, rewound at each mask update between `start` and `end`.
+    """Learning-rate multiplier: linear warm-up and decay, rewound at each mask update between `start` and `end`.
 
-    The decay runs over N' = N - P steps, P = end - start. Between the two each mask update takes it back to where it
-    stood at `start`, so the multiplier can exceed 1 when `start` lies inside the warm-up.
+    The decay runs over N' = N - P steps, with P = end - start. Between `start` and `end`, each mask update returns it
+    to its value at `start`, so the multiplier can exceed 1 if `start` lies inside the warm-up.
     """
     if step < warmup:
         return step / warmup
@@ -49,7 +52,7 @@ def rewound_multiplier(step: int, total: int, warmup: int, start: int, end: int,
 
 
 class Ramp(Protocol):
-    """The settings that a schedule is made of: a recipe's `Sparsification`."""
+    """Settings of a schedule, as in a recipe's `Sparsification`."""
 
     @property
     def sparsity(self) -> float: ...
@@ -69,7 +72,7 @@ class Ramp(Protocol):
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """`Sparsification` settings in steps of a run of `total` steps."""
+    """Pruning schedule in steps: the lengths of `Sparsification` settings for a run of `total` steps."""
 
     start: int
     end: int
@@ -81,6 +84,11 @@ class PruningSchedule:
 
     @classmethod
     def of(cls, settings: Ramp, total: int) -> PruningSchedule:
+        """Make the schedule of `settings` for a run of `total` steps.
+
+        Raises:
+            UserError: start < end < total does not hold.
+        """
         start, end, until = (as_steps(x, total) for x in (settings.start, settings.end, settings.until))
         if not start < end < total:
             raise UserError(
@@ -91,15 +99,16 @@ class PruningSchedule:
         return cls(start, end, max(until, end), every, settings.initial_sparsity, settings.sparsity, settings.rewind)
 
     def is_due(self, step: int) -> bool:
-        """Whether the masks are updated before the forward pass of `step`; always at `end`, the target's step."""
+        """Return whether the masks are updated before the forward pass of `step`; always true at `end`."""
         on_grid = (step - self.start) % self.every == 0
         return self.start <= step <= self.until and (on_grid or step == self.end)
 
     def sparsity(self, step: int) -> float:
+        """Target sparsity at `step`."""
         return cubic_sparsity(step, self.start, self.end, self.initial, self.final)
 
     def learning_rate(self, step: int, total: int, warmup: int) -> float:
-        """The multiplier of the base learning rate."""
+        """Multiplier of the base learning rate at `step`."""
         if not self.rewind:
             return linear_multiplier(step, total, warmup)
         return rewound_multiplier(step, total, warmup, self.start, self.end, self.every)

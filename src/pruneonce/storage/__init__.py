@@ -1,4 +1,4 @@
-"""The packed file: a sparse model, or a family of task models of one sparse parent, in as few bytes as it needs."""
+"""Packed files: a sparse model, or a family of task models of one sparse parent, near its entropy."""
 
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid

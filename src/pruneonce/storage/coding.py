@@ -1,9 +1,9 @@
-"""Arrays as short byte strings: a zero pattern, small integers, and numbers of any type, each near its entropy.
+"""Coding of zero patterns, small integers and numbers of any type as byte strings near their entropy.
 
-The coder is Zstandard (RFC 8878) with its search for repetitions as good as off: what is left of it, a Huffman code
-per 128 KiB, is what memoryless data want. docs/format.md has the byte layouts and what other coders measured.
+The coder is Zstandard (RFC 8878) with the search for repetitions practically off. The rest of it, a Huffman code per
+128 KiB, suits memoryless data. docs/format.md has the byte layouts and measurements of other coders.
 
-A decoder is told what size to expect and refuses any other before it allocates.
+A decoder gets the expected size, and refuses any other size before it allocates memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zstandard
 Bools = npt.NDArray[np.bool_]
 Int8s = npt.NDArray[np.int8]
 
-# A hash table of 64 entries and matches of at least 7 bytes: repetitions that exist by chance are not worth a code.
+# A hash table of 64 entries and matches of at least 7 bytes: repetitions by chance are not worth a code.
 ENTROPY_ONLY = zstandard.ZstdCompressionParameters(
     window_log=20, hash_log=6, chain_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
 )
@@ -25,14 +25,14 @@ ESCAPE = 255
 
 
 class DamagedError(ValueError):
-    """The bytes are not what the format says; the message is for the user."""
+    """Bytes that violate the format; the message is for the user."""
 
 
 def compress(*sections: bytes) -> bytes:
-    """One Zstandard frame, which holds its content's size; for bytes without repetitions.
+    """Compress bytes without repetitions to one Zstandard frame, which holds the size of its content.
 
     Args:
-        sections: parts of the content with histograms of their own: each begins a block, and so a Huffman code.
+        *sections: parts of the content with different histograms: each begins a block, and so a Huffman code.
     """
     coder = zstandard.ZstdCompressor(compression_params=ENTROPY_ONLY).compressobj(size=sum(map(len, sections)))
     frame = [part for data in sections for part in (coder.compress(data), coder.flush(FLUSH_BLOCK))]
@@ -40,18 +40,19 @@ def compress(*sections: bytes) -> bytes:
 
 
 def compress_text(data: bytes) -> bytes:
-    """The same for text: slower, and looks for repetitions."""
+    """Compress text to one Zstandard frame, with a slower search for repetitions."""
     return zstandard.ZstdCompressor(level=TEXT_LEVEL).compress(data)
 
 
 def decompress(data: bytes, size: int) -> bytes:
-    """The content of one frame.
+    """Decompress one Zstandard frame.
 
     Args:
+        data: the frame.
         size: bytes of the content, known beforehand.
 
     Raises:
-        DamagedError: not a frame, or one of another size.
+        DamagedError: the data is not a frame, or its content has another size.
     """
     if content_size(data) != size:
         raise DamagedError("a stream has not the size that its tensor needs")
@@ -62,10 +63,10 @@ def decompress(data: bytes, size: int) -> bytes:
 
 
 def content_size(data: bytes) -> int:
-    """Bytes that a frame says it holds; nothing is decompressed.
+    """Size of a frame's content in bytes, as the frame declares it, without decompression.
 
     Raises:
-        DamagedError: not a frame.
+        DamagedError: the data is not a frame.
     """
     try:
         return int(zstandard.get_frame_parameters(data).content_size)
@@ -74,10 +75,10 @@ def content_size(data: bytes) -> int:
 
 
 def encode_pattern(kept: Bools) -> tuple[str, bytes]:
-    """The coding, `gaps` or `bits`, and the bytes, whichever is shorter.
+    """Encode a zero pattern; return the shorter coding, `gaps` or `bits`, and its bytes.
 
     Args:
-        kept: [n], True where a weight is kept.
+        kept: [n], True at kept weights.
     """
     choices = {"bits": compress(np.packbits(kept).tobytes())}
     if 2 * np.count_nonzero(kept) <= kept.size:
@@ -87,16 +88,16 @@ def encode_pattern(kept: Bools) -> tuple[str, bytes]:
 
 
 def _gaps(kept: Bools) -> npt.NDArray[np.uint8]:
-    """For every kept weight the number of zeros before it; 255 stands for 255 zeros with more to come."""
+    """The number of zeros before each kept weight; 255 stands for 255 zeros with more to follow."""
     gaps = np.diff(np.flatnonzero(kept), prepend=-1) - 1
     escapes = gaps // ESCAPE
-    found = np.full(int((escapes + 1).sum()), ESCAPE, np.uint8)
-    found[np.cumsum(escapes + 1) - 1] = gaps % ESCAPE
-    return found
+    coded = np.full(int((escapes + 1).sum()), ESCAPE, np.uint8)
+    coded[np.cumsum(escapes + 1) - 1] = gaps % ESCAPE
+    return coded
 
 
 def decode_pattern(coding: str, data: bytes, size: int) -> Bools:
-    """The pattern of `size` weights that `encode_pattern` wrote.
+    """Decode the pattern of `size` weights that `encode_pattern` wrote.
 
     Raises:
         DamagedError: the bytes are not a pattern of this size.
@@ -105,7 +106,7 @@ def decode_pattern(coding: str, data: bytes, size: int) -> Bools:
         packed = np.frombuffer(decompress(data, -(-size // 8)), np.uint8)
         return np.unpackbits(packed, count=size).astype(bool)
     length = content_size(data)
-    if length > size:  # every byte stands for one weight at least
+    if length > size:  # every byte stands for at least one weight
         raise DamagedError("a zero pattern is longer than its tensor")
     gaps = np.frombuffer(decompress(data, length), np.uint8)
     ends = np.cumsum(np.where(gaps == ESCAPE, ESCAPE, gaps.astype(np.int64) + 1))
@@ -117,10 +118,11 @@ def decode_pattern(coding: str, data: bytes, size: int) -> Bools:
 
 
 def encode_values(values: Int8s, bits: int) -> tuple[str, bytes]:
-    """The coding, `bytes` or (up to 4 bits) `nibbles`, and the bytes, whichever is shorter.
+    """Encode integers; return the shorter coding, `bytes` or (up to 4 bits) `nibbles`, and its bytes.
 
     Args:
-        values: [n], integers of `bits` bits.
+        values: [n], the integers.
+        bits: of the integers.
     """
     choices = {"bytes": compress(values.tobytes())}
     if bits <= 4:
@@ -131,13 +133,13 @@ def encode_values(values: Int8s, bits: int) -> tuple[str, bytes]:
 
 
 def _pairs(values: Int8s) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Every two values as four bits each, two's complement; a 0 is added where there is an odd one."""
+    """Pairs of values as four bits each, in two's complement; a 0 is appended to an odd number of values."""
     nibbles = (np.append(values, np.zeros(values.size % 2, np.int8)) & 15).astype(np.uint8)
     return nibbles[::2], nibbles[1::2]
 
 
 def decode_values(coding: str, data: bytes, size: int) -> Int8s:
-    """The `size` integers that `encode_values` wrote.
+    """Decode the `size` integers that `encode_values` wrote.
 
     Raises:
         DamagedError: the bytes are not that many integers.
@@ -145,26 +147,29 @@ def decode_values(coding: str, data: bytes, size: int) -> Int8s:
     if coding == "bytes":
         return np.frombuffer(decompress(data, size), np.int8)
     pairs = np.frombuffer(decompress(data, -(-size // 2)), np.int8)
-    # An arithmetic shift to the right brings the sign along.
+    # An arithmetic shift to the right keeps the sign.
     return np.stack([pairs << 4 >> 4, pairs >> 4], axis=1).ravel()[:size]
 
 
 def planes(numbers: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """[bytes of a number, n]: first bytes, second bytes, ..., little-endian. Exponents are alike, mantissas are not."""
+    """Byte planes [bytes of a number, n] of numbers: all first bytes, all second bytes, ..., little-endian.
+
+    Exponents are alike and mantissas are not, so each plane is coded by itself.
+    """
     little = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
     return little.view(np.uint8).reshape(-1, numbers.dtype.itemsize).T
 
 
 def encode_planes(numbers: npt.NDArray[np.generic]) -> bytes:
-    """Numbers of any type, [n], without loss."""
+    """Encode numbers of any type, [n], without loss."""
     return compress(*(plane.tobytes() for plane in planes(numbers)))
 
 
 def decode_planes(data: bytes, dtype: np.dtype, size: int) -> npt.NDArray[np.generic]:
-    """The `size` numbers that `encode_planes` wrote.
+    """Decode the `size` numbers that `encode_planes` wrote.
 
     Raises:
         DamagedError: the bytes are not that many numbers.
     """
-    found = np.frombuffer(decompress(data, size * dtype.itemsize), np.uint8).reshape(dtype.itemsize, -1)
-    return np.array(found.T, order="C").view(dtype).ravel()
+    byte_planes = np.frombuffer(decompress(data, size * dtype.itemsize), np.uint8).reshape(dtype.itemsize, -1)
+    return np.array(byte_planes.T, order="C").view(dtype).ravel()

@@ -1,6 +1,6 @@
-"""The container: a safetensors file of two byte tensors, `index` (compressed JSON) and `data` (streams end to end).
+"""Container: a safetensors file of two byte tensors, `index` (compressed JSON) and `data` (streams end to end).
 
-docs/format.md describes it. Nothing of what was read is used before it was checked.
+docs/format.md describes the format. Every part of a file is checked before use.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SUFFIX = ".pruneonce"
 
 
 class Writer:
-    """Collects streams; equal ones are stored once."""
+    """Writer of a packed file: collects streams, and stores equal streams once."""
 
     def __init__(self) -> None:
         self._streams: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
 
     def add(self, stream: bytes) -> tuple[int, bool]:
-        """The stream's number, and whether it is a new one."""
+        """Add a stream; return its number, and True if it is new."""
         number = self._numbers.setdefault(hashlib.sha256(stream).digest(), len(self._streams))
         is_new = number == len(self._streams)
         if is_new:
@@ -40,6 +40,7 @@ class Writer:
         return number, is_new
 
     def write(self, members: dict[str, Member], file: Path) -> None:
+        """Write the collected streams, with the index of `members`, to `file`."""
         index = Index(streams=[len(stream) for stream in self._streams], members=members)
         parts = {
             "index": coding.compress_text(index.model_dump_json(exclude_none=True).encode()),
@@ -50,7 +51,7 @@ class Writer:
 
 
 class PackedFile:
-    """A packed file that was read and checked: `index`, and `stream(number)`.
+    """Packed file, read and checked: its `index`, and its streams by `stream(number)`.
 
     Raises:
         UserError: there is no such file, it is of another kind or a newer version, or it is damaged.
@@ -74,11 +75,12 @@ class PackedFile:
             raise UserError(f"{path} is damaged: its index is wrong at `{where}`") from None
 
     def stream(self, number: int) -> bytes:
+        """The bytes of a stream."""
         return self._data[self._ends[number] : self._ends[number + 1]]
 
 
 def _read_parts(path: Path) -> tuple[bytes, bytes]:
-    """The bytes of index and data, which have the hash that the header tells."""
+    """Read the bytes of index and data, and check their hash against the header."""
     try:
         with safe_open(path, framework="np") as opened:
             metadata = opened.metadata() or {}

@@ -1,7 +1,7 @@
-"""The index of a packed file: what is where in it, and the checks that it must pass before anything is read by it.
+"""Index of a packed file: the place of every tensor and file, and the checks of an index before use.
 
-docs/format.md describes every field. An index is not trusted: sizes are bounded here, before anything of that size is
-allocated, and names cannot leave the folder that they are unpacked to.
+docs/format.md describes every field. An index is not trusted: sizes are bounded before memory of that size is
+allocated, and names cannot leave the folder of unpacking.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 
-# Bounds, far above any encoder's: what a file may make its reader allocate.
+# Bounds of a reader's allocations, far above the size of any encoder.
 MAX_INDEX = 1 << 24  # bytes
 MAX_NUMBERS = 1 << 30  # of one member
 MAX_FILE = 1 << 26  # bytes
@@ -47,14 +47,14 @@ class _Record(BaseModel):
 
 
 class Coded(_Record):
-    """A stream by its number, and how it is coded: see `coding`."""
+    """Number of a stream, and its coding: see `coding`."""
 
     stream: Count
     coding: Literal["gaps", "bits", "bytes", "nibbles", "planes"]
 
 
 class Scales(_Record):
-    """A quantization grid; its scales are float32 planes."""
+    """Quantization grid; its scales are stored as float32 planes."""
 
     bits: Annotated[int, Field(ge=2, le=8)]
     shape: Shape
@@ -62,7 +62,16 @@ class Scales(_Record):
 
 
 class Tensor(_Record):
-    """`pattern` says which numbers `values` are (all, where there is none); with a `grid` they are its integers."""
+    """One tensor.
+
+    Attributes:
+        name: in the model.
+        dtype: type of the numbers, by its name in safetensors.
+        shape: of the tensor.
+        values: the kept numbers; with a `grid`, their integers.
+        pattern: the places of the kept numbers; None: all numbers are kept.
+        grid: quantization grid of the numbers; None: not quantized.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,300}$")]
     dtype: Literal["F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL"]
@@ -73,21 +82,25 @@ class Tensor(_Record):
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return prod(self.shape)
 
     @property
     def bytes(self) -> int:
+        """Size of the unpacked tensor."""
         return self.size * DTYPES[self.dtype].itemsize
 
 
 class File(_Record):
+    """Small file of a model folder, by name, unpacked size in bytes, and number of its stream."""
+
     name: str
     size: Annotated[int, Field(ge=0, le=MAX_FILE)]
     stream: Count
 
 
 class Member(_Record):
-    """One model. `sha256` is `weights_hash` of its tensors as unpacked."""
+    """One model; `sha256` is the `weights_hash` of its unpacked tensors."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     tensors: list[Tensor]
@@ -95,17 +108,21 @@ class Member(_Record):
 
 
 class Index(_Record):
-    """`streams` are the lengths of the streams in `data`, in order."""
+    """Index of a packed file; `streams` are the lengths in bytes of the streams in `data`, in order."""
 
     streams: list[Count]
     members: dict[str, Member]
 
 
 def check(index: Index, stored: int) -> None:
-    """Everything about an index that its fields' types do not say.
+    """Check the constraints of an index beyond the types of its fields.
+
+    Args:
+        index: the index.
+        stored: bytes of `data`.
 
     Raises:
-        DamagedError: at the first thing that is wrong.
+        DamagedError: a constraint is violated; the message names the first.
     """
     if sum(index.streams) != stored:
         raise DamagedError("its streams are not as long as its data")
@@ -138,7 +155,7 @@ def _check_names(tensors: list[str], files: list[str]) -> None:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a file may travel: by its ending, and inside the folder; weights at the top are tensors, not files."""
+    """Return whether a file may be packed: a known ending, inside the folder, and not the model's own weights."""
     return bool(re.fullmatch(FILE_NAME, name)) and ("/" in name or not name.endswith(".safetensors"))
 
 

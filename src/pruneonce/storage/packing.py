@@ -1,4 +1,4 @@
-"""From model folders to a packed file."""
+"""Packing of model folders into a packed file."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from pruneonce.system import durable
 Values = Literal["fp32", "int8", "int4"]
 Contents = dict[str, Content]
 
-# With fewer zeros than this, a pattern beside the values saves nothing.
+# Share of zeros below which a pattern beside the values saves nothing.
 SPARSE = 0.1
-# Kept weights that share a scale at 4 bits, about: at 90 % zeros, as many scales as for 64 neighbours would take
-# more room than half of the values.
+# Kept weights that share a scale at 4 bits, about. At 90 % zeros, a scale for every 64 neighbours would take more room
+# than half of the values.
 GROUP = 64
-# Patterns of one parent differ by what fine-tuning or rounding made zero besides.
+# Bound of the union of patterns: those of one parent differ only by the zeros of fine-tuning and rounding.
 MAX_UNION = 1.1
 
 
 def pack(models: Sequence[str | Path], output: str | Path, values: Values = "int8") -> Sizes:
-    """Pack one model, or a family of them that shares a zero pattern, into the file `output`.
+    """Pack one model, or a family of models with one zero pattern, into the file `output`.
 
-    Weights whose grid is recorded beside them (see `grid`) keep it, without loss. Otherwise `values` says how the
-    encoder's Linear weights and the embedding tables are stored: `fp32` as they are, bit for bit; `int8` rounded to
-    the nearest with a scale for every output channel (row); `int4` the same with 4 bits for the encoder, and a scale
-    for about 64 kept weights of a channel. LayerNorm, biases and heads stay as they are. A kept weight that rounds to
-    0 is a zero from then on.
+    Weights whose grid is recorded beside them (see `grid`) keep it, without loss. LayerNorm, biases and heads stay
+    unchanged. The written file is read back and compared.
 
     Args:
         models: model folders.
-        output: `.pruneonce` file to write, which must not exist. What was written has been read back and compared.
+        output: `.pruneonce` file to write, which must not exist.
+        values: storage of the encoder's Linear weights and the embedding tables. `fp32`: unchanged, bit for bit.
+            `int8`: rounded to the nearest, with a scale for every output channel (row). `int4`: the encoder with 4 bits
+            and a scale for about 64 kept weights of a channel, the tables as in `int8`. A weight that rounds to 0
+            becomes a zero.
 
     Raises:
         UserError: a folder is not a model or cannot be packed, `output` exists, or several models do not share a zero
@@ -62,15 +63,14 @@ def pack(models: Sequence[str | Path], output: str | Path, values: Values = "int
         name: _member(member, content, patterns, writer, report)
         for name, member, content in zip(names, members, contents, strict=True)
     }
-    aside = target.with_name(target.name + ".partial")
+    aside = durable.partial(target)
     try:
         writer.write(index, aside)
         written = PackedFile(aside)
         for name in index:
             unpacking.read_member(written, name)
         report.total = aside.stat().st_size
-        durable.share(aside)
-        aside.replace(target)
+        durable.publish(aside, target)
     finally:
         aside.unlink(missing_ok=True)
     return report
@@ -86,24 +86,24 @@ def _check_target(target: Path) -> None:
 
 
 def _contents(member: Source, folder: Path, values: Values, report: Sizes) -> Contents:
-    """What to store of each tensor. Rounding is entered in the report, and in the model's provenance."""
+    """The content to store of each tensor. Rounding is entered in the report and in the model's provenance."""
     errors = {part: RoundingError() for part in report.errors}
-    found = {}
+    contents = {}
     for name, numbers in member.tensors.items():
         try:
             if name in member.grids:
-                found[name] = _on_grid(numbers, member.grids[name])
+                contents[name] = _on_grid(numbers, member.grids[name])
             elif values == "fp32" or member.parts[name] == "rest" or not numbers.size:
-                found[name] = Content(numbers)
+                contents[name] = Content(numbers)
             else:
-                found[name] = _rounded(numbers, member.parts[name], values, errors[member.parts[name]])
+                contents[name] = _rounded(numbers, member.parts[name], values, errors[member.parts[name]])
         except ValueError as error:
             raise UserError(f"cannot pack {name} of {folder}: {error}") from None
     if any(error.weights for error in errors.values()):
         _note_rounding(member.files, folder, values)
     for part, rounding in errors.items():
         report.errors[part] += rounding
-    return found
+    return contents
 
 
 def _on_grid(numbers: npt.NDArray, recorded: grid.Grid) -> Content:
@@ -128,25 +128,28 @@ def _rounded(numbers: npt.NDArray, part: str, values: Values, error: RoundingErr
 
 
 def _groups(numbers: npt.NDArray) -> int:
-    """In how many equal groups to part the inputs of a channel, so that a group has `GROUP` kept weights or more."""
+    """Number of equal groups of a channel's inputs, so that a group has at least `GROUP` kept weights."""
     channels, inputs = numbers.shape
-    wanted = np.count_nonzero(numbers) // (channels * GROUP)
-    return max((n for n in range(1, wanted + 1) if inputs % n == 0), default=1)
+    most = np.count_nonzero(numbers) // (channels * GROUP)
+    return max((n for n in range(1, most + 1) if inputs % n == 0), default=1)
 
 
 def _note_rounding(files: dict[str, bytes], folder: Path, values: Values) -> None:
-    """A rounded model is another model: its provenance says so, and has another key."""
-    made = read_provenance(folder)
-    if made and "key" in made:
-        rounded = {"key": key_of(made["key"], "pack", values), "packed": {"values": values, "parent": made["key"]}}
-        files[PROVENANCE] = (json.dumps({**made, **rounded}, indent=1) + "\n").encode()
+    """Record the rounding in a model's provenance, with another key, since a rounded model is another model."""
+    record = read_provenance(folder)
+    if record and "key" in record:
+        rounded = {
+            "key": key_of(record["key"], "pack", values),
+            "packed": {"values": values, "parent": record["key"]},
+        }
+        files[PROVENANCE] = (json.dumps({**record, **rounded}, indent=1) + "\n").encode()
 
 
 def _patterns(members: Sequence[Source], contents: Sequence[Contents]) -> dict[str, Bools]:
-    """The zero pattern of every sparse tensor of the encoder, by its name in the base model: what any member keeps.
+    """Union over the members of the kept weights of every sparse encoder tensor, by its name in the base model.
 
     Raises:
-        UserError: the members have patterns of their own.
+        UserError: the members do not share a zero pattern.
     """
     union: dict[str, Bools] = {}
     kept = [0] * len(members)
@@ -156,11 +159,11 @@ def _patterns(members: Sequence[Source], contents: Sequence[Contents]) -> dict[s
                 key = _pattern_key(member, name)
                 kept[number] += int(content.kept.sum())
                 union[key] = union[key] | content.kept if key in union else content.kept
-    together = sum(int(pattern.sum()) for pattern in union.values())
-    if together > MAX_UNION * max(kept):
+    union_size = sum(int(pattern.sum()) for pattern in union.values())
+    if union_size > MAX_UNION * max(kept):
         raise UserError(
             f"the models do not share one zero pattern: the densest keeps {max(kept):,} weights of the encoder, and "
-            f"together they keep {together:,}; a family has one sparse parent. Pack them one by one"
+            f"together they keep {union_size:,}; a family has one sparse parent. Pack them one by one"
         )
     return {key: pattern for key, pattern in union.items() if 1 - pattern.mean() >= SPARSE}
 
@@ -188,7 +191,7 @@ def _member(member: Source, contents: Contents, patterns: Mapping[str, Bools], w
 
 
 def _adder(writer: Writer, part: sizes.Part) -> Callable[[bytes, float], int]:
-    """Stores streams and enters new ones in the account of a part."""
+    """Function that stores streams and adds the sizes of new streams to a part."""
 
     def add(data: bytes, limit: float) -> int:
         stream, is_new = writer.add(data)

@@ -1,9 +1,9 @@
-"""How large a packed model is, and how small it could be.
+"""Size of a packed model, and its entropy limit.
 
-The limit is of order 0 and by tensor: every tensor is coded by itself, with symbols that are independent of one another
-and of their place. For a zero pattern of n weights, density d, it is n*H(d) with H the binary entropy; for integers,
-their count times the entropy of their histogram; for other numbers, the same for each of their bytes. What describes
-the code is free: scales, histograms, names and shapes count as packed bytes and not towards the limit.
+The limit is of order 0 and by tensor: every tensor is coded by itself, with symbols independent of one another and of
+their place. For a zero pattern of n weights with density d, it is n*H(d), with H the binary entropy. For integers, it
+is their count times the entropy of their histogram; for other numbers, the same for each of their bytes. The
+description of the code is free: scales, histograms, names and shapes count as packed bytes, not towards the limit.
 """
 
 from __future__ import annotations
@@ -20,29 +20,36 @@ PARTS = ("encoder", "embeddings", "rest")
 
 
 def entropy(counts: npt.NDArray[np.integer]) -> float:
-    """Bits of a sequence with this histogram: sum of c * log2(n / c)."""
+    """Entropy in bits of a sequence with this histogram: sum of c * log2(n / c)."""
     counts = counts[counts > 0]
     return float((counts * np.log2(counts.sum() / counts)).sum())
 
 
 def pattern_limit(kept: int, size: int) -> float:
-    """n*H(d) in bits."""
+    """Entropy n*H(d) of a zero pattern, in bits."""
     return entropy(np.array([kept, size - kept]))
 
 
 def values_limit(values: npt.NDArray[np.int8]) -> float:
-    """Bits of int8 values."""
+    """Entropy of int8 values, in bits."""
     return entropy(np.bincount(values.view(np.uint8), minlength=1))
 
 
 def planes_limit(numbers: npt.NDArray[np.generic]) -> float:
-    """Bits of numbers of any type, each of their bytes by itself."""
+    """Entropy of numbers of any type, in bits, each of their bytes by itself."""
     return sum(entropy(np.bincount(plane, minlength=1)) for plane in coding.planes(numbers))
 
 
 @dataclass
 class Part:
-    """Some of a model's tensors. Bytes; what several members share counts once in `packed` and in `limit`."""
+    """Sizes of a part of a model's tensors.
+
+    Attributes:
+        weights: number of weights.
+        dense: bytes of the dense tensors.
+        packed: bytes of the packed streams; streams shared by several members count once.
+        limit: entropy limit of these streams, in bytes.
+    """
 
     weights: int = 0
     dense: int = 0
@@ -55,6 +62,7 @@ class Part:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Sizes and ratios as values for JSON."""
         return {
             "weights": self.weights,
             "dense_bytes": self.dense,
@@ -68,7 +76,13 @@ class Part:
 
 @dataclass
 class RoundingError:
-    """What rounding changed in one part: largest |difference|, and the root of sum(difference^2) / sum(weight^2)."""
+    """Error of rounding in one part of a model.
+
+    Attributes:
+        largest: largest |difference|.
+        differences: sum of difference^2.
+        weights: sum of weight^2.
+    """
 
     largest: float = 0.0
     differences: float = 0.0
@@ -81,18 +95,20 @@ class RoundingError:
         return self
 
     def add(self, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> None:
+        """Add the error of one weight."""
         difference = after - before
         self.largest = max(self.largest, float(np.abs(difference).max()))
         self.differences += float(np.vdot(difference, difference))
         self.weights += float(np.vdot(before, before))
 
     def to_json(self) -> dict[str, float]:
+        """Largest error, and relative error: the root of sum(difference^2) / sum(weight^2)."""
         return {"largest": self.largest, "relative": (self.differences / self.weights) ** 0.5 if self.weights else 0.0}
 
 
 @dataclass
 class Sizes:
-    """What `pack` made. `files` are config and tokenizer, `index` all that says where things are."""
+    """Sizes of a packed file in bytes: `files` is configuration and tokenizer, `index` the index and header."""
 
     file: str
     members: list[str]
@@ -109,9 +125,11 @@ class Sizes:
 
     @property
     def index(self) -> int:
+        """Bytes of the index and the header."""
         return self.total - self.files - self.model.packed
 
     def to_json(self) -> dict[str, Any]:
+        """All sizes as values for JSON."""
         parts = {name: part.to_json() for name, part in (*self.parts.items(), ("model", self.model))}
         rounded = {name: error.to_json() for name, error in self.errors.items() if error.weights}
         return {

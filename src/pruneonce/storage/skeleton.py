@@ -1,4 +1,4 @@
-"""A model without weights, from its configuration: which tensors are what, and which shapes they must have."""
+"""Model without weights, from its configuration: the parts and the required shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pruneonce.errors import UserError
 from pruneonce.models.architectures import embedding_tables, prunable_weights
-
-LARGEST = 1 << 20  # a configuration's numbers may be this large whatever the tensors are
+from pruneonce.models.source import CONFIG, MOST, check_bounds, first_line
 
 
 class Skeleton:
-    """The architecture of a model, on torch's meta device: no memory, no time.
+    """Architecture of a model on torch's meta device, which costs no memory and no time.
 
     Args:
         config: content of config.json.
-        shapes: shape of each tensor of the model, which bounds what its configuration may ask for.
+        shapes: shape of each tensor of the model, which bounds the numbers of its configuration.
 
     Raises:
-        UserError: the configuration describes no model, or one with other shapes.
+        UserError: the configuration describes no model, or a model with other shapes.
     """
 
     def __init__(self, config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -55,47 +54,38 @@ class Skeleton:
             raise UserError("config.json describes another model than the weights are of")
 
     def relative(self, name: str) -> str:
-        """A tensor's name in the base model, the same whatever the head."""
+        """Name of a tensor in the base model, the same with any head."""
         return name.removeprefix(self._prefix)
 
     def parts(self, names: list[str]) -> dict[str, str]:
-        """Each tensor's part: `encoder` (what is pruned), `embeddings` (tables), or `rest`.
+        """Part of each tensor: `encoder` (pruned weights), `embeddings` (tables), or `rest`.
 
         Raises:
-            UserError: the architecture is not supported, or no name is one of the encoder.
+            UserError: the architecture is not supported, or no tensor belongs to the encoder.
         """
         encoder = set(prunable_weights(self.model))
         tables = {f"{name}.weight" for name in embedding_tables(self.model)}
-        found = {
+        part_of = {
             name: "encoder" if short in encoder else "embeddings" if short in tables else "rest"
             for name, short in ((name, self.relative(name)) for name in names)
         }
-        if "encoder" not in found.values():
+        if "encoder" not in part_of.values():
             raise UserError("no tensor of the encoder is in model.safetensors")
-        return found
+        return part_of
 
 
 def class_of(config: Any) -> Any:
-    """The class that the model was saved from; the bare encoder where that is not said."""
-    named = getattr(transformers, next(iter(config.architectures or []), ""), None)
-    if isinstance(named, type) and issubclass(named, PreTrainedModel) and named.config_class is type(config):
-        return named
+    """Class of the saved model; the bare encoder if the configuration does not name it."""
+    saved = getattr(transformers, next(iter(config.architectures or []), ""), None)
+    if isinstance(saved, type) and issubclass(saved, PreTrainedModel) and saved.config_class is type(config):
+        return saved
     return AutoModel._model_mapping[type(config)]
 
 
 def _check_numbers(config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Numbers of layers or labels without bound would keep transformers busy for ever."""
+    """Refuse a configuration with numbers so large (of layers, labels) that transformers would never end."""
     try:
         values = json.loads(config)
     except (ValueError, RecursionError) as error:
         raise UserError(f"config.json is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError("config.json is damaged: it is not an object")
-    bound = max([LARGEST, *(size for shape in shapes.values() for size in shape)])
-    for key, value in values.items():
-        if isinstance(value, int) and abs(value) > bound:
-            raise UserError(f"config.json is damaged: `{key}` is {value}")
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    check_bounds(values, CONFIG, max([MOST, *(size for shape in shapes.values() for size in shape)]))

@@ -1,4 +1,4 @@
-"""What of a model folder goes into a packed file: its tensors, its grids, and the small files that travel along."""
+"""Content of a model folder for a packed file: tensors, grids, and small files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pruneonce.storage.skeleton import Skeleton
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# The log of a training, which nobody needs who uses the model.
+# The log of training, of no use for inference.
 LEFT_OUT = ("metrics.json",)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A model folder as read. `parts` and `short` (names in the base model) have a key for every tensor."""
+    """Content of a model folder; `parts` and `short` (names in the base model) have a key for every tensor."""
 
     tensors: dict[str, npt.NDArray[np.generic]]
     grids: dict[str, Grid]
@@ -39,7 +39,7 @@ def read(folder: Path) -> Source:
     """Read a model folder.
 
     Raises:
-        UserError: it is none, or its weights are not in one safetensors file of types that can be packed.
+        UserError: there is no model folder, or its weights are not in one safetensors file of types that can be packed.
     """
     if folder.suffix == SUFFIX and folder.is_file():
         raise UserError(f"{folder} is packed already; `pruneonce unpack` makes a model folder of it")
@@ -72,26 +72,26 @@ def _read_tensors(file: Path) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:
-    """Configuration, tokenizer, provenance, card, and the modules of a sentence-transformers model."""
+    """Read configuration, tokenizer, provenance, card, and the modules of a sentence-transformers model."""
     if pickled := sorted(folder.glob("[0-9]*_*/*.bin")):
         raise UserError(f"{pickled[0]} is pickled; save the model anew with a recent sentence-transformers")
-    found = {}
+    files = {}
     for file in sorted([*folder.glob("*"), *folder.glob("[0-9]*_*/*")]):
         name = file.relative_to(folder).as_posix()
         if file.is_file() and is_file_name(name) and name not in LEFT_OUT:
             if file.stat().st_size > MAX_FILE:
                 raise UserError(f"{file} is too large to be packed ({MAX_FILE >> 20} MiB at most)")
-            found[name] = file.read_bytes()
-    return found
+            files[name] = file.read_bytes()
+    return files
 
 
 def member_names(folders: Sequence[Path]) -> list[str]:
-    """What to call the models: the last part of their paths that is different for each.
+    """Name each model by the last part of its path that differs from the other models' paths.
 
-    `tasks/sst2/sparse` and `tasks/sick/sparse` are `sst2` and `sick`.
+    `tasks/sst2/sparse` and `tasks/sick/sparse` become `sst2` and `sick`.
 
     Raises:
-        UserError: no part of the paths tells them apart.
+        UserError: no part of the paths distinguishes the models.
     """
     parts = [[_safe(part) for part in reversed(folder.resolve().parts[1:])] for folder in folders]
     if len(parts) == 1:
@@ -103,6 +103,6 @@ def member_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _safe(folder: str) -> str:
-    """A folder's name as a member's, which becomes a folder's name again."""
+    """Make a member's name, which unpacking uses as a folder's name, from a folder's name."""
     name = re.sub(r"[^A-Za-z0-9_. -]", "_", folder)[:99]
     return name if re.fullmatch(MEMBER_NAME, name) else f"_{name}"

@@ -1,4 +1,4 @@
-"""One tensor into streams, and streams into the tensor."""
+"""Encoding of a tensor into streams, and decoding."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ from pruneonce.storage.index import DTYPES, Coded, Scales, Tensor
 Array = npt.NDArray[np.generic]
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
-# Stores a stream that has this entropy limit in bits, and returns its number.
+# Stores a stream with its entropy limit in bits, and returns its number.
 Add = Callable[[bytes, float], int]
 
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What is stored of a tensor: `stored` is the tensor itself, or with a `grid` its integers, in the same shape."""
+    """Content of a tensor: `stored` is the tensor itself or, with a `grid`, its integers in the same shape."""
 
     stored: Array
     grid: Grid | None = None
 
     @property
     def numbers(self) -> Array:
-        """The tensor as it will be unpacked."""
+        """The unpacked tensor."""
         return self.grid.dequantize(self.stored) if self.grid else self.stored  # type: ignore[arg-type]
 
     @property
     def kept(self) -> Bools:
-        """[n]: False where all bits are 0. A -0.0 is kept: it would come back as another number."""
+        """Mask [n] of the numbers to store: all but those with all bits 0. A -0.0 is stored, to restore its sign."""
         flat = np.ascontiguousarray(self.stored).ravel()
         return flat.view(f"u{flat.dtype.itemsize}") != 0
 
 
 def encode(name: str, content: Content, kept: Bools | None, add: Add) -> Tensor:
-    """Store a tensor.
+    """Encode a tensor into streams.
 
     Args:
-        kept: [n], the pattern to store it in, with further zeros among the kept or not; None stores every number.
+        name: of the tensor in the model.
+        content: the content.
+        kept: [n], pattern of the numbers to store, which may include zeros; None stores every number.
+        add: stores a stream.
     """
     flat = content.stored.ravel()
     pattern = None
@@ -68,7 +71,7 @@ def encode(name: str, content: Content, kept: Bools | None, add: Add) -> Tensor:
 
 
 def decode(tensor: Tensor, file: PackedFile) -> Content:
-    """What `encode` stored.
+    """Decode the content of a tensor that `encode` stored.
 
     Raises:
         DamagedError: the streams do not fit the tensor.
@@ -104,7 +107,7 @@ def _decode_grid(stored: Scales, file: PackedFile) -> Grid:
 
 
 def weights_hash(tensors: Mapping[str, Array]) -> str:
-    """sha256 over name, type, shape and bytes of every tensor, in order of names."""
+    """Hash (sha256) of name, type, shape and bytes of every tensor, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         numbers = np.ascontiguousarray(tensors[name])

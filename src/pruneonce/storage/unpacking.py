@@ -1,4 +1,4 @@
-"""From a packed file to model folders, or to a model in memory."""
+"""Unpacking of a packed file to model folders, or to a model in memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ Tensors = dict[str, npt.NDArray[np.generic]]
 
 
 def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> list[Path]:
-    """Write the model of a packed file to `folder`, which must not exist; of a family, every member to `folder/NAME`.
+    """Write the model of a packed file to `folder`; of a family, write every member to `folder/NAME`.
 
-    The weights are bit for bit those that were packed, after rounding if there was any; their quantization grids are
-    recorded beside them (see `grid`), so that packing the folder again loses nothing.
+    The weights equal the packed weights bit for bit, after rounding if there was any. Their quantization grids are
+    recorded beside them (see `grid`), so that packing the folder again is lossless.
 
     Args:
-        member: of a family, only this one, to `folder` itself.
+        file: the packed file.
+        folder: the folder to write, which must not exist.
+        member: the only member of a family to write, to `folder` itself.
 
     Returns:
         The model folders.
@@ -56,21 +58,21 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
     try:
         for name, place in places.items():
             _write_member(packed, name, aside / place)
-        durable.share(aside)
-        aside.replace(target)
+        durable.publish(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return [target / place for place in places.values()]
 
 
 def load(path: str | Path, member: str | None = None) -> Any:
-    """A ready model, of the class that was saved: from a packed file or from a model folder (or hub id).
+    """Load a model, of the class that was saved, from a packed file or from a model folder (or hub id).
 
     Args:
-        member: which model of a family.
+        path: packed file, model folder or hub id.
+        member: name of the model in a family.
 
     Raises:
-        UserError: there is no model, or it is damaged; or a family without `member`.
+        UserError: there is no model, or it is damaged; or the file holds a family and `member` is missing.
     """
     if Path(path).is_dir() or not (Path(path).is_file() or str(path).endswith(SUFFIX)):
         if member is not None:
@@ -82,19 +84,19 @@ def load(path: str | Path, member: str | None = None) -> Any:
     skeleton = _skeleton(packed, name)
     state = {key: torch.from_numpy(numbers) for key, numbers in read_member(packed, name)[0].items()}
     try:
-        model, found = skeleton.model_class.from_pretrained(
+        model, info = skeleton.model_class.from_pretrained(
             None, config=skeleton.config, state_dict=state, dtype=torch.float32, output_loading_info=True
         )
-    except Exception as error:  # what a configuration asks for besides shapes can fail in any way
+    except Exception as error:  # settings of a configuration other than shapes can fail in any way
         raise UserError(f"{path} cannot be loaded: {first_line(error)}") from error
-    return _complete(model, set(found["missing_keys"]), path)
+    return _complete(model, set(info["missing_keys"]), path)
 
 
 def read_member(packed: PackedFile, name: str) -> tuple[Tensors, dict[str, Grid]]:
-    """The weights of a member, and the grids of those that have one.
+    """Read the weights of a member, and the grids of its quantized weights.
 
     Raises:
-        UserError: they are not those that were packed.
+        UserError: the weights are not those that were packed.
     """
     member = packed.index.members[name]
     tensors, grids = {}, {}
@@ -122,7 +124,7 @@ def _chosen(packed: PackedFile, member: str | None) -> str:
 
 
 def _skeleton(packed: PackedFile, name: str) -> Skeleton:
-    """The member's architecture; checks the declared shapes against it, before anything of these shapes exists."""
+    """The member's architecture; checks the declared shapes against it before memory is allocated for them."""
     member = packed.index.members[name]
     config = _files(packed, member, (CONFIG,)).get(CONFIG)
     if config is None:
@@ -157,7 +159,7 @@ def _write_member(packed: PackedFile, name: str, folder: Path) -> None:
 
 
 def _complete(model: Any, missing: set[str], path: str | Path) -> Any:
-    """A pooler that was not saved would be a random one, as would any other weight."""
+    """Drop a pooler without saved weights, which would be random, and refuse any other missing weight."""
     if lacking := sorted(name for name in missing if "pooler." not in name):
         raise UserError(f"{path} has no weights for {lacking[0]}")
     if missing:

@@ -1,6 +1,6 @@
-"""Many processes of one run, as `torchrun` or `accelerate launch` start them: what the first does, all must agree on.
+"""Processes of one run, started by `torchrun` or `accelerate launch`: shared results, agreement and failure.
 
-Weights, gradients and batches are shared out by transformers' Trainer (DistributedDataParallel over nccl or gloo).
+transformers' Trainer distributes weights, gradients and batches (DistributedDataParallel over nccl or gloo).
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from pruneonce.errors import LostProcessError, ToldByFirstError, UserError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=1)  # for the first process to prepare a corpus; one that dies is seen at once
+PATIENCE = timedelta(days=1)  # enough for the first process to prepare a corpus; a dead process is detected at once
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-_left: list[Any] = []  # groups of processes that this one was in
+_left: list[Any] = []  # process groups that this process has left
 
 
 def start(seed: int | None = None) -> torch.device:
-    """Join the other processes, if there are any; gives the device of this one.
+    """Join the other processes, if there are any, and return the device of this process.
 
     Args:
-        seed: of everything that is random from now on; None leaves it as it is.
+        seed: of all random generators; None leaves them unchanged.
 
     Raises:
         UserError: the launcher asks for sharded weights.
     """
-    asked = [name for name in SHARDED if os.environ.get(name, "false").lower() not in ("false", "0", "")]
-    if asked:
+    flags = [name for name in SHARDED if os.environ.get(name, "false").lower() not in ("false", "0", "")]
+    if flags:
         raise UserError(
-            f"weights sharded over processes ({asked[0]} is set) are not supported: a layer's threshold is taken from "
+            f"weights sharded over processes ({flags[0]} is set) are not supported: a layer's threshold is taken from "
             "the whole layer. Launch without FSDP or DeepSpeed; the models fit a single device's memory"
         )
     if seed is not None:
@@ -48,7 +48,7 @@ def start(seed: int | None = None) -> torch.device:
 
 
 def leave() -> None:
-    """Part from the other processes, when all have come so far; one that just ends may take the others with it."""
+    """Leave the process group once all processes have arrived, since an early exit can break the others."""
     if world() > 1:
         dist.barrier()
         # DistributedDataParallel must not be the last to hold the group: it would wait for a thread of gloo with the
@@ -58,16 +58,17 @@ def leave() -> None:
 
 
 def world() -> int:
-    """The number of processes."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Number of this process, from 0."""
     return dist.get_rank() if world() > 1 else 0
 
 
 def by_first(function: Callable[[], T]) -> T:
-    """What `function` gives in the first process, the only one that runs it; all wait for it and fail as it fails."""
+    """Run `function` in the first process only; all processes wait, and return its result or raise its error."""
     if world() == 1:
         return function()
     outcome: list[Any] = [None, None]
@@ -89,14 +90,14 @@ def by_first(function: Callable[[], T]) -> T:
 
 
 def first_then_all(function: Callable[[], T]) -> T:
-    """What `function` gives in each process, after the first has run it alone and left in a cache what it made."""
-    made: list[T] = []
-    by_first(lambda: made.append(function()))
-    return made[0] if made else function()
+    """Run `function` in the first process, which fills a cache, then in the others; each returns its result."""
+    results: list[T] = []
+    by_first(lambda: results.append(function()))
+    return results[0] if results else function()
 
 
 def gathered(value: T) -> list[T]:
-    """The `value` of each process, in the order of their ranks."""
+    """Gather the `value` of each process, in the order of ranks."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -105,7 +106,7 @@ def gathered(value: T) -> list[T]:
 
 
 def largest(number: int) -> int:
-    """The largest `number` of all processes."""
+    """Return the largest `number` of all processes."""
     if world() == 1:
         return number
     shared = torch.tensor(number, device=PartialState().device)
@@ -114,7 +115,15 @@ def largest(number: int) -> int:
 
 
 def must_agree(value: str, what: str) -> None:
-    """Raise unless `value` is the same in every process."""
+    """Raise an error unless `value` is the same in every process.
+
+    Args:
+        value: the value of this process.
+        what: phrase that names the values, for the message.
+
+    Raises:
+        RuntimeError: the values differ.
+    """
     values = gathered(value)
     if len(set(values)) > 1:
         raise RuntimeError(f"{what} differ between the processes: {values}")
@@ -122,7 +131,7 @@ def must_agree(value: str, what: str) -> None:
 
 @contextmanager
 def watching_others() -> Generator[None, None, None]:
-    """Say plainly that another process is gone, where the communication between them only breaks.
+    """Turn failed communication into an error that says that another process is gone.
 
     Raises:
         LostProcessError: communication with another process failed.
@@ -140,5 +149,5 @@ def watching_others() -> Generator[None, None, None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model without what torch wraps around it for many processes or for compilation."""
+    """Return the model without torch's wrappers for many processes and for compilation."""
     return extract_model_from_parallel(model, keep_torch_compile=False)  # type: ignore[no-any-return]

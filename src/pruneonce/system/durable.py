@@ -1,4 +1,7 @@
-"""Writing that survives: aside, flushed to the disk, renamed. A reader sees the old or the new, and never a half."""
+"""Atomic writing: to a file or folder aside, flushed to the disk, then renamed.
+
+A reader sees the old content or the new, never a part of it.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def partial(output: Path) -> Path:
-    """The file or folder in which `output` is being made."""
+    """Name of the unfinished file or folder of `output`."""
     return output.with_name(output.name + ".partial")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace the content of `file`."""
+    """Replace the content of `file`, atomically."""
     aside = partial(file)
     with aside.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -37,7 +40,11 @@ def write_text(file: Path, text: str) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """The parsed file, or None where there is none."""
+    """Parse a JSON file; return None if there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -47,20 +54,20 @@ def read_json(file: Path) -> Any:
 
 
 def file_hash(file: Path) -> str:
-    """sha256 of a file."""
+    """Hash (sha256) of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(value: Any, file: Path) -> None:
-    """Written aside and renamed, so that a reader never sees half of it."""
+    """Replace the content of `file` by `value` as JSON, atomically."""
     write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def publish(aside: Path, target: Path) -> None:
-    """Give the folder `aside` its final name, once all that is in it has reached the disk."""
+    """Rename the file or folder `aside` to `target`, once all its content has reached the disk."""
     share(aside)
-    for path in [*aside.rglob("*"), aside]:
+    for path in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
         if not path.is_symlink():
             _sync(path)
     aside.replace(target)
@@ -69,13 +76,13 @@ def publish(aside: Path, target: Path) -> None:
 
 
 def share(path: Path) -> None:
-    """Give a file, or all files of a folder, the permissions that the umask leaves to new ones.
+    """Give a file, or all files of a folder, the permissions of new files under the umask.
 
-    safetensors writes files that their owner alone can read, whatever the umask.
+    safetensors writes files that only their owner can read, whatever the umask.
     """
     if os.name != "posix":
         return
-    mask = os.umask(0o077)  # it can only be read by setting it
+    mask = os.umask(0o077)  # reading the umask requires setting it
     os.umask(mask)
     for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
         if file.is_file() and not file.is_symlink():
@@ -87,10 +94,11 @@ def share(path: Path) -> None:
 
 @contextmanager
 def writing(what: Path, then: str = "run it again") -> Generator[None, None, None]:
-    """Turn the errors of a disk into one line; what stands there already is never touched by one.
+    """Turn the errors of a disk into a `UserError` of one line.
 
     Args:
-        then: what to do once the disk is in order.
+        what: the file or folder that is written.
+        then: advice for the time after the disk is in order.
 
     Raises:
         UserError: `what` cannot be written.
@@ -106,15 +114,15 @@ def writing(what: Path, then: str = "run it again") -> Generator[None, None, Non
 
 
 def error_number(error: OSError | SafetensorError) -> int | None:
-    """The system's number of an error; safetensors, which is written in Rust, has it in its text only."""
+    """The system's number of an error; errors of safetensors, written in Rust, have it in their text only."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None
 
 
 def _sync(path: Path) -> None:
-    if os.name != "posix" and path.is_dir():  # only there can folders be opened
+    if os.name != "posix" and path.is_dir():  # folders can be opened on POSIX only
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM: training stops at the next step's end, with a checkpoint; everything else stops where it is.
+"""Handling of SIGINT and SIGTERM: training stops after the current step, with a checkpoint; other work at once.
 
-A second signal ends the process at once, as if none of this were here.
+A second signal ends the process at once, as without any handling.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
-class Asked:
-    """The signal that came, 0 so far."""
+class ReceivedSignal:
+    """Number of the received signal; 0 before any."""
 
     number: int = 0
 
 
 @contextmanager
-def deferred() -> Generator[Asked, None, None]:
-    """While it lasts, a signal is only noted, on what this gives; a second one ends the process."""
-    asked = Asked()
+def deferred() -> Generator[ReceivedSignal, None, None]:
+    """Context in which a first signal is only recorded, in the context's value; a second ends the process."""
+    received = ReceivedSignal()
 
     def note(number: int, frame: Any) -> None:
-        if asked.number:
+        if received.number:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        asked.number = number
-        if os.environ.get("RANK", "0") == "0":  # not print, which may be what was interrupted
+        received.number = number
+        if os.environ.get("RANK", "0") == "0":  # the signal may have interrupted a print
             os.write(2, b"\nstopping after this step, with a checkpoint; once more to stop at once\n")
 
     with _handled(SIGNALS, note):
-        yield asked
+        yield received
 
 
 @contextmanager
 def terminable() -> Generator[None, None, None]:
-    """While it lasts, SIGTERM raises `Interrupted`, as SIGINT raises KeyboardInterrupt: what is open is closed."""
+    """Context in which SIGTERM raises `Interrupted`, as SIGINT raises KeyboardInterrupt, to close open files."""
 
     def stop(number: int, frame: Any) -> None:
         raise Interrupted(number)
@@ -55,7 +55,7 @@ def terminable() -> Generator[None, None, None]:
 
 @contextmanager
 def _handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, Any], None]) -> Generator[None, None, None]:
-    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+    if threading.current_thread() is not threading.main_thread():  # signals are handled in the main thread only
         yield
         return
     before = {number: signal.signal(number, handler) for number in numbers}

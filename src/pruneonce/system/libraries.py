@@ -1,4 +1,4 @@
-"""Warnings and progress bars of the libraries below, silenced while one of our functions works and then as before."""
+"""Silencing of other libraries' warnings and progress bars while a function of this package runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def quiet(function: Callable[P, T]) -> Callable[P, T]:
-    """`function` within `silenced`."""
+    """Wrap `function` so that it runs within `silenced`."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -32,8 +32,8 @@ def quiet(function: Callable[P, T]) -> Callable[P, T]:
 def silenced() -> Generator[None, None, None]:
     """Silence transformers, datasets and huggingface_hub: no progress bars, no messages but errors, no warnings.
 
-    What the user asked for stands: a verbosity in the environment, such as TRANSFORMERS_VERBOSITY, a filter for all
-    warnings, such as `python -W error`, and the level DEBUG of the logger `pruneonce`, with which all is shown.
+    The user's own settings stay in force: a verbosity in the environment, such as TRANSFORMERS_VERBOSITY, and a filter
+    for all warnings, such as `python -W error`. At the level DEBUG of the logger `pruneonce`, everything is shown.
     """
     if logger.isEnabledFor(logging.DEBUG):
         yield
@@ -48,7 +48,7 @@ def silenced() -> Generator[None, None, None]:
 
 
 def _filters_all_warnings() -> bool:
-    """Python's own filters name a message, a module or a kind of warning."""
+    """Return whether a filter for all warnings is set; Python's own filters name a message, module or category."""
     return any(
         message is None and module is None and category is Warning
         for _, message, category, module, _ in warnings.filters
@@ -71,7 +71,7 @@ def _silence_transformers(stack: ExitStack) -> None:
 
 
 def _silence_datasets(stack: ExitStack) -> None:
-    if "datasets" not in sys.modules:  # it is slow to import, and what is not there says nothing
+    if "datasets" not in sys.modules:  # a module that is not imported prints nothing, and importing it is slow
         return
     import datasets
 

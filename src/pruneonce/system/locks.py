@@ -1,4 +1,4 @@
-"""One process at a time in a folder. A lock is the system's, so that one whose process died is no lock any more."""
+"""Locks that admit one process at a time to a folder. The system releases the lock of a dead process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _taken: ContextVar[list[FileLock]] = ContextVar("taken")
 
 @contextmanager
 def scope() -> Generator[None, None, None]:
-    """Locks that are taken within it are given back, and their files removed, at its end."""
+    """Context at whose end the locks taken in it are released and their files removed."""
     locks: list[FileLock] = []
     token = _taken.set(locks)
     try:
@@ -28,15 +28,15 @@ def scope() -> Generator[None, None, None]:
     finally:
         _taken.reset(token)
         for lock in locks:
-            Path(lock.lock_file).unlink(missing_ok=True)  # while it is ours: whoever waits for it sees that it is gone
+            Path(lock.lock_file).unlink(missing_ok=True)  # before the release: a waiting process sees it
             lock.release()
 
 
 def take(folder: Path) -> None:
-    """Lock `folder`, which exists, until the end of the `scope`.
+    """Lock an existing `folder` until the end of the `scope`.
 
     Raises:
-        InUseError: another process has it.
+        InUseError: another process holds the lock.
         OSError: the folder cannot be written to.
     """
     lock = FileLock(folder / NAME)

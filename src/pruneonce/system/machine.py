@@ -1,4 +1,4 @@
-"""What the machine has, and what is done to suit it."""
+"""Properties of the machine (instruction sets, GPU, processor), and settings that suit it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-# What decides how fast products of int8, bf16 and fp32 are, as PyTorch calls it; the last three are of ARM.
+# Instruction sets that determine the speed of products of int8, bf16 and fp32, by PyTorch's names; asimddp, i8mm and
+# sve are ARM's.
 INSTRUCTIONS = (
     *("avx2", "avx_vnni", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_int8", "amx_bf16", "amx_fp16", "asimddp", "i8mm", "sve"),
@@ -22,20 +23,20 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def has_bf16() -> bool:
-    """Whether bf16 products are faster than fp32 here: a GPU that has them, or a CPU with AMX or AVX-512 BF16."""
+    """Return whether bf16 products are faster than fp32: on a GPU with bf16, or a CPU with AMX or AVX-512 BF16."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     return bool({"amx_bf16", "avx512_bf16"} & _capabilities())
 
 
 def instruction_sets() -> list[str]:
-    """Those of INSTRUCTIONS that the processor has: as PyTorch tells, or else Linux."""
-    told = _capabilities() or _flags(Path("/proc/cpuinfo"))
-    return [name for name in INSTRUCTIONS if name in told]
+    """The processor's instruction sets out of INSTRUCTIONS, by PyTorch, or else by Linux."""
+    features = _capabilities() or _flags(Path("/proc/cpuinfo"))
+    return [name for name in INSTRUCTIONS if name in features]
 
 
 def overflows_int8() -> bool:
-    """Whether this is an x86 processor that sums products of uint8 and int8 in 16 bits, which may overflow.
+    """Return whether the processor is an x86 that sums products of uint8 and int8 in 16 bits, which can overflow.
 
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#data-type-selection
     """
@@ -43,29 +44,29 @@ def overflows_int8() -> bool:
 
 
 def _capabilities() -> set[str]:
-    """PyTorch before 2.10 does not tell: then it is empty."""
-    told: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return {name for name, has in told.items() if has is True}
+    """The processor's features by PyTorch; empty before PyTorch 2.10."""
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return {name for name, has in capabilities.items() if has is True}
 
 
 def _flags(cpuinfo: Path) -> set[str]:
-    """The processor's features as Linux lists them, where there is Linux, named as PyTorch names them."""
+    """The processor's features by Linux, under PyTorch's names; empty on other systems."""
     try:
         text = cpuinfo.read_text(encoding="utf-8")
     except OSError:
         return set()
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
-    return {name.replace("avx512f", "avx512_f") for name in (found[1] if found else "").split()}
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
+    return {name.replace("avx512f", "avx512_f") for name in (match[1] if match else "").split()}
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Products in bf16 where this machine is faster with them, as in training."""
+    """Autocast to bf16 if this machine is faster with it, as in training."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16())
 
 
 @contextmanager
 def flushed_denormals() -> Generator[None, None, None]:
-    """Adam's moments of pruned weights decay to denormals, which slow the step: within it they are 0."""
+    """Context in which denormals are flushed to 0: Adam's moments of pruned weights decay to them, slowing steps."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -74,20 +75,20 @@ def flushed_denormals() -> Generator[None, None, None]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one, instead of asking the system for fresh pages every time."""
+    """Make glibc keep the memory that a step frees for the next step, instead of fetching fresh pages."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # larger ones come and go: kept, they would leave holes
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # larger blocks are returned: kept, they would leave holes
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def accelerator() -> str | None:
-    """The name of the GPU that trains here; None: the processor does."""
+    """Name of the GPU for training; None if training runs on the CPU."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Name of the processor, or its architecture if the system has no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

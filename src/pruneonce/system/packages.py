@@ -1,4 +1,4 @@
-"""Optional packages: whether one is installed, and which extra of this package brings it."""
+"""Check for optional packages, with the extra of this package that installs each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pruneonce.errors import UserError
 
 
 def need(module: str, extra: str) -> None:
-    """Raise unless a module that the `extra` of this package installs can be imported.
+    """Raise an error unless `module`, which the `extra` of this package installs, can be imported.
 
     Raises:
         UserError: `module` is not installed.

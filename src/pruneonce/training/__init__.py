@@ -1,4 +1,4 @@
-"""One way to train: transformers' Trainer with masks, methods, checkpoints and signals."""
+"""Training by transformers' Trainer, with masks, methods, checkpoints and signals."""
 
 from pruneonce.training.job import Job, examples_of, frozen_teacher, total_steps
 from pruneonce.training.train import Trained, train

@@ -1,9 +1,9 @@
-"""Attention that trains fast on a processor.
+"""Attention that trains fast on a CPU.
 
-PyTorch's fused attention spares the memory of the scores [batch, heads, tokens, tokens], but its backward pass on a
-processor costs more than all products of the layer. Up to some hundred tokens it is better to keep the attention
-weights, once and in the precision of the products: transformers' "eager" keeps them two or three times, and in fp32.
-So does PyTorch's with dropout, as its fused one has none on a processor: then it is better at any length.
+PyTorch's fused attention saves the memory of the scores [batch, heads, tokens, tokens], but its backward pass on a CPU
+costs more than all products of the layer. Up to some hundred tokens, it is faster to keep the attention weights once,
+in the precision of the products. transformers' "eager" attention keeps them two or three times, in fp32. So does
+PyTorch's attention with dropout, which its fused kernel lacks on a CPU: with dropout, one copy is faster at any length.
 """
 
 from __future__ import annotations
@@ -34,18 +34,23 @@ def kept_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """`softmax(scaling Q K^T) V`.
+    """Attention `softmax(scaling Q K^T) V` that keeps its weights once, in the precision of the products.
 
     Args:
-        query, key, value: [batch, heads, tokens, width of a head].
+        module: in training mode, dropout is applied.
+        query: [batch, heads, tokens, width of a head].
+        key: [batch, heads, tokens, width of a head].
+        value: [batch, heads, tokens, width of a head].
         attention_mask: True where a query sees a key, broadcast to [batch, heads, tokens, tokens]; None: everywhere.
         scaling: default 1 / sqrt(width of a head).
+        dropout: probability of dropping an attention weight.
+        **_: ignored options of transformers.
 
     Returns:
         The output [batch, tokens, heads, width of a head], and the weights.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    with torch.autocast(query.device.type, enabled=False):  # which would keep fp32 copies; softmax adds in fp32 anyway
+    with torch.autocast(query.device.type, enabled=False):  # autocast keeps fp32 copies; softmax sums in fp32
         scores = (query * scaling) @ key.transpose(-1, -2)
         if attention_mask is not None:
             scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
@@ -59,7 +64,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 @contextmanager
 def fast_attention(model: Any, length: int) -> Generator[None, None, None]:
-    """Within it, `model` has the attention that trains inputs of up to `length` tokens best on its device."""
+    """Context in which `model` has the fastest attention for training on up to `length` tokens on its device."""
     usual = model.config._attn_implementation
     can_change = usual == "sdpa" and model._supports_attention_backend
     on_cpu = next(model.parameters()).device.type == "cpu"
@@ -74,6 +79,6 @@ def fast_attention(model: Any, length: int) -> Generator[None, None, None]:
 
 
 def keeps_weights(config: Any, length: int) -> bool:
-    """Whether to keep the attention weights, for inputs of up to `length` tokens."""
+    """Return whether `kept_attention` is the fastest for inputs of up to `length` tokens."""
     of_attention = [name for name in dropouts(config) if "attention" in name]
     return length <= LONGEST or any(getattr(config, name) for name in of_attention)

@@ -1,6 +1,7 @@
-"""Checkpoints on the disk: folders `checkpoint-STEP`, each whole or not there, each with the hashes of its files.
+"""Checkpoints on the disk: folders `checkpoint-STEP`, written atomically, with the hashes of their files.
 
-What is in one is the trainer's business (trainer.py). Many processes: the first one writes, and says which is read.
+The trainer determines their content (trainer.py). Of many processes, the first writes them and chooses the checkpoint
+to read.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from pruneonce.errors import UserError
 from pruneonce.system import distributed, durable
 
 HASHES = "hashes.json"
-KEPT = 2  # the newest, and one to fall back to
+KEPT = 2  # the newest, and one as a fallback
 
 _kept: ContextVar[int] = ContextVar("kept", default=KEPT)
 
 
 @contextmanager
 def keeping(number: int) -> Generator[None, None, None]:
-    """Within it, each stage keeps its `number` newest checkpoints. What is kept is no part of what is computed."""
+    """Context in which each stage keeps its `number` newest checkpoints; the number changes no result."""
     token = _kept.set(number)
     try:
         yield
@@ -35,13 +36,15 @@ def keeping(number: int) -> Generator[None, None, None]:
 
 
 def write(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
-    """Write a checkpoint, then remove those that are no longer kept. To be called by all processes.
+    """Write a checkpoint, then remove the oldest ones; all processes must call this function.
 
     Args:
-        fill: writes its files into the folder that it is given; called in the first process.
+        folder: of the checkpoints.
+        step: number of the step.
+        fill: writes the files into a given folder; called in the first process.
 
     Raises:
-        UserError: the disk is full or fails. The checkpoints before are as they were.
+        UserError: the disk is full or fails. Earlier checkpoints stay unchanged.
     """
     distributed.by_first(lambda: _write(folder, step, fill))
 
@@ -51,13 +54,13 @@ def _write(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
     aside = durable.partial(target)
     try:
         with durable.writing(target, "run it again: it goes on from the last checkpoint"):
-            for left in folder.glob("checkpoint-*.partial"):  # of a process that was killed
+            for left in folder.glob("checkpoint-*.partial"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
             aside.mkdir(parents=True)
             fill(aside)
             hashes = {file.name: durable.file_hash(file) for file in sorted(aside.iterdir())}
             durable.write_json(hashes, aside / HASHES)
-            if target.exists():  # one that was found damaged, or the same one
+            if target.exists():  # a damaged checkpoint, or the same one
                 _remove(target)
             durable.publish(aside, target)
     except BaseException:
@@ -68,14 +71,14 @@ def _write(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Under another name first: half of one is never under its own."""
+    """Remove a checkpoint after renaming it, so that no partial checkpoint keeps the name."""
     aside = checkpoint.with_name(f"{checkpoint.name}.old.partial")
     checkpoint.replace(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole, the same for all processes; says which ones are damaged."""
+    """The newest complete checkpoint, the same for all processes; prints a warning for each damaged one."""
     return distributed.by_first(lambda: _newest(folder))
 
 
@@ -90,7 +93,7 @@ def _newest(folder: Path) -> Path | None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint: a file that is not what was written."""
+    """Describe the first fault in a checkpoint's files; None if all files match their hashes."""
     try:
         hashes = durable.read_json(checkpoint / HASHES)
         if not isinstance(hashes, dict):
@@ -106,7 +109,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def _all(folder: Path) -> list[Path]:
-    """The newest first."""
-    found = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    steps = {path: int(name[1]) for path, name in found.items() if name}
+    """All checkpoints, the newest first."""
+    matches = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    steps = {path: int(name[1]) for path, name in matches.items() if name}
     return sorted(steps, key=steps.__getitem__, reverse=True)

@@ -1,4 +1,4 @@
-"""A training run as a stage builds it: model, examples, loss, masks and settings. `train` runs it, `plan` times it."""
+"""Training run as a stage builds it: model, examples, loss, masks and settings. `train` runs it, `plan` times it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pruneonce.training.sparsifier import Sparsifier
 
 @dataclass(frozen=True)
 class Job:
-    """One training run, complete but for the folder that keeps it.
+    """One training run, without the folder for its checkpoints.
 
     Attributes:
-        model: trained in place; on its device, and frozen where it is not to learn.
-        objective: maps (model, batch) to the loss and its parts, which add up to it.
-        examples: those of the whole run in their order, see data/blocks.py.
+        model: trained in place, on its device; parameters that do not learn are frozen.
+        objective: maps (model, batch) to the loss and its parts, whose sum is the loss.
+        examples: examples of the whole run in their order, see data/blocks.py.
         collate: turns some examples into a batch.
         settings: batch size, learning rate and the like.
         steps: optimizer steps, see `total_steps`.
         length: tokens of the longest example.
         sparsifier: holds the masks; None trains densely.
-        method: what is done beside.
-        likelihood: the loss by which a method judges weights, see `plugins.run.Run`; None: the objective.
+        method: the method that accompanies training.
+        likelihood: the loss by which a method scores weights, see `plugins.run.Run`; None: the objective.
     """
 
     model: nn.Module
@@ -48,7 +48,7 @@ class Job:
 
 
 def total_steps(settings: Training, examples: int) -> int:
-    """Optimizer steps of a run over `examples` examples, shared out over the processes."""
+    """Number of optimizer steps of a run over `examples` examples, distributed over the processes."""
     if settings.steps is not None:
         return settings.steps
     assert settings.epochs is not None
@@ -57,11 +57,11 @@ def total_steps(settings: Training, examples: int) -> int:
 
 
 def examples_of(settings: Training, steps: int) -> int:
-    """Examples that `steps` steps take, in all processes together."""
+    """Number of examples of `steps` steps, in all processes together."""
     return steps * settings.batch_size * settings.accumulate * distributed.world()
 
 
 def frozen_teacher(model: nn.Module, device: torch.device) -> nn.Module:
-    """A teacher on the device, without dropout and gradients, in bf16 where that is faster."""
+    """Prepare a teacher: on the device, without dropout and gradients, in bf16 if it is faster."""
     model = model.to(device).eval().requires_grad_(False)
     return model.bfloat16() if has_bf16() else model

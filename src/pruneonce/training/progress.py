@@ -1,4 +1,4 @@
-"""How far a training run is, for the person who waits for it."""
+"""Progress bar of a training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruneonce.console import console
 
 
 class Bar(TrainerCallback):
-    """One progress line: step, time left, loss, sparsity. Where none can be drawn again, one each tenth of the way."""
+    """Progress line with step, time left, loss and sparsity; without a terminal, a line for each tenth of the run."""
 
     def __init__(self, title: str):
         self.title = title
@@ -26,7 +26,7 @@ class Bar(TrainerCallback):
             disable=not console.is_live or console.quiet,
         )
         self.task = self.progress.add_task(title, total=None, note="")
-        self.tenths = 0  # printed so far
+        self.tenths = 0  # number of printed tenths
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.start()

@@ -1,6 +1,6 @@
-"""The masks of a model in training, applied after each optimizer step: those of the zeros that it has, or new ones.
+"""Masks of a model in training, applied after each optimizer step.
 
-`LockedZeros` keeps the zeros of a sparse model; `Pruner` makes more of them.
+`LockedZeros` keeps the zeros of a sparse model. `Pruner` prunes more weights.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pruneonce.system import distributed
 
 
 class Sparsifier(ABC):
-    """Masks over the weights of a model, at the beginning those of its zeros: `mask = weight != 0`.
+    """Masks over the weights of a model, initially the masks of its zeros: `mask = weight != 0`.
 
     Args:
         weights: prunable parameters by name; the masks are applied to them in place.
 
     Attributes:
-        schedule: when the masks change and how the learning rate follows; None: not by a schedule.
+        schedule: steps at which the masks change, and the learning rate; None: no schedule.
     """
 
     schedule: PruningSchedule | None = None
@@ -40,20 +40,21 @@ class Sparsifier(ABC):
 
     @property
     def masks(self) -> Masks:
+        """Masks by parameter name; True keeps a weight."""
         return {name: ~pruned for name, pruned in self.pruned.items()}
 
     @masks.setter
     def masks(self, masks: Masks) -> None:
-        # The complement is kept: each step uses it twice, and making it costs as much as using it.
+        # The complement is stored: each step uses it twice, and computing it costs as much as using it.
         self.pruned = {name: ~mask for name, mask in masks.items()}
 
     @abstractmethod
     def before_step(self, step: int) -> None:
-        """Change the masks or the weights, where that is due before the forward pass of `step`."""
+        """Change the masks or the weights if a change is due before the forward pass of `step`."""
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Zero the gradients of pruned weights, which are to count neither in clipping nor in the moments."""
+        """Zero the gradients of pruned weights, which must count neither in clipping nor in the moments."""
         for name, pruned in self.pruned.items():
             grad = self.weights[name].grad
             if grad is not None:
@@ -64,33 +65,35 @@ class Sparsifier(ABC):
         zero(self.weights, self.pruned)
 
     def sparsity(self) -> float:
-        """Share of pruned weights."""
+        """Share of pruned weights over all masks."""
         return sparsity_of(self.masks)
 
     def save(self, folder: Path) -> None:
+        """Write the state to the folder of a checkpoint."""
         save_masks(self.masks, folder / "masks.safetensors")
 
     def load(self, folder: Path) -> None:
+        """Read the state from the folder of a checkpoint."""
         masks = load_masks(folder / "masks.safetensors")
         self.masks = {name: mask.to(self.weights[name].device) for name, mask in masks.items()}
 
 
 class LockedZeros(Sparsifier):
-    """The zeros of a sparse model, which stay zero; no weight joins them."""
+    """Sparsifier that keeps the zeros of a sparse model, and adds no others."""
 
     def before_step(self, step: int) -> None:
-        """Nothing: the masks never change."""
+        """Do nothing: the masks never change."""
 
 
 class Pruner(Sparsifier):
-    """Masks that prune what a method ranks lowest, in a pattern; without a method by magnitude.
+    """Sparsifier that prunes the weights with a method's lowest scores, in a pattern; without a method, by magnitude.
 
-    In training they follow a schedule, gradual pruning as in Prune Once for All (https://arxiv.org/abs/2111.05754),
-    section 3. Without one, they change when `prune` is called.
+    In training, the masks follow a schedule: gradual pruning as in Prune Once for All
+    (https://arxiv.org/abs/2111.05754), section 3. Without a schedule, they change when `prune` is called.
 
-    With nested masks a pruned weight stays pruned. Otherwise, as in the paper, pruned weights keep the value they had
-    and compete again at each update until `until`; these values are parked here, so that the model itself only ever
-    holds zeros.
+    With nested masks, a pruned weight stays pruned. Otherwise, as in the paper, pruned weights keep their values and
+    compete again at each update until `until`. These values are parked in the pruner, so that the model itself holds
+    zeros only.
     """
 
     def __init__(
@@ -113,13 +116,13 @@ class Pruner(Sparsifier):
         if not self.schedule.is_due(step):
             return
         sparsity = self.method.sparsity(step, self.schedule)
-        is_final = self.nested and step > self.schedule.end  # masks that only grow would be chosen as they are
+        is_final = self.nested and step > self.schedule.end  # nested masks would not change any more
         if sparsity and not is_final:
             self.prune(step, sparsity)
 
     @torch.no_grad()
     def prune(self, step: int, sparsity: float) -> None:
-        """Choose new masks and apply them."""
+        """Choose new masks at the given sparsity, and apply them."""
         for name, parked in self.parked.items():
             self.weights[name].add_(parked)
         shapes = {name: weight.shape for name, weight in self.weights.items()}

@@ -1,6 +1,6 @@
-"""Training a model: the one way in which every stage does it. The loop is that of transformers' Trainer (trainer.py).
+"""Training of a model, shared by all stages, with the loop of transformers' Trainer (trainer.py).
 
-Many processes (torchrun) train as one does at the same global batch.
+Many processes (torchrun) give the same result as one process with the same global batch.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pruneonce.training import checkpoints
 from pruneonce.training.attention import fast_attention
 from pruneonce.training.job import Job
 from pruneonce.training.progress import Bar
-from pruneonce.training.trainer import MaskHooks, SparseTrainer, StopWhenAsked
+from pruneonce.training.trainer import MaskHooks, SparseTrainer, StopOnSignal
 
-# What the Trainer logs of the clock; a run that goes on has the same history as one that was not interrupted.
+# Timings in the Trainer's log, left out of the history: a resumed run has the history of an uninterrupted run.
 CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_tokens_per_second")
 
 
@@ -44,6 +44,7 @@ class Trained:
     seconds: float
 
     def spent(self) -> dict[str, float]:
+        """The cost: steps, tokens and seconds."""
         return {"steps": self.steps, "tokens": self.tokens, "seconds": self.seconds}
 
 
@@ -59,14 +60,16 @@ def train(
     """Train the model of `job` in place.
 
     Args:
-        folder: keeps the checkpoints (`folder/checkpoints`); training goes on from the newest whole one in it.
-        title: the name that the progress bar shows.
+        job: the training run.
+        folder: holds the checkpoints (`folder/checkpoints`); training resumes from the newest complete one.
+        title: name in the progress bar.
+        seed: of everything random in the run.
         report_to: transformers' logging integrations.
-        callbacks: called along the way, after the masks' own.
+        callbacks: the Trainer's callbacks, called after the callbacks of the masks.
 
     Raises:
         UserError: the loss or the gradients are not finite; out of memory; the disk is full.
-        Interrupted: SIGINT or SIGTERM came; a checkpoint of the step in which it came is written.
+        Interrupted: SIGINT or SIGTERM was received; a checkpoint of the current step is written.
         LostProcessError: another process of this run is gone.
     """
     keep_freed_memory()
@@ -75,7 +78,7 @@ def train(
     job.method.begin(Run(job.model, weights, job.steps, seed, judge, job.examples, job.collate, job.settings))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
     trainer = SparseTrainer(job, _arguments(job.settings, job.steps, folder, seed, report_to or []))
-    for builtin in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):  # the last one is of notebooks
+    for builtin in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):  # the third is for notebooks
         trainer.remove_callback(builtin)
     masks = [MaskHooks(job.sparsifier)] if job.sparsifier else []
     for callback in (Bar(title), *masks, *callbacks):
@@ -102,15 +105,15 @@ def _spent_and_logged(trainer: SparseTrainer) -> Trained:
 
 
 def _run(trainer: SparseTrainer, folder: Path) -> None:
-    """Train from the last checkpoint to the end, or to the step in which a signal comes."""
+    """Train from the newest checkpoint to the end, or to the step in which a signal is received."""
     begin = checkpoints.newest(folder)
-    with interruption.deferred() as asked:
-        stop = StopWhenAsked(asked)
+    with interruption.deferred() as received:
+        stop = StopOnSignal(received)
         trainer.add_callback(stop)
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
         trainer.check_weights()
-        if number := distributed.largest(asked.number):
-            if not stop.stopped:  # it came after the last step
+        if number := distributed.largest(received.number):
+            if not stop.stopped:  # the signal came after the last step
                 trainer._save_checkpoint(trainer.model, None)
             distributed.leave()
             raise Interrupted(number)
@@ -118,7 +121,7 @@ def _run(trainer: SparseTrainer, folder: Path) -> None:
 
 @contextmanager
 def enough_memory() -> Generator[None, None, None]:
-    """Turn what PyTorch raises where memory ends into one line.
+    """Turn the exceptions of PyTorch about memory into a `UserError` of one line.
 
     Raises:
         UserError: out of memory.
@@ -148,7 +151,7 @@ def _arguments(settings: Training, steps: int, folder: Path, seed: int, report_t
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch_fused",
         bf16=has_bf16(),
-        use_cpu=not torch.cuda.is_available(),  # asked for by name, or it refuses bf16 there
+        use_cpu=not torch.cuda.is_available(),  # set explicitly, since the Trainer refuses bf16 on a CPU otherwise
         seed=seed,
         logging_steps=max(1, steps // 100),
         logging_nan_inf_filter=False,

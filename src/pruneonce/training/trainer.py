@@ -1,8 +1,8 @@
-"""transformers' Trainer with our loss, schedules, masks and checkpoints.
+"""Extension of transformers' Trainer by objectives, schedules, masks and checkpoints.
 
 Order of a step: update the masks if due, forward, backward, mask the gradients, clip, optimizer, apply the masks.
-A checkpoint holds all that the rest of a run depends on, so that a resumed run is, bit for bit, one that was not
-interrupted: weights, moments, masks, and of each process its random state and what it has not logged yet.
+A checkpoint holds the whole state of a run: weights, moments, masks, and for each process its random state and the
+losses since the latest log. A resumed run therefore equals an uninterrupted run bit for bit.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pruneonce.errors import DivergedError
 from pruneonce.plugins.run import Batch, Objective
 from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.system import distributed
-from pruneonce.system.interruption import Asked
+from pruneonce.system.interruption import ReceivedSignal
 from pruneonce.system.machine import autocast
 from pruneonce.training import checkpoints
 from pruneonce.training.job import Job
 from pruneonce.training.sparsifier import Sparsifier
 
-EXPLODED = 1e6  # a loss that no training comes back from; the losses here are of the order of 1 to 100
+EXPLODED = 1e6  # a loss from which no training recovers; usual losses are of the order of 1 to 100
 LOWER = "; lower `learning_rate`, and start in another folder"
 
 
 class SparseTrainer(Trainer):
-    """Trainer with our loss, our learning-rate schedule, masked gradients, and checkpoints without pickle."""
+    """Trainer with a job's objective and learning-rate schedule, masked gradients, and checkpoints without pickle."""
 
     def __init__(self, job: Job, args: TrainingArguments):
         super().__init__(job.model, args, data_collator=job.collate, train_dataset=job.examples)
@@ -41,24 +41,24 @@ class SparseTrainer(Trainer):
         self.settings = job.settings
         self.sparsifier = job.sparsifier
         self.method = job.method
-        self.loss_is_scaled_for_ga = False  # ours is a mean; the Trainer divides it among accumulated batches
-        self.model_accepts_loss_kwargs = True  # so that it counts the labels of all of a step's batches
+        self.loss_is_scaled_for_ga = False  # the loss is a mean; the Trainer divides it among accumulated batches
+        self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of all batches of a step
         self.parts: dict[str, list[Tensor]] = {}
-        self.found: dict[str, Tensor] = {}  # the parts of the latest pass
-        self.began = monotonic()  # less what went before, in a run that goes on
+        self.latest_parts: dict[str, Tensor] = {}  # parts of the loss in the latest pass
+        self.began = monotonic()  # shifted by the time of earlier sessions in a resumed run
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if num_items_in_batch is not None and inputs["labels"].dim() == 2:  # a label a token, and not all have one
+        if num_items_in_batch is not None and inputs["labels"].dim() == 2:  # labels of tokens, some unlabelled
             batches = distributed.world() * self.current_gradient_accumulation_steps
             inputs["targets"] = torch.clamp_min(num_items_in_batch, 1) / batches
-        with autocast(self.args.device):  # accelerate's own covers the model's forward pass alone
+        with autocast(self.args.device):  # accelerate's own autocast covers the model's forward pass only
             parts = self.objective(model, inputs)
         loss = parts.pop("loss")
         if (extra := self.method.extra_loss(self.state.global_step)) is not None:
             loss, parts["method"] = loss + extra, extra.detach()
-        self.found = parts
+        self.latest_parts = parts
         return loss
 
     def training_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Tensor:
@@ -69,11 +69,11 @@ class SparseTrainer(Trainer):
             loss = usual(model, dict(inputs), *args, **kwargs)  # type: ignore[arg-type]
             if self.sparsifier:
                 self.sparsifier.mask_gradients()
-            passes.append(self.found)
+            passes.append(self.latest_parts)
             return loss
 
         loss = self.method.gradients(self.state.global_step, forward_backward)
-        for name, part in passes[0].items():  # further passes are at other weights than the model's
+        for name, part in passes[0].items():  # later passes are at other weights than the model's
             self.parts.setdefault(name, []).append(part)
         return loss
 
@@ -103,22 +103,26 @@ class SparseTrainer(Trainer):
             self.parts.clear()
         super().log(logs, start_time)
 
-    # What is not finite stops the run before it is a weight, or part of a checkpoint.
+    # Numbers that are not finite stop the run before they reach the weights or a checkpoint.
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        if not math.isfinite(norm):  # after any NaN in the forward pass too
+        if not math.isfinite(norm):  # also after a NaN in the forward pass
             raise DivergedError(f"the gradients became {float(norm)} at step {self.state.global_step + 1}{LOWER}")
         return norm
 
     def check_weights(self) -> None:
-        """Raise unless all weights are finite: a step that was too long shows in them before it shows in a loss."""
+        """Raise an error unless all weights are finite: too long a step shows in the weights before the loss.
+
+        Raises:
+            DivergedError: a weight is not finite.
+        """
         assert self.model is not None
         for name, weight in self.model.named_parameters():
             if not weight.isfinite().all():
                 raise DivergedError(f"{name} is no longer finite at step {self.state.global_step}{LOWER}")
 
-    # Checkpoints: transformers pickles the optimizer, the random state and its arguments; these write safetensors.
+    # Checkpoints in safetensors: transformers would pickle the optimizer, the random state and its arguments.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_weights()
@@ -153,7 +157,7 @@ class SparseTrainer(Trainer):
         for name, value in load_file(Path(checkpoint) / "optimizer.safetensors").items():
             index, key = name.split(".", 1)
             states.setdefault(int(index), {})[key] = value
-        # The learning rate is a function of the step, so only the moments need restoring.
+        # The learning rate is a function of the step, so only the moments are restored.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         step = int(Path(checkpoint).name.split("-")[1])
         scheduler = self.lr_scheduler
@@ -164,10 +168,10 @@ class SparseTrainer(Trainer):
         if self.sparsifier:
             self.sparsifier.load(Path(checkpoint))
         self.method.load(Path(checkpoint))
-        self.began -= self._own_file(checkpoint)["seconds"].item()
+        self.began -= self._process_file(checkpoint)["seconds"].item()
 
     def _process_state(self) -> dict[str, Tensor]:
-        """What differs between the processes of a run: random state, and the losses since the last log."""
+        """State of this process: its random state, and the losses since the latest log."""
         state = {
             "random": torch.get_rng_state(),
             "loss": self._tr_loss.detach().cpu(),
@@ -179,10 +183,10 @@ class SparseTrainer(Trainer):
         return state | {f"part.{name}": torch.stack(values).cpu() for name, values in self.parts.items()}
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Called before the first step of a run that goes on, after the Trainer has set its own counters to zero."""
+        """Restore a process's state before the first step, after the Trainer has set its own counters to zero."""
         if checkpoint is None:
             return
-        state = self._own_file(checkpoint)
+        state = self._process_file(checkpoint)
         self._tr_loss = state["loss"].to(self._tr_loss.device)
         self._globalstep_last_logged = int(state["logged"])
         parts = {name.removeprefix("part."): value for name, value in state.items() if name.startswith("part.")}
@@ -191,12 +195,12 @@ class SparseTrainer(Trainer):
         if "random.cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["random.cuda"])
 
-    def _own_file(self, checkpoint: str) -> dict[str, Tensor]:
+    def _process_file(self, checkpoint: str) -> dict[str, Tensor]:
         return load_file(Path(checkpoint) / f"process-{self.args.process_index}.safetensors")
 
 
 class MaskHooks(TrainerCallback):
-    """Calls the sparsifier at its places in a step."""
+    """Callback that calls the sparsifier before each step and after each optimizer step."""
 
     def __init__(self, sparsifier: Sparsifier):
         self.sparsifier = sparsifier
@@ -208,14 +212,14 @@ class MaskHooks(TrainerCallback):
         self.sparsifier.apply()
 
 
-class StopWhenAsked(TrainerCallback):
-    """Ends training after the step in which a signal came to any of the processes, with a checkpoint."""
+class StopOnSignal(TrainerCallback):
+    """Callback that ends training, with a checkpoint, after the step in which any process received a signal."""
 
-    def __init__(self, asked: Asked):
-        self.asked = asked
+    def __init__(self, received: ReceivedSignal):
+        self.received = received
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if distributed.largest(self.asked.number):
+        if distributed.largest(self.received.number):
             self.stopped = True
             control.should_save = control.should_training_stop = True

@@ -1,7 +1,6 @@
-"""Extractive question answering as SQuAD has it: questions from files, windows of their contexts, answers from logits.
+"""Extractive question answering as in SQuAD: questions from files, windows of contexts, answers from logits.
 
-SQuAD 1.1: https://arxiv.org/abs/1606.05250, SQuAD 2.0, with questions that have no answer:
-https://arxiv.org/abs/1806.03822.
+SQuAD 1.1: https://arxiv.org/abs/1606.05250. SQuAD 2.0, with unanswerable questions: https://arxiv.org/abs/1806.03822.
 """
 
 from pruneonce.data.questions.answers import Answer, best_answers, n_best_answers

@@ -1,7 +1,7 @@
 """Answers from a model's start and end logits: the best spans over all windows of a question.
 
-As https://arxiv.org/abs/1810.04805, sections 4.2 and 4.3, has it: the score of a span is the logit of its first token
-as a start plus that of its last as an end; that of "no answer" is the sum of both logits of [CLS].
+Source: BERT, https://arxiv.org/abs/1810.04805, sections 4.2 and 4.3. The score of a span is the start logit of its
+first token plus the end logit of its last token. The score of "no answer" is the sum of both logits of [CLS].
 """
 
 from __future__ import annotations
@@ -35,19 +35,23 @@ def best_answers(
     null_threshold: float = 0.0,
     no_answer: bool = False,
 ) -> dict[str, str]:
-    """`{question id: text of the best answer}`, as SQuAD's scorers take it.
+    """Map each question id to the text of the best answer, the format of SQuAD's scorers.
 
     Args:
-        null_threshold: with `no_answer`, the answer is "" where the score of "no answer" is more than this above that
-            of the best span. Higher: fewer questions are left without an answer.
-        no_answer: whether questions may have no answer, as in SQuAD 2.0. Without it, "" is only for a context
-            that has no tokens.
-
-    The others are as for `n_best_answers`.
+        start_logits: as for `n_best_answers`.
+        end_logits: as for `n_best_answers`.
+        windows: as for `n_best_answers`.
+        rows: as for `n_best_answers`.
+        n_best: as for `n_best_answers`.
+        max_answer_length: as for `n_best_answers`.
+        null_threshold: with `no_answer`, the answer is "" if the score of "no answer" exceeds the score of the best
+            span by more than this. A higher threshold leaves fewer questions without an answer.
+        no_answer: questions may have no answer, as in SQuAD 2.0. Otherwise the answer is "" only for a context without
+            tokens.
     """
     best = {}
-    found = n_best_answers(start_logits, end_logits, windows, rows, n_best, max_answer_length, no_answer)
-    for identity, answers in found.items():
+    candidates = n_best_answers(start_logits, end_logits, windows, rows, n_best, max_answer_length, no_answer)
+    for identity, answers in candidates.items():
         span = next((answer for answer in answers if answer.text), None)
         null = next((answer for answer in answers if not answer.text), None)
         dropped = span is None or (null is not None and null.score - span.score > null_threshold)
@@ -64,23 +68,23 @@ def n_best_answers(
     max_answer_length: int = 30,
     no_answer: bool = False,
 ) -> dict[str, list[Answer]]:
-    """`{question id: the best answers, best first}`.
+    """Map each question id to its best answers, best first.
+
+    A logit that is nan ranks below any other. Among equal scores, the earlier window and token come first.
 
     Args:
-        start_logits: for each window its logits [tokens]; those of padding may follow, so [windows, tokens] will do.
+        start_logits: logits [tokens] of each window; logits of padding may follow, so [windows, tokens] is accepted.
         end_logits: likewise.
-        windows: of `rows`.
+        windows: windows of `rows`.
         rows: the questions.
-        n_best: how many starts and how many ends are looked at in each window, and answers given for each question.
-            They are looked for in the context alone, so that it does not matter how inputs were padded.
+        n_best: number of start and of end positions considered in each window, and of answers to each question. Only
+            tokens of the context are considered, so the padding of inputs makes no difference.
         max_answer_length: tokens of an answer at most.
-        no_answer: have "no answer" among the answers, beside the `n_best`, with the lowest score that any window gives
-            it: a window that has not the answer may well want none.
-
-    A logit that is nan is worse than any other. Of equal scores, that of the earlier window and token is first.
+        no_answer: add "no answer" to the `n_best`, with its lowest score over all windows, since windows without the
+            answer score "no answer" high.
 
     Raises:
-        UserError: there are not as many logits as windows, or fewer than a window has tokens.
+        UserError: the numbers of logits and windows differ, or a window has more tokens than logits.
     """
     if not len(start_logits) == len(end_logits) == len(windows.offsets):
         raise UserError(
@@ -92,27 +96,27 @@ def n_best_answers(
     for index, offsets, starts, ends in zip(windows.example, windows.offsets, start_logits, end_logits, strict=True):
         if min(len(starts), len(ends)) < len(offsets):
             raise UserError(f"{min(len(starts), len(ends))} logits for a window of {len(offsets)} tokens")
-        starts, ends = _plain(starts), _plain(ends)
+        starts, ends = _finite(starts), _finite(ends)
         nulls[index] = min(nulls[index], starts[NO_ANSWER] + ends[NO_ANSWER])
         best = spans[index]
         for span, score in _spans(starts, ends, offsets, n_best, max_answer_length):
-            if score > best.get(span, -np.inf):  # windows overlap: a span can be in several
+            if score > best.get(span, -np.inf):  # windows overlap: a span can lie in several
                 best[span] = score
-    found = {}
+    answers_by_id = {}
     for row, best, null in zip(rows, spans, nulls, strict=True):
         ranked = sorted(best.items(), key=lambda item: -item[1])
         answers = [_answer(row.context, start, end, score) for (start, end), score in ranked]
         answers = [answer for answer in answers if answer.text][:n_best]
         if no_answer:
             answers = sorted([*answers, Answer("", float(null), 0, 0)], key=lambda answer: -answer.score)
-        found[row.id] = answers
-    return found
+        answers_by_id[row.id] = answers
+    return answers_by_id
 
 
 def _spans(
     starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray, n_best: int, max_answer_length: int
 ) -> list[tuple[tuple[int, int], float]]:
-    """`((first character, character after the last), score)` of a window's `n_best` spans, best first."""
+    """Score a window's `n_best` spans, best first: `((first character, character after the last), score)`."""
     context = np.flatnonzero(offsets[:, 0] >= 0)
     first = context[np.argsort(-starts[context], kind="stable")[:n_best]]
     last = context[np.argsort(-ends[context], kind="stable")[:n_best]]
@@ -125,12 +129,12 @@ def _spans(
 
 
 def _answer(context: str, start: int, end: int, score: float) -> Answer:
-    text = context[start:end]  # byte-level tokenizers count the space before a word to it
+    text = context[start:end]  # byte-level tokenizers make the space before a word a part of the word
     bare = text.strip()
     start += len(text) - len(text.lstrip())
     return Answer(bare, score, start, start + len(bare)) if bare else Answer("", score, 0, 0)
 
 
-def _plain(logits: np.ndarray) -> np.ndarray:
-    """Finite numbers, so that all sums of two are."""
+def _finite(logits: np.ndarray) -> np.ndarray:
+    """Replace nan and infinities by finite numbers, so that the sum of any two logits is finite."""
     return np.nan_to_num(np.asarray(logits, dtype=np.float64), nan=-1e30, posinf=1e30, neginf=-1e30)

@@ -1,4 +1,4 @@
-"""Questions with contexts and answers: from SQuAD's own JSON, or from flat rows as hub data has them."""
+"""Reader of questions with contexts and answers, from SQuAD's nested JSON or from flat rows as in hub data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pruneonce.errors import UserError
 
 COLUMNS = ["id", "question", "context", "answers"]
 SAME = MappingProxyType({name: name for name in COLUMNS})
-MOST_CHARACTERS = 500_000_000  # of a nested file, which is parsed whole; SQuAD 2.0 has 42 million
+MOST_CHARACTERS = 500_000_000  # of a nested file, which is parsed as a whole; SQuAD 2.0 has 42 million
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class Question:
 
 
 def read(path: Path, columns: Mapping[str, str] = SAME) -> list[Question]:
-    """The questions of a file.
+    """Read the questions of a file.
 
     Args:
-        path: SQuAD's JSON (`{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}`), told by its content; or
-            JSON lines, or Parquet, with `columns`. JSON may be compressed.
+        path: SQuAD's JSON (`{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}`), recognised by its content;
+            or JSON lines, or Parquet, with `columns`. JSON may be compressed.
         columns: `{one of COLUMNS: its name in rows}`; SQuAD's JSON has names of its own.
 
     Raises:
-        UserError: the file cannot be read, has no questions, or a question is not as `from_table` wants it.
+        UserError: the file cannot be read or has no questions; a question does not meet the rules of `from_table`.
     """
     check_file(path, ("json", "parquet"))
     document = _document(path) if kind(path) == "json" else None
@@ -52,23 +52,24 @@ def read(path: Path, columns: Mapping[str, str] = SAME) -> list[Question]:
 
 
 def from_table(table: Table, columns: Mapping[str, str] = SAME) -> list[Question]:
-    """The questions of flat rows.
+    """Read the questions of flat rows.
 
     Args:
-        table: with `columns`, `answers` being `{"text": [...], "answer_start": [...]}`, both empty where there is no
-            answer, or a list of `{"text": ..., "answer_start": ...}`.
+        table: rows with `columns`; `answers` is `{"text": [...], "answer_start": [...]}`, with empty lists for a
+            question without an answer, or a list of `{"text": ..., "answer_start": ...}`.
+        columns: `{one of COLUMNS: its name in the table}`.
 
     Raises:
-        UserError: there are no rows; a value is not what it has to be; an id comes twice; an answer is empty, or is
-            not in the context at its `answer_start`.
+        UserError: there are no rows; a value has the wrong type; an id occurs twice; an answer is empty, or is not in
+            the context at its `answer_start`.
     """
-    found = [table.columns[columns[name]] for name in COLUMNS]
-    rows = (dict(zip(COLUMNS, values, strict=True)) for values in zip(*found, strict=True))
+    values_by_column = [table.columns[columns[name]] for name in COLUMNS]
+    rows = (dict(zip(COLUMNS, values, strict=True)) for values in zip(*values_by_column, strict=True))
     return _checked(table.name, ((table.place(number), row) for number, row in enumerate(rows)))
 
 
 def _document(path: Path) -> Any:
-    """SQuAD's nested value, or None where the file has an object of its own in each line."""
+    """Parse SQuAD's nested value; return None for JSON lines."""
     text: list[str] = []
     size = 0
     for number, line in lines(path):
@@ -94,7 +95,7 @@ def _document(path: Path) -> Any:
 
 
 def _is_row(line: str) -> bool:
-    """Whether a first line is a whole JSON object that is no nested file."""
+    """Return whether a first line is a whole JSON object, and not all of a nested file."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -103,7 +104,7 @@ def _is_row(line: str) -> bool:
 
 
 def _nested(document: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`(where it is, row)` of each question in SQuAD's JSON."""
+    """Yield `(place, row)` of each question in SQuAD's JSON."""
     for a, article in enumerate(document["data"]):
         for p, paragraph in enumerate(_list(article, "paragraphs", f"{name}, data[{a}]")):
             place = f"{name}, data[{a}].paragraphs[{p}]"
@@ -111,16 +112,16 @@ def _nested(document: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 where = f"{place}.qas[{q}]"
                 require(["context"], paragraph, place)
                 if not isinstance(question, dict):
-                    raise UserError(f"{where} has to be an object, not {_shown(question)}")
+                    raise UserError(f"{where} has to be an object, not {_excerpt(question)}")
                 require(["id", "question", "answers"], question, where)
                 yield where, {**question, "context": paragraph["context"]}
 
 
 def _list(value: Any, key: str, where: str) -> list[Any]:
     if not isinstance(value, dict) or not isinstance(value.get(key), list):
-        raise UserError(f"{where} has to be an object with a list {key!r}, not {_shown(value)}")
-    found: list[Any] = value[key]
-    return found
+        raise UserError(f"{where} has to be an object with a list {key!r}, not {_excerpt(value)}")
+    items: list[Any] = value[key]
+    return items
 
 
 def _checked(name: str, rows: Iterator[tuple[str, dict[str, Any]]]) -> list[Question]:
@@ -147,7 +148,7 @@ def _question(row: dict[str, Any], where: str) -> Question:
 
 
 def _pairs(answers: Any, where: str) -> list[tuple[Any, Any]]:
-    """Both forms of `answers` as `(text, start)`."""
+    """Convert both forms of `answers` to `(text, start)` pairs."""
     if isinstance(answers, list) and all(
         isinstance(one, dict) and {"text", "answer_start"} <= one.keys() for one in answers
     ):
@@ -158,7 +159,7 @@ def _pairs(answers: Any, where: str) -> list[tuple[Any, Any]]:
             return list(zip(texts, starts, strict=True))
     raise UserError(
         f'{where}: \'answers\' has to be {{"text": [...], "answer_start": [...]}}, two lists of one length, '
-        f"not {_shown(answers)}"
+        f"not {_excerpt(answers)}"
     )
 
 
@@ -166,22 +167,22 @@ def _answer(context: str, text: Any, start: Any, where: str) -> tuple[str, int]:
     if not _text(text, "answers", where).strip():
         raise UserError(f"{where}: an answer is empty; a question without an answer has none in 'answers'")
     if isinstance(start, bool) or not isinstance(start, int):
-        raise UserError(f"{where}: 'answer_start' has to be a whole number, not {_shown(start)}")
+        raise UserError(f"{where}: 'answer_start' has to be a whole number, not {_excerpt(start)}")
     if start < 0 or not context.startswith(text, start):
         raise UserError(
-            f"{where}: the answer {_shown(text)} is not at its answer_start, {start}; {_hint(context, text, start)}"
+            f"{where}: the answer {_excerpt(text)} is not at its answer_start, {start}; {_hint(context, text, start)}"
         )
     return text, start
 
 
 def _hint(context: str, text: str, start: int) -> str:
-    """Where the answer is instead, the nearest place of several."""
-    for wanted, how in ((text, "it"), (text.strip(), "without the white space around it, it")):
+    """Describe where the context has the answer, nearest to `start`."""
+    for variant, how in ((text, "it"), (text.strip(), "without the white space around it, it")):
         places = []
-        place = context.find(wanted)
+        place = context.find(variant)
         while place >= 0:
             places.append(place)
-            place = context.find(wanted, place + 1)
+            place = context.find(variant, place + 1)
         if places:
             nearest = min(places, key=lambda place: abs(place - start))
             lost = " (was white space cut off the context?)" if 0 < start - nearest < 10 else ""
@@ -191,13 +192,13 @@ def _hint(context: str, text: str, start: int) -> str:
 
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{where}: {name!r} has to be text, not {_shown(value)}")
+        raise UserError(f"{where}: {name!r} has to be text, not {_excerpt(value)}")
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a character, as "\ud83d" in JSON; tokenizers do not take it
-        raise UserError(f"{where}: {name!r} is not valid Unicode: {_shown(value)}") from None
+    except UnicodeEncodeError:  # half of a character, as "\ud83d" in JSON; tokenizers refuse it
+        raise UserError(f"{where}: {name!r} is not valid Unicode: {_excerpt(value)}") from None
     return value
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     return f"{json.dumps(value, default=str):.60}"

@@ -1,6 +1,7 @@
-"""Questions and contexts as model input: a long context gives several windows that overlap.
+"""Questions and contexts as model input: a long context gives several overlapping windows.
 
-As https://arxiv.org/abs/1810.04805 did for SQuAD: the question first, long questions cut, contexts in pieces.
+As BERT, https://arxiv.org/abs/1810.04805, did for SQuAD: the question comes first, long questions are cut, and contexts
+are divided into pieces.
 """
 
 from __future__ import annotations
@@ -17,21 +18,20 @@ from pruneonce.data.questions.reading import Question
 from pruneonce.errors import UserError
 
 MOST_QUESTION_TOKENS = 64  # as in BERT's preprocessing of SQuAD; a longer question is cut
-NO_ANSWER = 0  # the position that means "no answer": that of the first token, [CLS]
-_BATCH = 1000  # questions at a time: as Python numbers, windows take ten times the memory that they take in a Dataset
+NO_ANSWER = 0  # the position of the first token, [CLS], which means "no answer"
+_BATCH = 1000  # questions at a time: windows as Python numbers take ten times the memory of a Dataset
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Model input, and what it takes to find the text again that a position in it stands for.
+    """Model input, and the map from its token positions back to the text.
 
     Attributes:
-        inputs: a row for each window, unpadded: `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer
-            gives them, and in training `start_positions` and `end_positions`, the first and the last token of the
-            answer.
-        example: [windows], of which question, as an index into the rows, each window is; ascending.
-        offsets: for each window [tokens, 2] int32, the characters of the context from which and before which each
-            token is; -1 for what is not of the context.
+        inputs: a row for each window, unpadded: `input_ids`, `attention_mask`, `token_type_ids` if the tokenizer gives
+            them, and in training `start_positions` and `end_positions`, the first and the last token of the answer.
+        example: [windows], the index of each window's question in the rows; ascending.
+        offsets: for each window [tokens, 2] int32, the first character of each token in the context and the character
+            after its last; -1 for tokens outside the context.
     """
 
     inputs: Dataset
@@ -42,16 +42,15 @@ class Windows:
 def windows(
     rows: Sequence[Question], tokenizer: Any, max_length: int = 384, doc_stride: int = 128, training: bool = False
 ) -> Windows:
-    """Tokenize questions with their contexts, in windows.
+    """Tokenize questions with their contexts into windows.
 
     Args:
         rows: the questions, at least one.
-        tokenizer: a fast one that pads on the right. Whether it gives `token_type_ids` does not matter.
+        tokenizer: a fast tokenizer that pads on the right, with or without `token_type_ids`.
         max_length: tokens of a window at most, with the question and special tokens.
-        doc_stride: tokens by which a window overlaps with the one before it, as in transformers' examples. (In BERT's
-            own code it is the number of tokens from one start to the next.)
-        training: give positions. Those of the first gold answer, where a window holds the whole of it; else `NO_ANSWER`
-            for both.
+        doc_stride: tokens by which neighbouring windows overlap, as in transformers' examples. (In BERT's own code it
+            is the number of tokens between the starts of neighbouring windows.)
+        training: add the positions of the first gold answer, or `NO_ANSWER` in a window that does not hold all of it.
 
     Raises:
         UserError: the tokenizer is not fast or pads on the left; `max_length` leaves no room beside `doc_stride`.
@@ -60,7 +59,7 @@ def windows(
         raise UserError("question answering needs a fast tokenizer (tokenizer.json), which knows where its tokens are")
     if tokenizer.padding_side != "right":
         raise UserError('question answering needs a tokenizer that pads on the right; set its padding_side to "right"')
-    # What the overlap leaves goes half to the question at most, so that a window always brings many new tokens.
+    # The question gets at most half of the room beside the overlap, so that a window always brings many new tokens.
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - doc_stride
     if doc_stride < 0 or room < 2:
         raise UserError(
@@ -83,35 +82,35 @@ def windows(
             return_offsets_mapping=True,
         )
         of_batch = encoded.pop("overflow_to_sample_mapping")
-        found = [
+        batch_offsets = [
             _of_context(mapping, encoded.sequence_ids(window))
             for window, mapping in enumerate(encoded.pop("offset_mapping"))
         ]
         columns = dict(encoded)
         if training:
-            columns["start_positions"], columns["end_positions"] = _positions(batch, of_batch, found)
+            columns["start_positions"], columns["end_positions"] = _positions(batch, of_batch, batch_offsets)
         inputs.append(Dataset.from_dict(columns))
         example += [first + index for index in of_batch]
-        offsets += found
+        offsets += batch_offsets
     return Windows(concatenate_datasets(inputs), np.array(example), offsets)
 
 
 def _cut(question: str, tokenizer: Any, most: int) -> str:
-    """The question without what is behind its first `most` tokens.
+    """Cut the question to `most` tokens.
 
-    The rest is tokenized again, as a cut word can have other pieces than it had.
+    The shorter question is tokenized again, since a cut word can have other pieces than the whole word.
     """
     while True:
         encoded = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         mapping = encoded["offset_mapping"]
         if len(mapping) <= most:
             return question
-        # Not the end of the last token that fits: several tokens can be of one character, and end with it.
+        # Cut where the next token begins: several tokens can share one character, so the end of a token may be too far.
         question = question[: min(mapping[most][0], len(question) - 1)]
 
 
 def _of_context(mapping: Sequence[tuple[int, int]], sequence: Sequence[int | None]) -> np.ndarray:
-    """Offsets [tokens, 2], -1 where a token is not of the second sequence."""
+    """Offsets [tokens, 2], with -1 for tokens outside the second sequence."""
     offsets = np.array(mapping, dtype=np.int32).reshape(-1, 2)
     offsets[[index != 1 for index in sequence]] = -1
     return offsets
@@ -120,7 +119,7 @@ def _of_context(mapping: Sequence[tuple[int, int]], sequence: Sequence[int | Non
 def _positions(
     rows: Sequence[Question], example: Sequence[int], offsets: Sequence[np.ndarray]
 ) -> tuple[list[int], list[int]]:
-    """First and last token of the answer in each window."""
+    """First and last tokens of the answer in each window."""
     starts, ends = [], []
     for index, of_one in groupby(range(len(example)), key=example.__getitem__):
         group = [offsets[window] for window in of_one]
@@ -142,7 +141,7 @@ def _position(row: Question, offsets: np.ndarray, is_first: bool, is_last: bool)
     if not len(tokens):
         return NO_ANSWER, NO_ANSWER
     first, last = int(tokens[0]), int(tokens[-1])
-    # At the ends of the context nothing is cut: characters without a token, such as zero-width ones, may be missing.
+    # Nothing is cut at the ends of the context: characters without a token, such as zero-width ones, may be missing.
     context = np.flatnonzero(begins >= 0)
     cut_before = not is_first and first == context[0] and begins[first] > start
     cut_after = not is_last and last == context[-1] and stops[last] < end

@@ -1,9 +1,9 @@
 """Reweighted group lasso: a penalty that drives groups of weights to zero before they are pruned.
 
 Source: Efficient Transformer-based Large Scale Language Representations using Hardware-friendly Block Structured
-Pruning, https://arxiv.org/abs/2009.08065; the reweighting is that of Candes, Wakin and Boyd,
-https://arxiv.org/abs/0711.1612. Groups are those of a pattern, see `pruneonce.sparsity.patterns`: a segment of a row
-inside a block of the paper is `1xN`, one of a column is `Nx1`.
+Pruning, https://arxiv.org/abs/2009.08065. Reweighting: Candes, Wakin and Boyd, https://arxiv.org/abs/0711.1612.
+Groups are the blocks of a pattern, see `pruneonce.sparsity.patterns`: the paper's segment of a row inside a block is
+`1xN`, its segment of a column is `Nx1`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ FILE = "betas.safetensors"
 
 
 def group_norms(weight: Tensor, pattern: Pattern) -> Tensor:
-    """`|W_g|_2` of every group, [outputs / rows, inputs / columns]; where a group is zero its gradient is 0.
+    """Norm `|W_g|_2` of every group, [outputs / rows, inputs / columns], with gradient 0 for a group of zeros.
 
     Args:
-        weight: [outputs, inputs]; ragged groups at its edges count with the weights that they have.
+        weight: [outputs, inputs]; a ragged group at the edge has fewer weights.
+        pattern: shape of the groups.
     """
     if pattern.rows == pattern.columns == 1:
         return weight.abs()
@@ -39,26 +40,26 @@ def group_norms(weight: Tensor, pattern: Pattern) -> Tensor:
 
 @torch.no_grad()
 def betas_of(weights: Mapping[str, Tensor], pattern: Pattern, epsilon: float) -> dict[str, Tensor]:
-    """`beta_g = 1 / (|W_g|_2 + epsilon)`: the smaller a group, the harder it is pushed.
+    """Penalty weights `beta_g = 1 / (|W_g|_2 + epsilon)`: the smaller a group, the stronger its penalty.
 
-    With the weights that they are of, each `beta_g |W_g|_2` is between 0 and 1: the penalty is about the number of
-    groups that are not zero yet.
+    For the weights they are computed from, each `beta_g |W_g|_2` is between 0 and 1, so the penalty is about the number
+    of groups that are not zero yet.
     """
     return {name: 1 / (group_norms(weight.float(), pattern) + epsilon) for name, weight in weights.items()}
 
 
 def penalty(weights: Mapping[str, Tensor], betas: Mapping[str, Tensor], pattern: Pattern) -> Tensor:
-    """`sum_l sum_g beta_g |W_g|_2`, a scalar; `betas` are constants.
+    """Group-lasso penalty `sum_l sum_g beta_g |W_g|_2`, a scalar; `betas` are constants.
 
-    Its gradient by W_g is `beta_g W_g / |W_g|_2`, and 0 where W_g is 0.
+    The gradient by W_g is `beta_g W_g / |W_g|_2`, and 0 if W_g is 0.
     """
     return torch.stack([(betas[name] * group_norms(weights[name].float(), pattern)).sum() for name in betas]).sum()
 
 
 class ReweightedLasso(Method):
-    """The penalty up to the schedule's `end`, all of the pruning there."""
+    """Method with a group-lasso penalty up to the schedule's `end`, where all pruning takes place."""
 
-    moves_weights = True  # what is pruned was driven to zero and has no value to return with: masks are final at `end`
+    moves_weights = True  # pruned groups were driven to zero and keep no value to restore: masks are final at `end`
 
     def begin(self, run: Run) -> None:
         super().begin(run)
@@ -67,10 +68,10 @@ class ReweightedLasso(Method):
         if settings.initial_sparsity:
             raise UserError("`method: block-lasso` prunes nothing before `end`; leave out `initial_sparsity`")
         self.pattern: Pattern = Pattern.parse(settings.pattern)
-        self.betas: dict[str, Tensor] = {}  # there are some from `start` to `end`
+        self.betas: dict[str, Tensor] = {}  # empty before `start` and from `end` on
 
     def sparsity(self, step: int, schedule: PruningSchedule) -> float:
-        """Nothing before `end`; what would be mask updates there are the milestones of the reweighting."""
+        """Return 0 before `end`, where each mask update reweights the penalty instead; from `end` on, the target."""
         if step < schedule.end:
             self.betas = betas_of(self.run.weights, self.pattern, self.options.epsilon)
             return 0.0
@@ -78,7 +79,7 @@ class ReweightedLasso(Method):
         return schedule.final
 
     def scores(self, step: int, weights: Mapping[str, Tensor], pattern: Pattern) -> dict[str, Tensor]:
-        """The norm of each group, by the root of its size so that ragged ones compare."""
+        """Norm of each group, divided by the root of its size so that ragged groups compare."""
         with torch.no_grad():
             norms = {name: group_norms(weight.float(), pattern) for name, weight in weights.items()}
         return {name: norm / group_sizes(weights[name].shape, pattern).to(norm).sqrt() for name, norm in norms.items()}

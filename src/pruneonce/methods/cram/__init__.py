@@ -10,8 +10,8 @@ from pruneonce.plugins.plugin import Options, Plugin
 class Cram(Options):
     """Train weights that stay good when they are pruned in one step afterwards; takes two gradients a step.
 
-    Every step compresses what training pushes the weights to, with a pattern drawn from `patterns` and a sparsity drawn
-    from `sparsities`; of one value each, always with that.
+    Every step pushes the weights up the gradient and compresses them, with a pattern drawn from `patterns` and a
+    sparsity drawn from `sparsities`. A single value of each is always used.
     """
 
     name: Literal["cram"] = Field("cram", description="Name of the method.")

@@ -1,6 +1,6 @@
-"""CrAM: steps by the gradient at compressed weights, so that weights can be compressed at once when training is over.
+"""CrAM: steps along the gradient at compressed weights, for weights that bear one-shot compression after training.
 
-Source: CrAM: A Compression-Aware Minimizer, https://arxiv.org/abs/2207.14200, which minimises
+Source: CrAM: A Compression-Aware Minimizer, https://arxiv.org/abs/2207.14200. The objective is
 `max over |d| <= rho of L(C(theta + d))`.
 """
 
@@ -29,19 +29,21 @@ def cram_gradients(
     *,
     plus: bool = True,
 ) -> Tensor:
-    """Adds to each `grad` the direction of a step, leaves the parameters as they were, and gives the loss there.
+    """Add the direction of a step to each `grad`, keep the parameters, and return the loss at the parameters.
 
-    CrAM adds `g = grad L(C(theta + rho grad L(theta)))`, CrAM+ adds `grad L(theta) + M g`. The ascent's gradient is not
-    normalised, and is that of this batch alone, whatever `grad` holds already.
+    CrAM adds `g = grad L(C(theta + rho grad L(theta)))`, CrAM+ adds `grad L(theta) + M g`. The gradient of the ascent
+    is not normalised. It comes from this batch alone, whatever `grad` holds already.
 
     Args:
-        forward_backward: adds the gradients at the parameters as they are, and gives the loss.
-        parameters: all that learn; the ascent is along all of them.
-        weights: those that `C` prunes, by name.
-        compress: from these weights, at the end of the ascent, to their masks M; other parameters have M = 1.
+        forward_backward: adds the gradients at the current parameters, and returns the loss.
+        parameters: the parameters of the model; the ascent is along all that learn.
+        weights: the weights that `C` prunes, by name.
+        compress: maps these weights, at the end of the ascent, to their masks M; other parameters have M = 1.
+        rho: length of the ascent, as a factor of its gradient.
+        plus: CrAM+ instead of CrAM.
     """
     learning = [parameter for parameter in parameters if parameter.requires_grad]
-    earlier = [parameter.grad for parameter in learning]  # of the batches that are accumulated with this one
+    earlier = [parameter.grad for parameter in learning]  # of earlier batches of the same step
     for parameter in learning:
         parameter.grad = None
     loss = forward_backward()
@@ -60,7 +62,7 @@ def cram_gradients(
                     parameter.grad = before
                 elif before is not None:
                     parameter.grad.add_(before)
-        if plus:  # M is applied to what comes, not to what is there: that is the first gradient and earlier batches'
+        if plus:  # M applies to the second gradient only, not to the first gradient and those of earlier batches
             for name, where in pruned.items():
                 if weights[name].requires_grad:
                     hooks.append(weights[name].register_hook(lambda grad, where=where: grad.masked_fill(where, 0.0)))
@@ -70,12 +72,12 @@ def cram_gradients(
             hook.remove()
         with torch.no_grad():
             for each, value in zip(moved, values, strict=True):
-                each.copy_(value)  # not by subtraction: they are the same, bit for bit
+                each.copy_(value)  # copied, not subtracted: equal to the original, bit for bit
     return loss
 
 
 class CompressionAware(Method):
-    """In every step, with a compression drawn by the seed and the step."""
+    """Method that takes every step by CrAM, with a compression drawn by the seed and the step."""
 
     def begin(self, run: Run) -> None:
         super().begin(run)
@@ -92,24 +94,24 @@ class CompressionAware(Method):
             )
 
     def gradients(self, step: int, forward_backward: Callable[[], Tensor]) -> Tensor:
-        pattern, sparsity = self._drawn(step)
+        pattern, sparsity = self._draw(step)
         return cram_gradients(
             forward_backward,
             self.run.model.parameters(),
             self.run.weights,
             lambda weights: magnitude_masks(weights, sparsity, pattern=pattern),
-            # Of several batches in a step, each `grad` is its share of their mean.
+            # With several batches in a step, each `grad` is a share of their mean.
             self.options.rho * self.run.settings.accumulate,
             plus=self.options.plus,
         )
 
-    def _drawn(self, step: int) -> tuple[Pattern, float]:
-        """The compression of a step: a pattern at even odds, then one of its sparsities at even odds."""
+    def _draw(self, step: int) -> tuple[Pattern, float]:
+        """Draw the compression of a step: a pattern at even odds, then one of its sparsities at even odds."""
         draw = np.random.default_rng([self.run.seed, step])
         chosen = self.compressions[draw.integers(len(self.compressions))]
         return chosen[draw.integers(len(chosen))]
 
     def _prunes(self, pattern: Pattern, sparsity: float) -> bool:
-        """Whether this takes a weight that is not zero already."""
+        """Return whether the compression prunes a weight that is not zero already."""
         masks = magnitude_masks(self.run.weights, sparsity, pattern=pattern)
         return any(bool((self.run.weights[name] != 0)[~mask].any()) for name, mask in masks.items())

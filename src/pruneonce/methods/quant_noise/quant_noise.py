@@ -1,6 +1,6 @@
-"""Quant-Noise, https://arxiv.org/abs/2004.07320: each forward pass in training quantizes other blocks of the weights.
+"""Quant-Noise, https://arxiv.org/abs/2004.07320: each training step quantizes a random part of the weights.
 
-Where a model learns on a grid the noise is that of rounding to it. Elsewhere it is the paper's proxy of product
+In a model that learns on a grid, the noise is rounding to the grid. In other models it is the paper's proxy of product
 quantization: a block is dropped.
 """
 
@@ -24,49 +24,54 @@ from pruneonce.quantization.linear import LikeLinear
 ROUNDED, DROPPED = (0.5, 1), (0.1, 8)
 
 
-def drawn(shape: torch.Size, block_size: int, probability: float, device: torch.device) -> Tensor:
-    """True at the blocks that are quantized, each drawn by itself, https://arxiv.org/abs/2004.07320, section 4.
+def draw_blocks(shape: torch.Size, block_size: int, probability: float, device: torch.device) -> Tensor:
+    """Random mask, True at the blocks to quantize; source: https://arxiv.org/abs/2004.07320, section 4.
+
+    Each block is drawn independently.
 
     Args:
         shape: [rows, in].
         block_size: inputs in a block; the last block of a row may have fewer.
-        probability: in [0, 1]; drawn from torch's random state of the device.
+        probability: of each block, in [0, 1].
+        device: of the mask; its random state in torch is used.
     """
     rows, inputs = shape
-    chosen = torch.rand(rows, -(-inputs // block_size), device=device) < probability
-    return chosen if block_size == 1 else chosen.repeat_interleave(block_size, 1)[:, :inputs]
+    mask = torch.rand(rows, -(-inputs // block_size), device=device) < probability
+    return mask if block_size == 1 else mask.repeat_interleave(block_size, 1)[:, :inputs]
 
 
 def partly_rounded(weight: Tensor, rounded: Tensor, probability: float, block_size: int = 1) -> Tensor:
-    """`rounded` at random blocks, the exact `weight` at the others, https://arxiv.org/abs/2004.07320, section 4.
+    """Mix `rounded` at random blocks with the exact `weight` elsewhere.
 
-    Gradients are exact where the weight is, elsewhere they are those of `rounded`: straight through.
+    Source: https://arxiv.org/abs/2004.07320, section 4. Gradients of exact blocks are exact. Gradients of rounded
+    blocks are those of `rounded`, straight through.
 
     Args:
         weight: [rows, in].
         rounded: the same weights on their grid.
         probability: in [0, 1]; 0 gives `weight`, 1 gives `rounded`, bit for bit.
+        block_size: inputs in a block.
     """
-    return torch.where(drawn(weight.shape, block_size, probability, weight.device), rounded, weight)
+    return torch.where(draw_blocks(weight.shape, block_size, probability, weight.device), rounded, weight)
 
 
 def partly_dropped(weight: Tensor, probability: float, block_size: int = 8) -> Tensor:
-    """0 at random blocks, `weight / (1 - probability)` at the others: the proxy of product quantization,
-    https://arxiv.org/abs/2004.07320, section 4.
+    """Set random blocks to 0 and the others to `weight / (1 - probability)`: the proxy of product quantization.
 
-    The factor, which the authors' code has too, keeps the expected weights exact. Gradients pass straight through what
-    is dropped, and are exact elsewhere.
+    Source: https://arxiv.org/abs/2004.07320, section 4. The factor, also in the authors' code, keeps the expected
+    weights exact. Gradients pass straight through dropped blocks, and are exact elsewhere.
 
     Args:
         weight: [rows, in].
         probability: in [0, 1); 0 gives `weight`, bit for bit.
+        block_size: inputs in a block.
     """
-    dropped = drawn(weight.shape, block_size, probability, weight.device)
+    dropped = draw_blocks(weight.shape, block_size, probability, weight.device)
     return torch.where(dropped, weight - weight.detach(), weight / (1 - probability))
 
 
 class NoisyLinear(LikeLinear):
-    """A Linear that drops blocks of its weights in training."""
+    """Linear that drops random blocks of its weights in training."""
 
     def __init__(self, linear: nn.Linear, probability: float, block_size: int):
         super().__init__(linear)
@@ -77,7 +82,7 @@ class NoisyLinear(LikeLinear):
 
 
 class NoisyEmbedding(LikeEmbedding):
-    """An Embedding that does so; of the rows that are looked up, which are the only ones that matter."""
+    """Embedding that drops random blocks of the rows it looks up in training."""
 
     def __init__(self, table: nn.Embedding, probability: float, block_size: int):
         super().__init__(table)
@@ -86,12 +91,12 @@ class NoisyEmbedding(LikeEmbedding):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        ids, where = input.unique(return_inverse=True)  # a row is the same wherever it is looked up
+        ids, where = input.unique(return_inverse=True)  # a row is the same at every place of the batch
         return F.embedding(where, self.noise(super().forward(ids)))
 
 
 class QuantizationNoise(Method):
-    """Noise in the Linears and embedding tables that are to be quantized, for the time of training."""
+    """Method that puts noise on the Linears and embedding tables to quantize, during training only."""
 
     @contextmanager
     def parametrized(self, model: nn.Module) -> Generator[None, None, None]:
@@ -106,7 +111,7 @@ class QuantizationNoise(Method):
 def _rounding(
     modules: list[LearningLinear | LearningEmbedding], probability: float, block_size: int
 ) -> Generator[None, None, None]:
-    if probability < 1:  # else it is training on the grid as it is, with the same random numbers for dropout
+    if probability < 1:  # at 1, plain training on the grid, with unchanged random numbers for dropout
         for module in modules:
             module.noise = partial(partly_rounded, probability=probability, block_size=block_size)
     try:

@@ -1,8 +1,8 @@
 """Key of each stage: the hash of everything that its result follows from, by which a finished stage is recognised.
 
 A stage passes the keys of its inputs: of models (`content_key`), of a corpus (`corpus_key`), of a task (`task_key`).
-`runs.staleness` calls the same functions before anything is read, with names in place of contents. An option with its
-default is in no key, so that finished stages stay valid when a recipe gets a new option.
+`runs.staleness` calls the same functions before anything is read, with names in place of contents. An option that a
+later version adds is in no key while it has its default, so that finished stages stay valid.
 """
 
 from __future__ import annotations

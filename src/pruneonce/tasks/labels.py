@@ -15,7 +15,7 @@ def class_names(declared: list[str] | None, table: Table, column: str, values: I
     """Return the classes' names; labels that are numbers are their own names.
 
     Args:
-        declared: names in the recipe; else those that hub data comes with, else those in the training data.
+        declared: names in the recipe; None: those that hub data comes with, else those in the training data.
         table: the training data.
         column: of the labels.
         values: row and label, of the training data.

@@ -11,7 +11,8 @@ from pruneonce.models import grid
 from pruneonce.quantization import quantize_weight, symmetric_scale
 
 ROWS, GROUPS, GROUP = 3, 2, 4
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+LARGEST = float(np.float32(3.3e38))  # a scale that is rounded up from more would be infinite
+FLOATS = st.floats(-LARGEST, LARGEST, width=32)
 NEAR = st.floats(-4, 4, width=32)  # where rounding decides, and where numbers of models are
 WEIGHTS = arrays(np.float32, (ROWS, GROUPS * GROUP), elements=st.one_of(NEAR, FLOATS, st.just(np.float32(0))))
 BITS = st.sampled_from(list(grid.BITS))

@@ -116,7 +116,7 @@ KINDS: dict''',
     int8_ptq: Calibrate | None = """
         },
     ),
-    "method": ("plugins/registry.py", {"OURS = (": 'OURS = ("fake", '}),
+    "method": ("plugins/registry.py", {"BUILT_IN = (": 'BUILT_IN = ("fake", '}),
 }
 ARM = "tasks/mood/fake-arm"
 DRIVER = """

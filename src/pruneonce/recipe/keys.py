@@ -31,7 +31,7 @@ class Key:
 
     Attributes:
         values: the values that it takes, in words.
-        default: as YAML; "required" where there is none, "-" for null.
+        default: as YAML; "required" where there is none, "-" for null and where it depends on the machine.
     """
 
     name: str
@@ -123,6 +123,8 @@ def keys_of(section: type[Section], names: Iterable[str]) -> list[Key]:
 def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory is not None:
+        return "-"
     if isinstance(field.default, Section):
         return "{}"
     text = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()

@@ -40,9 +40,8 @@ def place_of(path: str | Path) -> tuple[Path, str | None] | None:
 
 def is_a_family(file: Path, members: Sequence[str]) -> UserError:
     """The error for a packed file of several models, where a path has to name one."""
-    return UserError(
-        f"{file} holds several models; name one of them: {', '.join(f'{file}/{name}' for name in members)}"
-    )
+    places = ", ".join(f"{file}/{name}" for name in members)
+    return UserError(f"{file} holds several models; name one of them: {places}")
 
 
 class Writer:

@@ -15,12 +15,14 @@ setup: .venv/.done .venv/.runtime
 
 # The runtime, built again when its kernels change; its Python is that of the source.
 .venv/.runtime: .venv/.done runtime/pyproject.toml runtime/CMakeLists.txt $(wildcard runtime/kernels/* runtime/python/native/*)
-	@if command -v c++ > /dev/null || command -v $(CXX) > /dev/null; then \
-	  $(BIN)/pip install --quiet --editable ./runtime; \
-	else \
-	  echo "no C++ compiler: pruneonce-runtime is installed without kernels; install g++ for the fast engine"; \
-	  PRUNEONCE_RUNTIME_NO_KERNELS=1 $(BIN)/pip install --quiet --editable ./runtime; \
-	fi
+	@command -v c++ > /dev/null || command -v $(CXX) > /dev/null || missing="C++ compiler: install g++"; \
+	test -f "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+	  || missing="$${missing:-Python.h: install python3-dev}"; \
+	if test -n "$$missing"; then \
+	  export PRUNEONCE_RUNTIME_NO_KERNELS=1; \
+	  echo "no $$missing for the fast engine; until then pruneonce-runtime is built without kernels"; \
+	fi; \
+	$(BIN)/pip install --quiet --editable ./runtime
 	@touch $@
 
 quickstart: setup

@@ -13,7 +13,7 @@ import pytest
 import torch
 from shared.processes import Started
 
-from pruneonce import engines, stages
+from pruneonce import engines, stages, storage
 from pruneonce.cli import main
 from pruneonce.engines import engine_of, open_engine, open_file
 from pruneonce.errors import UserError
@@ -30,12 +30,16 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def folders(encoder, task, tmp_path_factory):
-    """A task model that has learned something, in int8 and exported for both engines."""
+    """A task model that has learned something, in int8: for every engine what it opens."""
     folder = tmp_path_factory.mktemp("engines")
     learned = stages.finetune(encoder, task, Training(epochs=12, batch_size=16, learning_rate=1e-3), folder / "dense")
     int8 = stages.calibrate(learned, task, Calibrate(examples=64), folder / "int8")
-    onnx = stages.export(int8, folder / "onnx")
-    return {"torch": int8, "onnxruntime": onnx, "openvino": stages.export(int8, folder / "openvino", format="openvino")}
+    found = {"torch": int8, "onnxruntime": stages.export(int8, folder / "onnx")}
+    found["openvino"] = stages.export(int8, folder / "openvino", format="openvino")
+    if engines.ENGINES["pruneonce"].is_installed:
+        storage.pack([int8], folder / "int8.pruneonce", "fp32")
+        found["pruneonce"] = folder / "int8.pruneonce"
+    return found
 
 
 def test_accuracy_is_measured_in_the_engine_that_a_folder_is_for(folders, task):
@@ -156,11 +160,13 @@ def test_a_bare_encoder_cannot_be_evaluated(encoder, task, tmp_path):
         stages.evaluate(made, named.model_copy(update=files))
 
 
-@pytest.mark.parametrize(("engine", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    ("engine", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino"), ("pruneonce", "runtime")]
+)
 def test_a_missing_engine_is_named(engine, extra, folders, monkeypatch):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"needs {engine}.*pip install 'pruneonce\[{extra}\]'"):
-        open_engine(folders[engine], engine)
+        open_engine(folders.get(engine, folders["torch"]), engine)
     assert engines.open_engine(folders["torch"], "torch").name == "torch", "which needs neither"
 
 

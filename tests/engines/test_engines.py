@@ -1,10 +1,13 @@
 """Engines side by side: the same inputs give the same logits and the same accuracy, whichever runs the model."""
 
+import ast
 import faulthandler
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from pruneonce.errors import UserError
 from pruneonce.recipe import Calibrate, Training
 from pruneonce.system import machine, packages
 
+LIBRARIES = ("pruneonce_runtime", "onnxruntime", "openvino")  # in the order of docs/engines.md
 ROOT = Path(__file__).parents[2]
 BATCH = {
     "input_ids": torch.tensor([[2, 30, 7, 33, 3], [2, 41, 3, 0, 0]]),
@@ -197,14 +201,21 @@ def test_who_overflows(machine_name, told, overflows, monkeypatch):
 
 def test_the_examples_in_the_documentation_run(folders, tmp_path, monkeypatch, capsys):
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/engines.md").read_text(encoding="utf-8"), re.M | re.S)
-    assert len(examples) == 2
+    assert ["import " + name in code for name, code in zip(LIBRARIES, examples, strict=True)] == [True] * 3
     monkeypatch.chdir(folders["torch"].parent)
-    for engine, code in zip(("onnxruntime", "openvino"), examples, strict=True):
-        assert f"import {engine}" in code
+    for code in examples[1:]:
         exec(compile(code, "docs/engines.md", "exec"), {})
     shown = capsys.readouterr().out.split()
     assert len(shown) == 2
     assert set(shown) <= {"negative", "positive"}
+    if "pruneonce" not in folders:
+        pytest.skip("pruneonce-runtime is not installed")
+    without_torch = f"import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n{examples[0]}"
+    done = subprocess.run([sys.executable, "-c", without_torch], capture_output=True, text=True, check=True)
+    label, labels, *kernels = done.stdout.splitlines()
+    assert label in ("negative", "positive")
+    assert ast.literal_eval(labels)[0] == label, "of the same text"
+    assert len(kernels) > 12 or "plain numpy" in kernels[0]
 
 
 def outlive_a_signal(folder):

@@ -4,7 +4,7 @@ BEGAN := $(shell date +%s)
 
 .PHONY: setup quickstart test slow lint docs reference audit reliability benchmark clean
 
-setup: .venv/.done
+setup: .venv/.done .venv/.runtime
 
 # torch first and by its pinned version, so that no later package pulls in another build of it.
 .venv/.done: pyproject.toml constraints.txt
@@ -13,6 +13,18 @@ setup: .venv/.done
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev,docs]'
 	touch $@
 
+# The runtime, built again when its kernels change; its Python is that of the source.
+.venv/.runtime: .venv/.done runtime/pyproject.toml runtime/CMakeLists.txt $(wildcard runtime/kernels/* runtime/python/native/*)
+	@command -v c++ > /dev/null || command -v $(CXX) > /dev/null || missing="C++ compiler: install g++"; \
+	test -f "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+	  || missing="$${missing:-Python.h: install python3-dev}"; \
+	if test -n "$$missing"; then \
+	  export PRUNEONCE_RUNTIME_NO_KERNELS=1; \
+	  echo "no $$missing for the fast engine; until then pruneonce-runtime is built without kernels"; \
+	fi; \
+	$(BIN)/pip install --quiet --editable ./runtime
+	@touch $@
+
 quickstart: setup
 	$(BIN)/pruneonce quickstart --output quickstart
 
@@ -20,15 +32,18 @@ quickstart: setup
 # they are made from, until one has no more and takes tests from another.
 test: setup lint
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
+	cd runtime && ../$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
 	@echo "make test: $$(( $$(date +%s) - $(BEGAN) )) s"
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
+	cd runtime && ../$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd runtime && ../$(BIN)/mypy
 	$(BIN)/lint-imports
 
 # The site, in build/docs. Warnings fail: a link or an anchor that leads nowhere is one. The source is the whole

@@ -1,10 +1,13 @@
 """Engines side by side: the same inputs give the same logits and the same accuracy, whichever runs the model."""
 
+import ast
 import faulthandler
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +16,14 @@ import pytest
 import torch
 from shared.processes import Started
 
-from pruneonce import engines, stages
+from pruneonce import engines, stages, storage
 from pruneonce.cli import main
 from pruneonce.engines import engine_of, open_engine, open_file
 from pruneonce.errors import UserError
 from pruneonce.recipe import Calibrate, Training
 from pruneonce.system import machine, packages
 
+LIBRARIES = ("pruneonce_runtime", "onnxruntime", "openvino")  # in the order of docs/engines.md
 ROOT = Path(__file__).parents[2]
 BATCH = {
     "input_ids": torch.tensor([[2, 30, 7, 33, 3], [2, 41, 3, 0, 0]]),
@@ -30,12 +34,16 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def folders(encoder, task, tmp_path_factory):
-    """A task model that has learned something, in int8 and exported for both engines."""
+    """A task model that has learned something, in int8: for every engine what it opens."""
     folder = tmp_path_factory.mktemp("engines")
     learned = stages.finetune(encoder, task, Training(epochs=12, batch_size=16, learning_rate=1e-3), folder / "dense")
     int8 = stages.calibrate(learned, task, Calibrate(examples=64), folder / "int8")
-    onnx = stages.export(int8, folder / "onnx")
-    return {"torch": int8, "onnxruntime": onnx, "openvino": stages.export(int8, folder / "openvino", format="openvino")}
+    found = {"torch": int8, "onnxruntime": stages.export(int8, folder / "onnx")}
+    found["openvino"] = stages.export(int8, folder / "openvino", format="openvino")
+    if engines.ENGINES["pruneonce"].is_installed:
+        storage.pack([int8], folder / "int8.pruneonce", "fp32")
+        found["pruneonce"] = folder / "int8.pruneonce"
+    return found
 
 
 def test_accuracy_is_measured_in_the_engine_that_a_folder_is_for(folders, task):
@@ -156,11 +164,13 @@ def test_a_bare_encoder_cannot_be_evaluated(encoder, task, tmp_path):
         stages.evaluate(made, named.model_copy(update=files))
 
 
-@pytest.mark.parametrize(("engine", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    ("engine", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino"), ("pruneonce", "runtime")]
+)
 def test_a_missing_engine_is_named(engine, extra, folders, monkeypatch):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"needs {engine}.*pip install 'pruneonce\[{extra}\]'"):
-        open_engine(folders[engine], engine)
+        open_engine(folders.get(engine, folders["torch"]), engine)
     assert engines.open_engine(folders["torch"], "torch").name == "torch", "which needs neither"
 
 
@@ -191,14 +201,21 @@ def test_who_overflows(machine_name, told, overflows, monkeypatch):
 
 def test_the_examples_in_the_documentation_run(folders, tmp_path, monkeypatch, capsys):
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/engines.md").read_text(encoding="utf-8"), re.M | re.S)
-    assert len(examples) == 2
+    assert ["import " + name in code for name, code in zip(LIBRARIES, examples, strict=True)] == [True] * 3
     monkeypatch.chdir(folders["torch"].parent)
-    for engine, code in zip(("onnxruntime", "openvino"), examples, strict=True):
-        assert f"import {engine}" in code
+    for code in examples[1:]:
         exec(compile(code, "docs/engines.md", "exec"), {})
     shown = capsys.readouterr().out.split()
     assert len(shown) == 2
     assert set(shown) <= {"negative", "positive"}
+    if "pruneonce" not in folders:
+        pytest.skip("pruneonce-runtime is not installed")
+    without_torch = f"import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n{examples[0]}"
+    done = subprocess.run([sys.executable, "-c", without_torch], capture_output=True, text=True, check=True)
+    label, labels, *kernels = done.stdout.splitlines()
+    assert label in ("negative", "positive")
+    assert ast.literal_eval(labels)[0] == label, "of the same text"
+    assert len(kernels) > 12 or "plain numpy" in kernels[0]
 
 
 def outlive_a_signal(folder):

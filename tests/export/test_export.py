@@ -14,7 +14,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from shared.exports import GRIDS, inputs, small, task_model
+from shared.exports import GRIDS, SHAPES, agrees, inputs, small, task_model
 from shared.models import CONFIGS, make_model
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -27,8 +27,6 @@ from pruneonce.export.openvino import convert
 from pruneonce.models import grid as grid_file
 from pruneonce.models import load_as_saved
 from pruneonce.system import packages
-
-SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
 
 
 @pytest.fixture(autouse=True)
@@ -56,29 +54,6 @@ def exported(tokenizer, tmp_path_factory):
     return make
 
 
-def check(engine, torch_model, typical, most):
-    """All outputs of the engine are those of torch, at any batch size and length.
-
-    Args:
-        typical: bound of the median error, relative to the largest output.
-        most: bound of every error.
-    """
-    assert {"input_ids", "attention_mask"} <= set(engine.inputs)
-    errors = []
-    for rows, length in SHAPES:
-        batch = inputs(rows, length, engine.inputs)
-        with torch.no_grad():
-            expected = {name: value.numpy() for name, value in torch_model(**batch).items()}
-        found = engine(batch)
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            assert found[name].shape == value.shape
-            errors.append(np.abs(found[name] - value).flatten() / np.abs(value).max())
-    together = np.concatenate(errors)
-    assert np.median(together) <= typical
-    assert together.max() <= most
-
-
 @pytest.mark.parametrize(
     ("architecture", "grid"), [*((architecture, "int8") for architecture in CONFIGS), *(("bert", g) for g in GRIDS)][1:]
 )
@@ -89,11 +64,11 @@ def test_engines_agree_with_torch(architecture, grid, exported):
     load = load_as_saved if grid == "fp32" else quantization.load
     model = load(folders["model"]).eval()
     most = 1e-5 if grid in ("fp32", "int4") else 0.1
-    check(open_engine(folders["onnx"], "onnxruntime", exact=True), model, 1e-4, most)
+    agrees(open_engine(folders["onnx"], "onnxruntime", exact=True), model, 1e-4, most)
     xml = folders["openvino"] / FORMATS["openvino"].file
-    check(open_file(xml, "openvino", exact=True), model, 1e-4, most)
+    agrees(open_file(xml, "openvino", exact=True), model, 1e-4, most)
     # By default it takes bf16 and int8 where they are fast.
-    check(open_file(xml, "openvino"), model, 0.05, 0.2)
+    agrees(open_file(xml, "openvino"), model, 0.05, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +82,7 @@ def test_bare_encoders(architecture, tokenizer, tmp_path):
     made = to_onnx(tmp_path / "model", tmp_path)
     convert(made, tmp_path)
     for engine in ("onnxruntime", "openvino"):
-        check(open_file(tmp_path / FORMATS[ENGINES[engine].format].file, engine, exact=True), model, 1e-5, 1e-4)
+        agrees(open_file(tmp_path / FORMATS[ENGINES[engine].format].file, engine, exact=True), model, 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize(

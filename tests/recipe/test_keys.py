@@ -58,6 +58,8 @@ def test_defaults_are_those_of_the_section(name):
         field = place.section.model_fields[key.name]
         if field.is_required():
             assert key.default == "required"
+        elif field.default_factory is not None:
+            assert key.default == "-"
         else:
             told = None if key.default == "-" else yaml.safe_load(key.default)
             usual = field.default

@@ -42,6 +42,8 @@ def test_the_reference_has_every_key_with_its_default():
 def as_documented(field):
     if field.is_required():
         return "required"
+    if field.default_factory is not None:
+        return "-"
     if isinstance(field.default, recipe.Section):
         return "`{}`"
     text = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()

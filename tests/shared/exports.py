@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
@@ -9,6 +10,7 @@ from pruneonce import quantization
 from pruneonce.recipe import Quantization
 from shared.models import CONFIGS
 
+SHAPES = [(2, 8), (1, 1), (5, 33), (3, 100)]
 GRIDS = {
     "fp32": None,
     "int8": Quantization(),
@@ -36,10 +38,10 @@ def small(architecture):
     return config
 
 
-def task_model(folder, architecture, tokenizer, grid):
-    """A classifier with half of its weights zero, quantized or not; large weights, so that outputs differ."""
+def task_model(folder, architecture, tokenizer, grid, auto=AutoModelForSequenceClassification):
+    """A model with half of its weights zero, quantized or not; large weights, so that outputs differ."""
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(small(architecture)).eval()
+    model = auto.from_config(small(architecture)).eval()
     for module in quantization.quantizable(model).values():
         module.weight.data.mul_(4).masked_fill_(torch.rand_like(module.weight) < 0.5, 0.0)
     if GRIDS[grid] is not None:
@@ -53,3 +55,30 @@ def task_model(folder, architecture, tokenizer, grid):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def agrees(engine, torch_model, typical, most, padding=True):
+    """All outputs of the engine are those of torch, at any batch size and length.
+
+    Args:
+        typical: bound of the median error, relative to the largest output.
+        most: bound of every error.
+        padding: whether outputs for tokens of the padding count, too.
+    """
+    assert {"input_ids", "attention_mask"} <= set(engine.inputs)
+    errors = []
+    for rows, length in SHAPES:
+        batch = inputs(rows, length, engine.inputs)
+        with torch.no_grad():
+            expected = {name: value.numpy() for name, value in torch_model(**batch).items()}
+        found = engine(batch)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name].shape == value.shape
+            error = np.abs(found[name] - value) / np.abs(value).max()
+            if not padding and value.shape[:2] == (rows, length):  # by token
+                error = error[batch["attention_mask"].numpy() == 1]
+            errors.append(error.flatten())
+    together = np.concatenate(errors)
+    assert np.median(together) <= typical
+    assert together.max() <= most

@@ -3,23 +3,30 @@
 import itertools
 import json
 import re
+import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from shared.exports import task_model
+from shared.models import make_model
 from shared.pages import Page
+from transformers import AutoConfig
 
-from pruneonce import recipe, stages
+from pruneonce import recipe, stages, storage
 from pruneonce.cli import main, tables
 from pruneonce.console import console
+from pruneonce.engines import ENGINES
 from pruneonce.engines.timing import figures, in_turns
 from pruneonce.errors import UserError
 from pruneonce.recipe import Benchmark
 from pruneonce.report import verdict, write_report
 from pruneonce.report.speed import milliseconds, sentence
 from pruneonce.stages.benchmark import _text_batches
+from pruneonce.system import packages
 
+OURS = ["pruneonce"] if find_spec("pruneonce_runtime") else []  # which `make setup` installs
 FAST = Benchmark(batch_sizes=[1, 2], lengths=[8, 16], seconds=0.02, texts=5)
 TEXTS = ["the river", "a great city of stone and water", "poor music", "winter", "the train was not fine", "paper"]
 
@@ -74,12 +81,12 @@ def test_figures():
 
 def test_every_cell_is_there(found):
     able = {
-        "fp32": ["torch", "onnxruntime", "openvino"],
-        "int8": ["onnxruntime", "openvino"],
+        "fp32": ["torch", "onnxruntime", "openvino", *OURS],
+        "int8": ["onnxruntime", "openvino", *OURS],
         "exported": ["onnxruntime"],
     }
     lengths = [8, 16, "real"]
-    assert len(found["rows"]) == 6 * 2 * 3
+    assert len(found["rows"]) == sum(map(len, able.values())) * 2 * 3
     assert {(r["model"], r["engine"], r["batch"], r["length"]) for r in found["rows"]} == {
         (name, engine, batch, length)
         for name, engines in able.items()
@@ -104,7 +111,8 @@ def test_what_a_row_tells(found):
         assert row["speedup"] == 1 if row["model"] == "fp32" else row["speedup"] > 0
     assert found["texts"] == {"number": 5, "median_tokens": found["texts"]["median_tokens"], "most_tokens": 9}
     assert found["machine"]["threads"] == torch.get_num_threads()
-    assert {"processor", "instructions", "torch", "onnxruntime", "openvino"} <= found["machine"].keys()
+    libraries = {"torch", "onnxruntime", "openvino", *(["pruneonce_runtime"] if OURS else [])}
+    assert {"processor", "instructions", *libraries} <= found["machine"].keys()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -127,8 +135,41 @@ def test_mistakes(models):
         stages.benchmark({"m": models["exported"]}, Benchmark(engines=["openvino"]))
     with pytest.raises(UserError, match="cannot be timed in torch; add the engine onnxruntime"):
         stages.benchmark({"m": models["int8"]}, Benchmark(engines=["torch"]))
+    with pytest.raises(UserError, match="cannot be timed in pruneonce; add the engine onnxruntime"):
+        stages.benchmark({"m": models["exported"]}, Benchmark(engines=["pruneonce"]))
     with pytest.raises(UserError, match="no model folder at"):
         stages.benchmark({"m": models["fp32"] / "nowhere"}, Benchmark())
+
+
+@pytest.mark.skipif(not OURS, reason="pruneonce-runtime is not installed")
+def test_packed_files_are_timed_in_the_engine_for_them(models, tmp_path):
+    file, family = tmp_path / "int8.pruneonce", tmp_path / "family.pruneonce"
+    storage.pack([models["int8"]], file, "fp32")
+    shutil.copytree(models["fp32"], tmp_path / "again")
+    storage.pack([models["fp32"], tmp_path / "again"], family, "fp32")
+    given = {"dense": models["fp32"], "packed": file, "member": family / "again"}
+    settings = FAST.model_copy(update={"engines": ["torch", "pruneonce"], "batch_sizes": [1], "lengths": [8]})
+    rows = stages.benchmark(given, settings, TEXTS[:2])["rows"]
+    assert [(row["model"], row["engine"], row["weights"]) for row in rows if row["length"] == 8] == [
+        ("dense", "torch", "fp32"),
+        ("dense", "pruneonce", "fp32"),
+        ("packed", "pruneonce", "int8"),
+        ("member", "pruneonce", "fp32"),
+    ]
+    with pytest.raises(UserError, match=r"packed.pruneonce cannot be timed in torch; add the engine pruneonce$"):
+        stages.benchmark({"m": file.rename(tmp_path / "packed.pruneonce")}, Benchmark(engines=["torch"]))
+    with pytest.raises(UserError, match=r"holds several models; name one of them: .*/family.pruneonce/fp32, "):
+        stages.benchmark({"m": family}, FAST)
+
+
+def test_what_an_engine_cannot_run_is_told(encoder, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: name)
+    make_model(tmp_path / "mlm", tokenizer, head=True)
+    found = stages.benchmark({"m": tmp_path / "mlm"}, FAST.model_copy(update={"engines": ["torch", "pruneonce"]}))
+    assert found["skipped"] == [{"model": "m", "engine": "pruneonce", "why": "it runs no vocabulary head"}]
+    assert {row["engine"] for row in found["rows"]} == {"torch"}
+    other = AutoConfig.for_model("albert")
+    assert ENGINES["pruneonce"].limits(other) == "it does not know the architecture albert"
 
 
 # -- the command line -------------------------------------------------------------------------------------------
@@ -163,7 +204,7 @@ def test_the_verb(models, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--engine", "tensorrt"], "`engines.0`: Input should be 'torch', 'onnxruntime' or 'openvino'"),
+        (["--engine", "tensorrt"], "`engines.0`: Input should be 'torch', 'onnxruntime', 'openvino' or 'pruneonce'"),
         (["--length", "1"], "`lengths.0`: Input should be greater than or equal to 2"),
         (["--seconds", "0"], "`seconds`: Input should be greater than 0"),
         (["--set", "lenghts=[8]"], "unknown key `lenghts`; did you mean `lengths`?"),
@@ -306,7 +347,9 @@ def test_the_table(capsys):
     assert many.row_count == one.row_count == 4
 
 
-def test_the_defaults_are_every_engine():
-    from pruneonce.engines import ENGINES
-
-    assert recipe.Benchmark().engines == list(ENGINES)
+@pytest.mark.parametrize("missing", [(), ("pruneonce_runtime",), ("onnxruntime", "openvino", "pruneonce_runtime")])
+def test_the_defaults_are_the_engines_that_are_installed(missing, monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name in missing else name)
+    installed = [name for name, engine in ENGINES.items() if engine.library not in missing]
+    assert recipe.Benchmark().engines == installed
+    assert "torch" in installed

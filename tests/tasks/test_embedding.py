@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from shared.folders import zeros_in_file
 from shared.models import WORDS, make_model
 from transformers import AutoModel
 
-from pruneonce import stages
+from pruneonce import stages, storage
 from pruneonce.cli import main
 from pruneonce.engines import open_engine
 from pruneonce.errors import UserError
@@ -433,6 +434,10 @@ def test_int8_and_engines_agree(dense, sparse, task, tmp_path):
         made = stages.export(trained, tmp_path / format, format=format)
         np.testing.assert_allclose(in_engine(made, engine, task, batch), expected, atol=0.01)
         assert stages.evaluate(made, task)["dev"]["examples"] == 4
+    if find_spec("pruneonce_runtime"):
+        np.testing.assert_allclose(in_engine(trained, "pruneonce", task, batch), expected, atol=0.01)
+        storage.pack([trained], tmp_path / "int8.pruneonce", "fp32")
+        assert stages.evaluate(tmp_path / "int8.pruneonce", task)["dev"]["examples"] == 4
 
 
 def in_engine(folder, engine, task, batch):

@@ -307,9 +307,17 @@ def test_a_family_with_its_parent_is_packed(made, tmp_path):
     assert both.total < 1.9 * alone.total, "the pattern is there once"
 
 
-@pytest.mark.parametrize(("name", "format"), [("child", "onnx"), ("int8", "openvino"), ("ptq", "onnx")])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("child", "onnx"), ("int8", "openvino"), ("ptq", "onnx"), ("child", "packed"), ("int8", "packed")],
+)
 def test_engines_answer_as_torch_does(made, name, format, task, tmp_path):
-    exported = stages.export(made[name], tmp_path / "model", format=format)
+    if format == "packed":
+        pytest.importorskip("pruneonce_runtime", reason="pruneonce-runtime is not installed")
+        exported = tmp_path / "model.pruneonce"
+        storage.pack([made[name]], exported, "fp32")
+    else:
+        exported = stages.export(made[name], tmp_path / "model", format=format)
     expected, found = (stages.evaluate(model, task)["dev"] for model in (made[name], exported))
     assert found.keys() == expected.keys()
     for metric, value in expected.items():  # an answer on the edge may fall to either side

@@ -65,6 +65,15 @@ class Model(ABC, Generic[Result]):
     def network(self) -> Network:
         return self._parts.network
 
+    @property
+    def engine(self) -> Engine:
+        return self._parts.engine
+
+    @property
+    def takes_types(self) -> bool:
+        """Whether its tokenizer gives token types, and it takes them."""
+        return self._parts.tokenizer.has_types
+
     def explain(self) -> str:
         """Which kernel does the products of each matrix, as a table; see `native.NativeEngine.choices`."""
         engine = self._parts.engine

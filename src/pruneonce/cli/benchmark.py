@@ -29,10 +29,14 @@ app = typer.Typer()
 def benchmark(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL", help="Model folders, plain or exported; the first is the measure of the rest."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Model folders, exports, packed files; the first is the measure of the rest.",
+        ),
     ],
     engine: Annotated[
-        list[str] | None, typer.Option(help=f"{listed(list(ENGINES), 'or')}; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help=f"{listed(list(ENGINES), 'or')}; may be repeated. Default: all installed ones."),
     ] = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(help="Texts in a batch; may be repeated. Default: 1 and 32.")

@@ -152,7 +152,9 @@ def one_shot(
 @takes_task(MEASURED)
 def evaluate(
     task: dict[str, Any],
-    model: Model,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model folder, hub id, export or packed file.", show_default=False)
+    ],
     sets: TaskSets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -162,9 +164,11 @@ def evaluate(
         raise UserError("nothing to measure on: give --dev, --test or both, or a known task by --task")
     from pruneonce import stages
     from pruneonce.models import load_config
+    from pruneonce.storage import as_folder
     from pruneonce.tasks import kind_for
 
-    config = load_config(model)
+    with as_folder(model) as folder:
+        config = load_config(folder)
     values = with_sets(recipe.with_preset(task_values(task)), sets)
     values = {"kind": kind_for(config), **values}
     if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruneonce.engines import onnxruntime, openvino, pytorch
+from pruneonce.engines import onnxruntime, openvino, pytorch, runtime
 from pruneonce.engines.engine import Engine
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
@@ -17,10 +17,12 @@ from pruneonce.export import FORMATS
 if TYPE_CHECKING:
     from pruneonce.engines.session import Session
 
-__all__ = ["ENGINES", "Engine", "engine_of", "open_engine", "open_file", "require", "title_of"]
+__all__ = ["ENGINES", "Engine", "engine_of", "library_of", "open_engine", "open_file", "require", "title_of"]
 
 # Every engine by its name, in the order of timing; every list of engines is made from this table.
-ENGINES: dict[str, Engine] = {one.name: one for one in (pytorch.ENGINE, onnxruntime.ENGINE, openvino.ENGINE)}
+ENGINES: dict[str, Engine] = {
+    one.name: one for one in (pytorch.ENGINE, onnxruntime.ENGINE, openvino.ENGINE, runtime.ENGINE)
+}
 WEIGHTS = "*.safetensors"
 
 
@@ -29,11 +31,13 @@ def open_engine(folder: str | Path, engine: str, threads: int | None = None, *, 
 
     Args:
         folder: for torch a model folder (or hub id), which runs as fake quantization where it is quantized; for an
-            engine that reads a format, a folder that `pruneonce export` made in that format.
+            engine that reads a format, a folder that `pruneonce export` made in that format; for pruneonce a model
+            folder (or hub id), a packed file, or a model of a family as FILE.pruneonce/MEMBER.
         engine: a name in ENGINES.
         threads: of the processor; None: as many as PyTorch has. PyTorch's own number is the process's, and is set.
         exact: with activations in fp32, to compare engines with each other. Without it an engine rounds as it does
-            by default: OpenVINO to bf16 on processors that have it, both to int8 before 4-bit weights.
+            by default: OpenVINO to bf16 on processors that have it, OpenVINO and ONNX Runtime to int8 before 4-bit
+            weights.
 
     Raises:
         UserError: there is no such engine or model, the engine is not installed, or it cannot open the model; a file
@@ -60,7 +64,11 @@ def open_file(file: Path, engine: str, threads: int | None = None, *, exact: boo
 
 
 def engine_of(folder: str | Path) -> str | None:
-    """Return the engine that an exported folder is for; None for a model folder, which can be exported for any."""
+    """Return the engine that an exported folder or a packed file is for; None for a model folder, which fits any."""
+    from pruneonce.storage.container import place_of  # imports torch
+
+    if place_of(folder):
+        return next(name for name, one in ENGINES.items() if one.opens_packed)
     if list(Path(folder).glob(WEIGHTS)):
         return None
     reading = {name: FORMATS[engine.format].file for name, engine in ENGINES.items() if engine.format is not None}
@@ -77,6 +85,11 @@ def require(engine: str) -> Engine:
         raise UserError(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
     ENGINES[engine].require()
     return ENGINES[engine]
+
+
+def library_of(engine: str) -> str:
+    """Return the name of an engine's library; the plain name for an engine that no longer exists."""
+    return ENGINES[engine].library if engine in ENGINES else engine
 
 
 def title_of(engine: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pruneonce.system.packages import need
+from pruneonce.system.packages import is_installed, need
 
 if TYPE_CHECKING:
     from pruneonce.engines.session import Session
@@ -20,13 +20,16 @@ class Engine:
     Attributes:
         name: in recipes, on the command line and in benchmarks.
         title: for people.
-        library: the module that running a model imports, which is its distribution's name too.
+        library: the module that running a model imports, which is its distribution's name too (`-` and `_` are equal).
         open: opens a model: called with a folder or, where the engine reads a format, with that format's first file;
             with the number of threads (None: as many as PyTorch has); and with whether activations stay fp32.
         format: name of the export format that it reads; None: it opens model folders as they are.
         extra: of this package, which installs `library`; None: this package does so itself.
         runs_integers: whether a quantized model is calculated with integers; False: it is simulated in fp32, which is
             no faster.
+        opens_packed: whether it opens packed files as well, which are for this engine alone.
+        limits: why it cannot run models with this configuration as they were saved, as the end of a sentence; None:
+            it can. Engines without `limits` run all models.
     """
 
     name: str
@@ -36,6 +39,12 @@ class Engine:
     format: str | None = None
     extra: str | None = None
     runs_integers: bool = True
+    opens_packed: bool = False
+    limits: Callable[[Any], str | None] = lambda config: None
+
+    @property
+    def is_installed(self) -> bool:
+        return self.extra is None or is_installed(self.library)
 
     def require(self) -> None:
         """Raise unless the engine can run here.

@@ -39,6 +39,11 @@ def engine_names() -> tuple[str, ...]:
     return tuple(import_module("pruneonce.engines").ENGINES)
 
 
+def installed_engines() -> list[str]:
+    """Those of `engine_names` whose library is installed."""
+    return [name for name, one in import_module("pruneonce.engines").ENGINES.items() if one.is_installed]
+
+
 def format_names() -> tuple[str, ...]:
     """Return the export formats of `pruneonce.export`, in their order."""
     return tuple(import_module("pruneonce.export").FORMATS)

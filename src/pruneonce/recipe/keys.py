@@ -31,7 +31,7 @@ class Key:
 
     Attributes:
         values: the values that it takes, in words.
-        default: as YAML; "required" where there is none, "-" for null.
+        default: as YAML; "required" where there is none, "-" for null and where it depends on the machine.
     """
 
     name: str
@@ -126,6 +126,8 @@ def default_of(field: FieldInfo) -> str:
     """Return a field's default as YAML; "required" where there is none, "-" for null."""
     if field.is_required():
         return "required"
+    if field.default_factory is not None:
+        return "-"
     if isinstance(field.default, Section):
         return "{}"
     text = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()

@@ -35,7 +35,7 @@ HEAD = """# Recipe reference
 Every key of a recipe. `pruneonce recipes keys SECTION` shows the keys of a section in the terminal. How a recipe is put
 together is in [recipes.md](recipes.md), and what the settings do is in [method.md](method.md).
 
-- A default of `-` is null. A key that is *required* has no default.
+- A default of `-` is null, or depends on the machine as the meaning says. A key that is *required* has no default.
 - Lengths of time (`warmup`, `start`, `end`, `until`, `every`, `head_steps`, `checkpoint_every`) are a fraction of the
   stage's steps below 1, and a number of steps from 1 on: `end: 0.5` is half of the run and `end: 1` is the first step.
 - A key that stands in two tables of a section has the default of the first.

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pruneonce.config.pattern import Pattern
 from pruneonce.config.section import Section
-from pruneonce.plugins import engine_names, format_names
+from pruneonce.plugins import engine_names, format_names, installed_engines
 from pruneonce.recipe.method import AnyMethod, must_work_in
 
 Objective = Literal["mlm", "hidden", "both"]
@@ -295,9 +295,10 @@ class Benchmark(Section):
     """Speed of models: each engine times each model at every batch size and length, and on real texts."""
 
     engines: list[EngineName] = Field(
-        list(engine_names()),
+        default_factory=installed_engines,
         min_length=1,
-        description="Engines to time the models in. A quantized model is not timed in `torch`.",
+        description="Engines to time the models in. Without it, all that are installed. A quantized model is not timed "
+        "in `torch`, a model with a vocabulary head not in `pruneonce`.",
     )
     batch_sizes: list[Annotated[int, Field(ge=1)]] = Field([1, 32], min_length=1, description="Texts in a batch.")
     lengths: list[Annotated[int, Field(ge=2)]] = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pruneonce.engines import title_of
+from pruneonce.engines import library_of, title_of
 from pruneonce.report import plots
 from pruneonce.wording import milliseconds
 
@@ -57,7 +57,8 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
     """Return the notes under the table: the machine, the method, the texts, and models that were not timed."""
     machine, texts = benchmark["machine"], benchmark["texts"]
     instructions = ", ".join(machine["instructions"]) or "none of those that matter to int8"
-    versions = ", ".join(f"{name} {machine[name]}" for name in benchmark["settings"]["engines"] if name in machine)
+    libraries = [library_of(engine) for engine in benchmark["settings"]["engines"]]
+    versions = ", ".join(f"{name} {machine[name]}" for name in libraries if name in machine)
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     lines = [f"{machine['processor']}, {threads}; instruction sets: {instructions}. {versions}."]
     if texts:

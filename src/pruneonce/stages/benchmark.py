@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from pruneonce.export import FORMATS
 from pruneonce.models import LIBRARIES, load_config, load_tokenizer, read_provenance
 from pruneonce.models.architectures import check_length
 from pruneonce.recipe import Benchmark
+from pruneonce.storage import as_folder
 from pruneonce.system import machine
 from pruneonce.system.machine import processor
 
@@ -35,19 +37,29 @@ Batch = dict[str, Array]
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to time: `engines` are those that can run it; its exports go to `work`."""
+    """A model to time.
+
+    Attributes:
+        source: a model folder, an exported folder, or a packed file.
+        folder: holds configuration and tokenizer: `source` itself, or the folder that it was unpacked to.
+        engines: engines of the settings that can run it.
+        skipped: the reason why each other engine cannot run it, as a sentence without its point.
+        work: where its exports go.
+    """
 
     name: str
+    source: str | Path
     folder: str | Path
     weights: str
     engines: Sequence[str]
+    skipped: Mapping[str, str]
     work: Path
 
     def open(self, engine: str, threads: int) -> Session:
         """Open the model in an engine, after exporting it where that has not been done."""
         format = ENGINES[engine].format
-        if format is None or engine_of(self.folder):
-            return open_engine(self.folder, engine, threads)
+        if format is None or engine_of(self.source):
+            return open_engine(self.source, engine, threads)
         return open_file(self._exported(format), engine, threads)
 
     def _exported(self, format: str) -> Path:
@@ -66,8 +78,8 @@ def benchmark(
     The models of an engine are timed in turns; engines follow one another, so that the threads of one alone are alive.
 
     Args:
-        models: `{name: folder}`: plain model folders (or hub ids), which are exported for the engines that need it, and
-            exported folders. The others are compared with the first one, in the same engine.
+        models: `{name: folder}`: plain model folders (or hub ids), which are exported for the engines that need it,
+            exported folders, and packed files. The others are compared with the first one, in the same engine.
         settings: engines, batch sizes, lengths, threads and times.
         texts: real texts or pairs to time at their own lengths; a sample of `settings.texts` is taken.
 
@@ -79,10 +91,10 @@ def benchmark(
     """
     threads = settings.threads or torch.get_num_threads()
     usual = torch.get_num_threads()
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, ExitStack() as unpacked:
         contenders = [
-            _contender(name, folder, settings, Path(scratch) / str(number))
-            for number, (name, folder) in enumerate(models.items())
+            _contender(name, source, unpacked.enter_context(as_folder(source)), settings, Path(scratch) / str(number))
+            for number, (name, source) in enumerate(models.items())
         ]
         engines = [engine for engine in dict.fromkeys(settings.engines) if any(engine in c.engines for c in contenders)]
         for engine in engines:
@@ -101,39 +113,45 @@ def benchmark(
         "texts": _lengths(contenders[0], real, settings) if real else None,
         "rows": _compared(rows, contenders[0].name),
         "skipped": [
-            {"model": contender.name, "engine": engine, "why": _simulation(engine)}
+            {"model": contender.name, "engine": engine, "why": contender.skipped[engine]}
             for contender in contenders
             for engine in settings.engines
-            if not ENGINES[engine].runs_integers and _is_simulated(contender.folder)
+            if engine in contender.skipped
         ],
     }
 
 
-def _is_simulated(folder: str | Path) -> bool:
-    return engine_of(folder) is None and quantization.is_quantized(folder)
-
-
-def _simulation(engine: str) -> str:
-    return f"{ENGINES[engine].title} would run it as fake quantization, which is no faster than fp32"
-
-
-def _contender(name: str, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
+def _contender(name: str, source: str | Path, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
     check_length(max(settings.lengths), folder, "lengths")
-    exported_for, simulated = engine_of(folder), _is_simulated(folder)
-    usable = (
-        [exported_for]
-        if exported_for
-        else [engine for engine, declared in ENGINES.items() if declared.runs_integers or not simulated]
-    )
-    engines = [engine for engine in settings.engines if engine in usable]
+    own = engine_of(source)
+    skipped = {} if own else _skipped(folder)
+    able = [own] if own else [engine for engine in ENGINES if engine not in skipped]
+    engines = [engine for engine in settings.engines if engine in able]
     if not engines:
-        raise UserError(f"{folder} cannot be timed in {' or '.join(settings.engines)}; add the engine {usable[0]}")
-    for format in [] if exported_for else [ENGINES[engine].format for engine in engines]:
+        raise UserError(f"{source} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")
+    for format in [] if own else [ENGINES[engine].format for engine in engines]:
         if format is not None:
             FORMATS[format].require()
-    provenance = read_provenance(folder) or {}
-    weights = provenance.get("weights", "unknown") if exported_for else quantization.weights_of(folder)
-    return Contender(name, folder, weights, engines, work)
+    return Contender(name, source, folder, _weights(folder), engines, skipped, work)
+
+
+def _skipped(folder: str | Path) -> dict[str, str]:
+    """Return the engines that cannot run a model folder, with the reason of each."""
+    config, is_quantized = load_config(folder), quantization.is_quantized(folder)
+    reasons = {}
+    for name, engine in ENGINES.items():
+        if is_quantized and not engine.runs_integers:
+            reasons[name] = f"{engine.title} would run it as fake quantization, which is no faster than fp32"
+        elif limit := engine.limits(config):
+            reasons[name] = limit
+    return reasons
+
+
+def _weights(folder: str | Path) -> str:
+    """Return the type of the weights, by the provenance of an exported folder or the grids of a model folder."""
+    if engine_of(folder):
+        return str((read_provenance(folder) or {}).get("weights", "unknown"))
+    return quantization.weights_of(folder)
 
 
 def _rows(
@@ -226,11 +244,11 @@ def _compared(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:
 
 
 def _machine(threads: int, engines: Sequence[str]) -> dict[str, Any]:
-    libraries = {name: name for name in LIBRARIES} | {engine: ENGINES[engine].library for engine in engines}
+    libraries = dict.fromkeys([*LIBRARIES, *(ENGINES[engine].library for engine in engines)])
     return {
         "processor": processor(),
         "instructions": machine.instruction_sets(),
         "threads": threads,
         "python": platform.python_version(),
-        **{name: version(library) for name, library in libraries.items()},
+        **{name: version(name) for name in libraries},
     }

@@ -17,6 +17,7 @@ from pruneonce.errors import UserError
 from pruneonce.models import load_config, load_tokenizer
 from pruneonce.models.architectures import check_length
 from pruneonce.recipe import Task
+from pruneonce.storage import as_folder
 from pruneonce.system import distributed
 from pruneonce.tasks import Batch, Collate, Kind, kind_of, loaded
 from pruneonce.tasks.kind import Array
@@ -30,22 +31,25 @@ def evaluate(
 
     `examples` among the metrics is the number of examples. Nothing is written. A quantized model is measured by fake
     quantization. A folder that was exported for an engine is measured in that engine with the engine's default
-    rounding, as it would be used.
+    rounding, as it would be used. A packed file is measured in pruneonce-runtime.
+
+    Args:
+        model: a model folder (or hub id), an exported folder, or a packed file, FILE or FILE/MEMBER.
 
     Raises:
         UserError: a mistake in the model or the task; the model's labels are not the task's, or `max_length` is more
             tokens than it takes.
     """
-    check_length(task.max_length, model, "max_length")
-    device = distributed.start(seed=0)
-    kind = kind_of(task).for_model(model)
-    with TemporaryDirectory() as scratch:
+    with as_folder(model) as folder, TemporaryDirectory() as scratch:
+        check_length(task.max_length, folder, "max_length")
+        device = distributed.start(seed=0)
+        kind = kind_of(task).for_model(folder)
         task_data = loaded.load(kind, cache or Path(scratch))
         data = task_data.data
-        kind.check_model(load_config(model), data, str(model))
+        kind.check_model(load_config(folder), data, str(model))
         engine = engine_of(model)
         run = _in_engine(model, kind, engine) if engine else _in_torch(model, kind, device)
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(folder)
         collate = kind.collate(tokenizer)
         measures = {}
         for split in splits or [name for name in data.splits if name != "train"]:

@@ -5,6 +5,6 @@ from pruneonce.models.grid import Grid
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.packing import pack
 from pruneonce.storage.sizes import Sizes
-from pruneonce.storage.unpacking import load, unpack
+from pruneonce.storage.unpacking import as_folder, load, unpack
 
-__all__ = ["SUFFIX", "Grid", "Sizes", "grid", "load", "pack", "unpack"]
+__all__ = ["SUFFIX", "Grid", "Sizes", "as_folder", "grid", "load", "pack", "unpack"]

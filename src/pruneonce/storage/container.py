@@ -6,6 +6,7 @@ docs/format.md describes the format. Every part of a file is checked before use.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -22,6 +23,25 @@ from pruneonce.storage.index import MAX_INDEX, Index, Member, check
 FORMAT = "pruneonce-packed"
 VERSION = 1
 SUFFIX = ".pruneonce"
+
+
+def place_of(path: str | Path) -> tuple[Path, str | None] | None:
+    """File and member of a packed model that a path names; None: there is no packed file at it.
+
+    Args:
+        path: FILE.pruneonce, or FILE.pruneonce/MEMBER, as if the file were a folder of its models.
+    """
+    path = Path(path)
+    for file, member in ((path, None), (path.parent, path.name)):
+        if file.suffix == SUFFIX and file.is_file():
+            return file, member
+    return None
+
+
+def is_a_family(file: Path, members: Sequence[str]) -> UserError:
+    """The error for a packed file of several models, where a path has to name one."""
+    places = ", ".join(f"{file}/{name}" for name in members)
+    return UserError(f"{file} holds several models; name one of them: {places}")
 
 
 class Writer:

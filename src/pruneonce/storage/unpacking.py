@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from pruneonce.models import grid, load_config, load_reporting
 from pruneonce.models.grid import Grid
 from pruneonce.storage import coding
 from pruneonce.storage.coding import DamagedError
-from pruneonce.storage.container import SUFFIX, PackedFile
+from pruneonce.storage.container import SUFFIX, PackedFile, is_a_family, place_of
 from pruneonce.storage.index import Member
 from pruneonce.storage.skeleton import Skeleton, class_of, first_line
 from pruneonce.storage.source import CONFIG, WEIGHTS
@@ -62,6 +64,28 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return [target / place for place in places.values()]
+
+
+@contextmanager
+def as_folder(path: str | Path) -> Iterator[str | Path]:
+    """A model folder while the context lasts: of a packed model its unpacked files, else `path` itself.
+
+    Args:
+        path: FILE.pruneonce, FILE.pruneonce/MEMBER, or any model folder or hub id.
+
+    Raises:
+        UserError: as `unpack`, or a file with several models is given without a member.
+    """
+    place = place_of(path)
+    if place is None:
+        yield path
+        return
+    file, member = place
+    with TemporaryDirectory() as scratch:
+        folders = unpack(file, Path(scratch) / (member or file.stem), member)
+        if len(folders) > 1:
+            raise is_a_family(file, [folder.name for folder in folders])
+        yield folders[0]
 
 
 def load(path: str | Path, member: str | None = None) -> Any:

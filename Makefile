@@ -15,7 +15,7 @@ setup: .venv/.done .venv/.runtime
 
 # The runtime, built again when its kernels change; its Python is that of the source.
 .venv/.runtime: .venv/.done runtime/pyproject.toml runtime/CMakeLists.txt $(wildcard runtime/kernels/* runtime/python/native/*)
-	@command -v c++ > /dev/null || command -v $(CXX) > /dev/null || missing="C++ compiler: install g++"; \
+	@missing=; command -v c++ > /dev/null || command -v $(CXX) > /dev/null || missing="C++ compiler: install g++"; \
 	test -f "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
 	  || missing="$${missing:-Python.h: install python3-dev}"; \
 	if test -n "$$missing"; then \

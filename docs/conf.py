@@ -21,6 +21,7 @@ include_patterns = [
     "docs/**",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
+    "runtime/README.md",
     "src/pruneonce/methods/*/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

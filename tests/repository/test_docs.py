@@ -100,7 +100,15 @@ def test_the_python_example_runs(encoder, corpus_file, task_files, tmp_path, mon
 
 PAGES = ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
 TABLES = sorted(f"benchmarks/results/{file.name}" for file in (ROOT / "benchmarks" / "results").glob("*.md"))
-DOCUMENTS = [*PAGES, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", *TABLES]
+DOCUMENTS = [
+    *PAGES,
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/README.md",
+    "runtime/README.md",
+    *TABLES,
+]
 
 
 def without_code(text):

@@ -107,7 +107,7 @@ def _packed(source: str | Path, scratch: Path) -> Path:
 
 ENGINE = Engine(
     name="pruneonce",
-    title="pruneonce runtime",
+    title="pruneonce",
     library="pruneonce_runtime",
     open=open_model,
     extra="runtime",

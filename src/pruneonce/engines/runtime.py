@@ -42,7 +42,18 @@ def open_model(path: str | Path, threads: int | None, exact: bool) -> Session:
 
 
 def outputs(model: Any, input_ids: Array, attention_mask: Array, token_type_ids: Array | None = None) -> Outputs:
-    """Return the outputs of a padded batch, by the names of transformers. Padding is left out of the work."""
+    """Return the outputs of a padded batch, by the names of transformers. Padding is left out of the work.
+
+    Args:
+        model: of pruneonce_runtime.
+        input_ids: integers [texts, length], wherever the padding is.
+        attention_mask: likewise, 0 where there is padding.
+        token_type_ids: likewise; None: the model takes none.
+
+    Returns:
+        `logits` [texts, labels] or [texts, length, labels], `start_logits` and `end_logits` [texts, length], or of a
+        bare encoder `last_hidden_state` [texts, length, width]; 0 where there is padding.
+    """
     import numpy as np
     from pruneonce_runtime.reference import logits
 

@@ -18,6 +18,7 @@ release = version = version_of("pruneonce")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = [
+    "runtime/README.md",
     "docs/**",
     "benchmarks/README.md",
     "benchmarks/results/*.md",

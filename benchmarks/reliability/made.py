@@ -32,7 +32,7 @@ def unreadable(run: Path) -> list[str]:
     bad = [
         f"{path}: {checkpoints.damage(path)}"
         for path in run.rglob("checkpoint-*")
-        if path.suffix != ".partial" and checkpoints.damage(path)
+        if path.suffix != ".partial" and not _is_on_its_way_out(run, path) and checkpoints.damage(path)
     ]
     for file in _finished(run):
         try:
@@ -56,8 +56,16 @@ def _finished(run: Path) -> list[Path]:
     return sorted(
         file
         for file in found
-        if ".partial" not in str(file.relative_to(run)) and not {*file.relative_to(run).parts} & {*LEFT_OUT}
+        if ".partial" not in str(file.relative_to(run))
+        and not {*file.relative_to(run).parts} & {*LEFT_OUT}
+        and not _is_on_its_way_out(run, file)
     )
+
+
+def _is_on_its_way_out(run: Path, path: Path) -> bool:
+    """Return whether a path is scratch of a finished folder, which is removed bit by bit and never read."""
+    place = path.relative_to(run)
+    return bool({"checkpoints", "head"} & {*place.parts}) and ".partial" not in str(place)
 
 
 def _read(run: Path, file: Path) -> Iterator[tuple[str, Any]]:

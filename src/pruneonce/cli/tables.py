@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def _table(*columns: str) -> Table:
     """Return a table whose first column is text and whose others are numbers; no cell is cut off."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if table.columns else "left")
     return table
@@ -98,7 +98,7 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
     headings = ["ms\n" + title_of(engine).replace(" ", "\n") for engine in engines]
-    table = _table("task", "model", value, "of\ndense", "MB", "smaller", *headings)
+    table = _table("task", "model", value, "of\ndense", "MB", "times\nless", *headings)
     blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         blocks.setdefault(row["task"], []).append(row)

@@ -1,4 +1,4 @@
-"""pruneonce-runtime, this project's own engine, which skips zeros and multiplies integers. Its source is `runtime/`."""
+"""Engine pruneonce-runtime, this project's own, which skips zeros and multiplies integers. Its source is `runtime/`."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ def open_model(path: str | Path, threads: int | None, exact: bool) -> Session:
 
 
 def outputs(model: Any, input_ids: Array, attention_mask: Array, token_type_ids: Array | None = None) -> Outputs:
-    """The outputs of a padded batch, by the names of transformers. Padding is left out of the work.
+    """Return the outputs of a padded batch, by the names of transformers. Padding is left out of the work.
 
     Args:
         model: of pruneonce_runtime.
-        input_ids: integers [texts, length], as the others; wherever the padding is.
+        input_ids: integers [texts, length], wherever the padding is.
+        attention_mask: likewise, 0 where there is padding.
+        token_type_ids: likewise; None: the model takes none.
 
     Returns:
         `logits` [texts, labels] or [texts, length, labels], `start_logits` and `end_logits` [texts, length], or of a
@@ -61,7 +63,7 @@ def outputs(model: Any, input_ids: Array, attention_mask: Array, token_type_ids:
     hidden = model.engine.forward(input_ids[kept].astype(np.int32), offsets, types)
 
     def padded(values: Array) -> Array:
-        """[tokens, width] to [texts, length, width]."""
+        """Return [tokens, width] as [texts, length, width]."""
         full = np.zeros((*kept.shape, values.shape[1]), values.dtype)
         full[kept] = values
         return full
@@ -79,7 +81,7 @@ def outputs(model: Any, input_ids: Array, attention_mask: Array, token_type_ids:
 
 
 def limits(config: Any) -> str | None:
-    """Why it does not run a model as it was saved; see `Engine`."""
+    """Return the reason why the engine does not run a model as it was saved; see `Engine`."""
     from pruneonce.models.architectures import ARCHITECTURES
 
     if config.model_type not in ARCHITECTURES:
@@ -90,7 +92,7 @@ def limits(config: Any) -> str | None:
 
 
 def _packed(source: str | Path, scratch: Path) -> Path:
-    """A packed file of a model folder or hub id: fp32, but for weights whose grid is recorded beside them."""
+    """Return a packed file of a model folder or hub id: fp32, but for weights whose grid is recorded beside them."""
     from pruneonce import storage
     from pruneonce.models import copy_sentence_transformer, load_as_saved, load_tokenizer
 
@@ -107,7 +109,7 @@ def _packed(source: str | Path, scratch: Path) -> Path:
 
 ENGINE = Engine(
     name="pruneonce",
-    title="pruneonce runtime",
+    title="pruneonce",
     library="pruneonce_runtime",
     open=open_model,
     extra="runtime",

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from pruneonce.models.card import TASK_HEADS, write_card
+from pruneonce.models.loading import load_tokenizer
 from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE
 from pruneonce.models.sentence_transformers import copy_sentence_transformer
 from pruneonce.system import durable, locks
@@ -27,7 +28,6 @@ SCRATCH = (BEGUN, "checkpoints", "cache", "head", locks.NAME)
 
 def save_model(
     model: nn.Module,
-    tokenizer: Any,
     output: Path,
     *,
     source: str | Path,
@@ -38,10 +38,10 @@ def save_model(
 
     Args:
         model: the model.
-        tokenizer: its tokenizer.
         output: the folder to write.
-        source: folder or hub id of the original model; its sentence-transformers files are copied, unless this model
-            has a task head.
+        source: folder or hub id of the original model. Its tokenizer is copied as it lies there, since one in use
+            keeps the truncation of its last call. Its sentence-transformers files are copied unless this model has a
+            task head.
         provenance: the record of the stage, without versions.
         metrics: content of metrics.json.
     """
@@ -49,7 +49,7 @@ def save_model(
     with durable.writing(output, "run it again: it goes on from the last checkpoint"):
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder)
+        load_tokenizer(source).save_pretrained(folder)
         if not type(model).__name__.endswith(TASK_HEADS):
             copy_sentence_transformer(source, folder)
         versions = {name: version(name) for name in LIBRARIES}

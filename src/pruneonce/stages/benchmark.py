@@ -123,13 +123,13 @@ def benchmark(
 
 def _contender(name: str, source: str | Path, folder: str | Path, settings: Benchmark, work: Path) -> Contender:
     check_length(max(settings.lengths), folder, "lengths")
-    own = engine_of(source)
-    skipped = {} if own else _skipped(folder)
-    able = [own] if own else [engine for engine in ENGINES if engine not in skipped]
-    engines = [engine for engine in settings.engines if engine in able]
+    exported_for = engine_of(source)
+    skipped = {} if exported_for else _skipped(folder)
+    usable = [exported_for] if exported_for else [engine for engine in ENGINES if engine not in skipped]
+    engines = [engine for engine in settings.engines if engine in usable]
     if not engines:
-        raise UserError(f"{source} cannot be timed in {' or '.join(settings.engines)}; add the engine {able[0]}")
-    for format in [] if own else [ENGINES[engine].format for engine in engines]:
+        raise UserError(f"{source} cannot be timed in {' or '.join(settings.engines)}; add the engine {usable[0]}")
+    for format in [] if exported_for else [ENGINES[engine].format for engine in engines]:
         if format is not None:
             FORMATS[format].require()
     return Contender(name, source, folder, _weights(folder), engines, skipped, work)

@@ -50,7 +50,7 @@ def calibrate(
             examples = kind.encode(sample, tokenizer, training=True)
             _read_ranges(calibrated, learning, examples, kind.collate(tokenizer), settings.batch_size)
         put_on_grid(calibrated.eval(), begun)
-        return build.save(calibrated, tokenizer, Origin("calibrate", model, key, settings))
+        return build.save(calibrated, Origin("calibrate", model, key, settings))
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def one_shot(
         )
         with fast_attention(pruned, max(map(len, examples["input_ids"]))):
             _prune(run, settings, str(model))
-        return build.save(pruned, tokenizer, Origin("one-shot", model, key, settings))
+        return build.save(pruned, Origin("one-shot", model, key, settings))
 
 
 def _prune(run: Run, settings: OneShot, name: str) -> None:

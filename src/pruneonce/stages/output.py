@@ -121,7 +121,6 @@ class Build:
     def save(
         self,
         model: nn.Module,
-        tokenizer: Any,
         origin: Origin,
         trained: Trained | None = None,
         final: dict[str, float] | None = None,
@@ -130,7 +129,6 @@ class Build:
 
         Args:
             model: moved to the processor.
-            tokenizer: saved beside the model.
             origin: the head of the provenance.
             trained: steps, tokens, seconds and history of the training; None: nothing was trained.
             final: the measurements at the end, by name.
@@ -142,9 +140,7 @@ class Build:
 
         def save() -> None:
             provenance = _provenance(model, origin, self.seed, trained)
-            save_model(
-                model.cpu(), tokenizer, self.output, source=origin.source, provenance=provenance, metrics=metrics
-            )
+            save_model(model.cpu(), self.output, source=origin.source, provenance=provenance, metrics=metrics)
 
         distributed.by_first(save)
         return self.output

@@ -67,7 +67,7 @@ def prepare(
         trained = build.train(job, begun, "prepare")
         final = held_out_loss(student, job.objective, blocks.held_out, job.collate)
         student.requires_grad_(True)
-        return build.save(student, tokenizer, Origin("prepare", model, key, settings), trained, final)
+        return build.save(student, Origin("prepare", model, key, settings), trained, final)
 
 
 def load_student(model: str | Path, settings: Prepare) -> tuple[Any, bool]:

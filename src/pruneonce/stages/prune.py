@@ -91,7 +91,7 @@ def prune(
         trained = build.train(job, begun, "prune")
         final = held_out_loss(student, job.objective, blocks.held_out, _collator(blocks, settings, seed))
         student.requires_grad_(True)
-        return build.save(student, tokenizer, Origin("prune", model, key, settings), trained, final)
+        return build.save(student, Origin("prune", model, key, settings), trained, final)
 
 
 def pruning_job(

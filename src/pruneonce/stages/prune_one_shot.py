@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruneonce.config.pattern import Pattern
-from pruneonce.models import content_key, load_encoder, load_tokenizer
+from pruneonce.models import content_key, load_encoder
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.recipe import Prune
 from pruneonce.sparsity import apply_masks, magnitude_masks
@@ -37,4 +37,4 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
         )
         apply_masks(weights, masks)
         origin = Origin("prune-one-shot", model, key, settings)
-        return Build(output, seed).save(pruned, load_tokenizer(model), origin)
+        return Build(output, seed).save(pruned, origin)

@@ -147,7 +147,7 @@ class TaskStage(Generic[S]):
             self.check(job, model)
             trained = build.train(job, begun, f"{self.name} {build.output.parent.name}")
             self.write(job, begun)
-            return build.save(job.model, inputs.tokenizer, Origin(self.name, model, key, settings), trained)
+            return build.save(job.model, Origin(self.name, model, key, settings), trained)
 
 
 def _read(kind: Kind[Any], tokenizer: Any, cache: Path, teacher: str | Path | None) -> TaskExamples:

@@ -8,7 +8,7 @@ from pruneonce.errors import UserError
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be imported."""
+    """Return whether a top-level module can be imported."""
     return find_spec(module) is not None
 
 

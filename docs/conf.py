@@ -22,7 +22,6 @@ include_patterns = [
     "docs/**",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
-    "runtime/README.md",
     "src/pruneonce/methods/*/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

@@ -17,7 +17,7 @@ from pruneonce.console import console
 from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
-from pruneonce.models import PROVENANCE, load_config, load_tokenizer
+from pruneonce.models import PROVENANCE, check_weights, load_config, load_tokenizer
 from pruneonce.models.architectures import check_length, roles_of
 from pruneonce.recipe import Quantization, Recipe, Transfer
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
@@ -126,7 +126,9 @@ def check(recipe: Recipe, cache: Path) -> None:
     roles_of(load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
+    check_weights(recipe.model)
     if recipe.sparse_model:
+        check_weights(recipe.sparse_model)
         check_same_shape(recipe.sparse_model, recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
@@ -145,6 +147,7 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
+                check_weights(task.teacher_model)
                 check_teacher(kind, task.teacher_model, data, student, task.completed(settings))
                 kind.for_model(task.teacher_model)
 

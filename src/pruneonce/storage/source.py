@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.errors import UserError
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid
+from pruneonce.models.provenance import is_as_written
+from pruneonce.models.source import not_finite, unwrapped
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
 from pruneonce.storage.skeleton import Skeleton
@@ -46,6 +48,7 @@ def read(folder: Path) -> Source:
     if not (folder / CONFIG).is_file():
         raise UserError(f"no model folder at {folder}: it would have a {CONFIG}")
     tensors = _read_tensors(folder / WEIGHTS)
+    is_as_written(folder)
     files = _read_files(folder)
     try:
         skeleton = Skeleton(files[CONFIG], {name: numbers.shape for name, numbers in tensors.items()})
@@ -66,9 +69,26 @@ def _read_tensors(file: Path) -> dict[str, npt.NDArray[np.generic]]:
             for name in opened.keys():  # noqa: SIM118
                 if (dtype := opened.get_slice(name).get_dtype()) not in DTYPES:
                     raise UserError(f"{name} in {file} has type {dtype}; save the model in float32")
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = unwrapped(opened.keys(), str(file.parent))
+            tensors = {name: opened.get_tensor(stored) for name, (stored, _) in names.items()}
+            for name, (_, mask) in names.items():
+                if mask is not None:
+                    tensors[name] = _masked(tensors[name], opened.get_tensor(mask), file, mask)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged: {error}") from None
+
+    for name, numbers in tensors.items():
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise not_finite(file.parent, name)
+    return tensors
+
+
+def _masked(
+    numbers: npt.NDArray[np.generic], mask: npt.NDArray[np.generic], file: Path, name: str
+) -> npt.NDArray[np.generic]:
+    if numbers.shape != mask.shape:
+        raise UserError(f"{file} is damaged: {name} has another shape than its weight")
+    return (numbers * mask).astype(numbers.dtype)  # type: ignore[operator]
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:

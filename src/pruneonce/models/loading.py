@@ -99,7 +99,7 @@ def check_weights(source: str | Path) -> None:
         folder = local_files(source)
         is_as_written(folder)
         shapes = {name: weight.shape for name, weight in stored_weights(folder).items()}
-        fit(outline(AutoModel, config_of(read_config(folder), source), shapes), shapes, str(source))
+        fit(outline(AutoModel, config_of(read_config(folder), source), shapes, str(source)), shapes, str(source))
 
 
 def build(
@@ -117,7 +117,7 @@ def build(
     Raises:
         UserError: the weights are of another model, incomplete, or not finite.
     """
-    outlined = outline(auto_class, config, shapes)
+    outlined = outline(auto_class, config, shapes, where)
     fit(outlined, shapes, where)
     model, info = type(outlined).from_pretrained(
         None, config=config, state_dict=read(), dtype=torch.float32, output_loading_info=True
@@ -130,20 +130,21 @@ def build(
     return model, missing
 
 
-def outline(auto_class: Any, config: PreTrainedConfig, shapes: Shapes) -> Any:
+def outline(auto_class: Any, config: PreTrainedConfig, shapes: Shapes, where: str) -> Any:
     """Model on torch's meta device, which costs no memory and hardly time.
 
     Args:
         auto_class: an Auto class of transformers, or a model's class.
         config: the configuration.
         shapes: of the weights in the file, which bound the number of layers.
+        where: the model, for messages.
 
     Raises:
         UserError: the configuration asks for more layers than the file has weights.
     """
     layers = getattr(config, "num_hidden_layers", 0)
     if layers > len(shapes):
-        raise UserError(f"{CONFIG} asks for {layers} layers, and the file has {len(shapes)} weights in all")
+        raise UserError(f"{where} has {len(shapes)} weights in all, and its {CONFIG} asks for {layers} layers")
     with torch.device("meta"):
         is_class = isinstance(auto_class, type) and issubclass(auto_class, PreTrainedModel)
         return auto_class._from_config(config) if is_class else auto_class.from_config(config)
@@ -154,7 +155,7 @@ def fit(model: Any, shapes: Shapes, where: str) -> dict[str, str]:
 
     Args:
         model: as `outline` gives it.
-        shapes: of the weights in the file, by their names without those of wrappers.
+        shapes: of the floating-point tensors in the file, by their names without those of wrappers.
         where: the model, for messages.
 
     Returns:
@@ -163,7 +164,8 @@ def fit(model: Any, shapes: Shapes, where: str) -> dict[str, str]:
     Raises:
         UserError: a weight is missing or has another shape, or the architecture is far larger than the file.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    numbers = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    expected = {name: tuple(tensor.shape) for name, tensor in numbers.items()}
     _check_size(model, expected, shapes, where)
     names = names_in(model, shapes)
     if names is None:
@@ -196,7 +198,7 @@ def names_in(model: Any, names: Iterable[str]) -> dict[str, str] | None:
     rules = get_model_conversion_mapping(model)
     if any(isinstance(rule, WeightConverter) for rule in rules):
         return None
-    expected = model.state_dict()
+    expected = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     found = {}
     for name in names:
         inner, _ = rename_source_key(name, rules, [], model.base_model_prefix, expected)

@@ -93,7 +93,7 @@ class Verification:
     Attributes:
         layers: the weights that both models have.
         missing: names of sparse weights of the parent that the child lacks, or has in another shape.
-        wanted: those of `missing` that a child must have: all but the weight of a pooler, where the child has no pooler.
+        wanted: those of `missing` that a child must have: all but the weight of a pooler that the child has not.
     """
 
     layers: list[LostZeros]

@@ -19,7 +19,7 @@ class Skeleton:
 
     Args:
         config: content of config.json.
-        shapes: shape of each tensor of the model, which bounds the numbers of its configuration.
+        shapes: shape of each floating-point tensor of the model; they bound the numbers of its configuration.
 
     Raises:
         UserError: the configuration describes no model, or a model with other or further weights.
@@ -30,7 +30,7 @@ class Skeleton:
         try:
             self.config = config_of(values, CONFIG)
             self.model_class = class_of(self.config)
-            self.model: nn.Module = outline(self.model_class, self.config, shapes)
+            self.model: nn.Module = outline(self.model_class, self.config, shapes, "it")
             self._prefix = f"{self.model_class.base_model_prefix}."
             names = {self.relative(name) for name in self.model.state_dict()}
             if not any(self.relative(name) in names for name in shapes):

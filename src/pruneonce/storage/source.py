@@ -51,7 +51,8 @@ def read(folder: Path) -> Source:
     is_as_written(folder)
     files = _read_files(folder)
     try:
-        skeleton = Skeleton(files[CONFIG], {name: numbers.shape for name, numbers in tensors.items()})
+        shapes = {name: numbers.shape for name, numbers in tensors.items() if numbers.dtype.kind == "f"}
+        skeleton = Skeleton(files[CONFIG], shapes)
         parts = skeleton.parts(list(tensors))
     except UserError as error:
         raise UserError(f"cannot pack {folder}: {error}") from error

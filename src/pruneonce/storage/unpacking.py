@@ -113,7 +113,7 @@ def load(path: str | Path, member: str | None = None) -> Any:
     packed = PackedFile(Path(path))
     name = _chosen(packed, member)
     skeleton = _skeleton(packed, name)
-    shapes = {tensor.name: tensor.shape for tensor in packed.index.members[name].tensors}
+    shapes = packed.index.members[name].shapes
 
     def read() -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(numbers) for key, numbers in read_member(packed, name)[0].items()}
@@ -178,7 +178,7 @@ def _skeleton(packed: PackedFile, name: str) -> Skeleton:
     if config is None:
         raise UserError(f"{packed.path} is damaged: it has no {CONFIG}")
     try:
-        return Skeleton(_file(packed, config), {tensor.name: tensor.shape for tensor in member.tensors})
+        return Skeleton(_file(packed, config), member.shapes)
     except UserError as error:
         raise UserError(f"{packed.path} is damaged: {error}") from error
 

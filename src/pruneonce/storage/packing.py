@@ -143,7 +143,7 @@ def _note_rounding(files: dict[str, bytes], folder: Path, values: Values) -> Non
             "key": key_of(record["key"], "pack", values),
             "packed": {"values": values, "parent": record["key"]},
         }
-        files[PROVENANCE] = (json.dumps({**record, **rounded}, indent=1) + "\n").encode()
+        files[PROVENANCE] = source.without_places((json.dumps({**record, **rounded}, indent=1) + "\n").encode())
 
 
 def _note_hash(files: dict[str, bytes], unpacked: str) -> None:

@@ -203,6 +203,10 @@ CONFIGURED = {
     "other width": ({"hidden_size": 48, "num_attention_heads": 3}, r"config.json asks for"),
     "a large table": ({"vocab_size": 1 << 20, "hidden_size": 512}, "it is the configuration of another model"),
     "products": ({"intermediate_size": 1 << 20}, "it is the configuration of another model"),
+    "sinusoids without end": (
+        {"model_type": "distilbert", "sinusoidal_pos_embds": True, "max_position_embeddings": 1 << 20},
+        "it is the configuration of another model|no weights of an encoder's layers",
+    ),
     "quantized elsewhere": ({"quantization_config": {"quant_method": "awq"}}, "quantized by another library"),
     "another architecture": ({"model_type": "distilbert"}, "has no weights for|no weights of an encoder's layers"),
 }

@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
+from transformers.initialization import no_init_weights
 
 from pruneonce.console import logger
 from pruneonce.errors import UserError
@@ -89,8 +90,15 @@ def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[
     return model, missing
 
 
-def check_weights(source: str | Path) -> None:
+def check_weights(source: str | Path, auto_class: Any = AutoModel) -> Any:
     """Check that the files of a model have all weights of its encoder, without reading the numbers.
+
+    Args:
+        source: model folder or hub id.
+        auto_class: an Auto class of transformers, or a model's class.
+
+    Returns:
+        The model on torch's meta device.
 
     Raises:
         UserError: as `load_reporting`.
@@ -99,7 +107,9 @@ def check_weights(source: str | Path) -> None:
         folder = local_files(source)
         is_as_written(folder)
         shapes = {name: weight.shape for name, weight in stored_weights(folder).items()}
-        fit(outline(AutoModel, config_of(read_config(folder), source), shapes, str(source)), shapes, str(source))
+        model = outline(auto_class, config_of(read_config(folder), source), shapes, str(source))
+        fit(model, shapes, str(source))
+    return model
 
 
 def build(
@@ -145,9 +155,10 @@ def outline(auto_class: Any, config: PreTrainedConfig, shapes: Shapes, where: st
     layers = getattr(config, "num_hidden_layers", 0)
     if layers > len(shapes):
         raise UserError(f"{where} has {len(shapes)} weights in all, and its {CONFIG} asks for {layers} layers")
-    with torch.device("meta"):
-        is_class = isinstance(auto_class, type) and issubclass(auto_class, PreTrainedModel)
-        return auto_class._from_config(config) if is_class else auto_class.from_config(config)
+    is_class = isinstance(auto_class, type) and issubclass(auto_class, PreTrainedModel)
+    make = auto_class._from_config if is_class else auto_class.from_config
+    with torch.device("meta"), no_init_weights():  # numbers for them can take forever, as sinusoidal positions do
+        return make(config, dtype=torch.float32)
 
 
 def fit(model: Any, shapes: Shapes, where: str) -> dict[str, str]:

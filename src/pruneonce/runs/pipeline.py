@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.rule import Rule
-from transformers import AutoModel
 
 from pruneonce import quantization, stages
 from pruneonce.config import safe_yaml
@@ -154,8 +152,7 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
 
 def _check_deployment(recipe: Recipe) -> None:
     """Find mistakes that would fail at the end of a run: groups that do not fit, engines that are not installed."""
-    with torch.device("meta"):
-        encoder = AutoModel.from_config(load_config(recipe.model))
+    encoder = check_weights(recipe.model)
     quantized = {
         name: [(arm, settings) for arm, settings in arms_of(recipe, name) if isinstance(settings, Quantization)]
         for name in recipe.tasks

@@ -122,6 +122,9 @@ def checked(values: Any, name: str, most: int = MOST) -> dict[str, Any]:
         UserError: the configuration is damaged, its weights are quantized by another library, or it names code to run.
     """
     check_bounds(values, name, most)
+    named = values.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
+        raise UserError(f"{name} is damaged: `architectures` is not a list of names")
     for key in ("quantization_config", "compression_config"):
         if values.get(key):
             raise UserError(

@@ -139,7 +139,9 @@ def other_tensors(data: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     if how == "type":
         return {
             **others,
-            name: weight.astype(data.draw(st.sampled_from(["float16", "float64", "int8", "int64", "bool"]))),
+            name: np.nan_to_num(weight).astype(
+                data.draw(st.sampled_from(["float16", "float64", "int8", "int64", "bool"]))
+            ),
         }
     if how == "twice":
         return {**tensors, prefix + name: weight + 1}

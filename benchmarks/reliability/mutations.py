@@ -139,7 +139,7 @@ def other_tensors(data: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     if how == "type":
         return {
             **others,
-            name: np.nan_to_num(weight).astype(
+            name: np.nan_to_num(weight, posinf=1, neginf=-1).astype(
                 data.draw(st.sampled_from(["float16", "float64", "int8", "int64", "bool"]))
             ),
         }

@@ -5,6 +5,7 @@ Messages of the libraries below are silenced while a stage works, see `pruneonce
 
 from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.calibrate import calibrate
+from pruneonce.stages.convert import convert
 from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
@@ -20,6 +21,7 @@ from pruneonce.system.libraries import quiet
 __all__ = [
     "benchmark",
     "calibrate",
+    "convert",
     "evaluate",
     "export",
     "finetune",
@@ -35,6 +37,7 @@ __all__ = [
 
 benchmark = quiet(benchmark)
 calibrate = quiet(calibrate)
+convert = quiet(convert)
 evaluate = quiet(evaluate)
 export = quiet(export)
 finetune = quiet(finetune)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import shlex
 import shutil
 from collections import OrderedDict
 
@@ -10,14 +12,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from shared.models import CONFIGS
+from shared.scripts import ROOT
 from transformers import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 
-from pruneonce import UserError, stages
+from pruneonce import UserError, stages, storage
+from pruneonce.cli import main
 from pruneonce.models import convert as reader
 from pruneonce.models import load_as_saved, load_encoder, read_provenance, unpickling
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.models.convert import find
-from pruneonce.sparsity import inspect_model, inspect_module
+from pruneonce.sparsity import inspect_model, inspect_module, verify
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
 
@@ -362,3 +366,33 @@ def test_of_the_hub_only_data_is_downloaded(bert, tokenizer, tmp_path, monkeypat
     assert asked == [("someone/sparse", data), ("someone/sparse", [*data, "pytorch_model*.bin"])]
     with pytest.raises(UserError, match=r"where it has pytorch_model.bin, `pruneonce convert someone/sparse DEST`"):
         load_encoder("someone/sparse")
+
+
+# -- from the folder to a task ----------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, tmp_path, monkeypatch, capsys):
+    """Each command of docs/published.md, in few steps; the pickle is read by a process of its own."""
+    monkeypatch.undo()
+    foreign(tmp_path / "someone", tokenizer, bert, state(bert))
+    shutil.copytree(task_files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "published.md").read_text(), re.M | re.S)
+    commands = [line.removeprefix("pruneonce ") for line in block.splitlines()]
+    assert [line.split()[0] for line in commands] == ["convert", "inspect", "finetune", "transfer", "verify", "pack"]
+    again = next(line for line in commands if line.startswith("transfer")).replace("task", "other") + " --seed 1"
+    for line in [*commands, again, "pack task other family.pruneonce"]:
+        names = {
+            "Intel/bert-base-uncased-sparse-85-unstructured-pruneofa": "someone",
+            "bert-base-uncased": str(encoder),
+        }
+        arguments = [names.get(word, word) for word in shlex.split(line)]
+        few = ["--set", "epochs=null", "--set", "steps=2"] if "--train" in arguments else []
+        assert main([*arguments, *few]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert "made sparse: 80.0% of the encoder's Linear weights are zero" in shown
+    assert "next: pruneonce transfer sparse --teacher dense" in shown
+    assert "zeros of sparse are zeros in task" in shown
+    assert verify("other", "sparse").ok
+    storage.unpack(tmp_path / "family.pruneonce", tmp_path / "unpacked")
+    assert {folder.name for folder in (tmp_path / "unpacked").iterdir()} == {"task", "other"}

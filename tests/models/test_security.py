@@ -59,7 +59,7 @@ def test_pickled_weights_are_refused(encoder, tmp_path):
     folder = shutil.copytree(encoder, tmp_path / "model")
     torch.save(AutoModel.from_pretrained(encoder).state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="has no safetensors weights, only pytorch_model.bin"):
+    with pytest.raises(UserError, match=r"has no safetensors weights, only pytorch_model.bin"):
         load_encoder(folder)
 
 

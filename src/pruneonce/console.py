@@ -75,4 +75,5 @@ def echo(line: str) -> None:
 
 def styled(markup: str, **values: Any) -> Text:
     """Return a text with rich markup of our own; `values` are put into it literally, by their names in braces."""
-    return Text.from_markup(markup.format(**{name: escape(shown(value)) for name, value in values.items()}))
+    literal = {name: escape(shown(value)) for name, value in values.items()}
+    return Text.from_markup(markup.format(**literal), emoji=False)

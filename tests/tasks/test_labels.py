@@ -259,11 +259,11 @@ def test_quantizing_a_model_in_another_order_is_refused(nli, tmp_path):
 def test_training_says_its_labels(encoder, tmp_path, capsys):
     data = written(tmp_path / "data.jsonl", ["Good", "good", "bad"] * 20)
     stages.finetune(encoder, Classification(train=data, dev=data), Training(**ONE_STEP), tmp_path / "out")
-    line = capsys.readouterr().err
-    assert line == ("labels: Good 0, bad 1, good 2; from the data; some names differ in nothing but case or spaces\n")
+    said = capsys.readouterr().out.splitlines()
+    assert "  labels: Good 0, bad 1, good 2; from the data; some names differ in nothing but case or spaces" in said
     file = parquet(tmp_path / "data.parquet", [0, 1] * 30, ["no", "yes"])
     folder = stages.finetune(encoder, Classification(train=file, dev=file), Training(**ONE_STEP), tmp_path / "named")
-    assert capsys.readouterr().err.endswith("labels: no 0, yes 1; from the data's metadata\n")
+    assert "  labels: no 0, yes 1; from the data's metadata" in capsys.readouterr().out.splitlines()
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
 
 

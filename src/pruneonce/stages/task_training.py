@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from pruneonce.console import note
+from pruneonce.console import console
 from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
@@ -162,7 +162,7 @@ def _read(kind: Kind[Any], tokenizer: Any, cache: Path, teacher: str | Path | No
     """Return the examples to train on; with a teacher, unlabelled examples are among them."""
     task = distributed.first_then_all(lambda: loaded.load(kind, cache))
     if task.data.classes is not None and task.is_new:
-        note(task.data.classes.line())
+        console.print(f"  {task.data.classes.line()}", soft_wrap=True)
     examples = task.examples("train" if teacher is None else loaded.TAUGHT, tokenizer, training=True)
     return TaskExamples(kind, task.data, examples, tokenizer)
 

@@ -271,7 +271,7 @@ def is_reranker(config: Any) -> bool:
     The loss of a reranker made here is in its configuration; a `CrossEncoder` of sentence-transformers has the function
     behind its score there.
     """
-    made_here = config.problem_type == "multi_label_classification"
+    made_here = getattr(config, "problem_type", None) == "multi_label_classification"
     cross_encoder = any(
         hasattr(config, name) for name in ("sentence_transformers", "sbert_ce_default_activation_function")
     )

@@ -10,39 +10,20 @@ struct Tile {
     int lanes() const { return vectors * LANES; }
 };
 
-// Float rows of all tiles, one tile after the other: row r of tile t begins at at(t) + r * lanes.
-struct Rows {
-    Aligned<float> values;
+// Rows of all tiles, one tile after the other: row r of tile t begins at tile(t) + r * lanes.
+template <class T>
+struct Tiled {
+    Aligned<T> values;
     int rows = 0;
     void reshape(int count, int tokens) {
         rows = count;
         if (values.size() < size_t(count) * tokens) values.resize(size_t(count) * tokens);
     }
-    float* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
-    const float* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
+    T* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
+    const T* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
 };
-
-// Quantized inputs of a product, [inputs / QUAD][tokens] dwords a tile.
-struct Quads {
-    Aligned<int32_t> values;
-    int rows = 0;
-    void reshape(int count, int tokens) {
-        rows = count;
-        if (values.size() < size_t(count) * tokens) values.resize(size_t(count) * tokens);
-    }
-    int32_t* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
-    const int32_t* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
-};
-
-template <class Body>
-inline void with_vectors(int vectors, Body&& body) {
-    switch (vectors) {
-        case 1: body(std::integral_constant<int, 1>{}); break;
-        case 2: body(std::integral_constant<int, 2>{}); break;
-        case 3: body(std::integral_constant<int, 3>{}); break;
-        default: body(std::integral_constant<int, 4>{}); break;
-    }
-}
+using Rows = Tiled<float>;
+using Quads = Tiled<int32_t>;  // quantized inputs of a product, [inputs / QUAD][tokens] dwords a tile
 
 // x / (1 + e^-x) and the like.
 inline F logistic(F x) {
@@ -120,14 +101,15 @@ struct OwnLayer {
 struct Scratch {
     std::vector<Tile> tiles;
     Rows x, h, heads, mixed, wide, gated;
-    Quads quads, wide_quads;
+    Quads quads;
     std::vector<std::vector<float>> scores;  // of each part of the attention that runs at a time
-    Aligned<float> angles;
-    std::vector<int> text_of, position;
+    std::vector<int> position;               // of each token in its text
+    Rows cosines, sines;                     // of position * frequency, a row for each of `frequencies`
+    const float* frequencies;                // of which cosines and sines are; null: of none yet
 };
 
 class EncoderEngine final : public Engine {
-    int hidden_, heads_, head_dim_, max_tokens_, offset_, pad_, reach_ = 0;
+    int hidden_, heads_, head_dim_, max_tokens_, offset_, pad_;
     Table words_;
     std::optional<Table> positions_, types_;
     OwnNorm embedding_norm_;
@@ -204,13 +186,6 @@ public:
 private:
     static constexpr int CHUNK = 256;  // tokens
 
-    struct Alone final : Threads {
-        int count() const override { return 1; }
-        void run(int parts, const std::function<void(int)>& work) override {
-            for (int i = 0; i < parts; ++i) work(i);
-        }
-    };
-
     void chunk(Scratch& s, const int32_t* ids, const int32_t* offsets, const int32_t* types, int texts, float* hidden,
                Threads& threads) const {
         const int begin = offsets[0], tokens = offsets[texts] - begin;
@@ -218,13 +193,10 @@ private:
         for (int first = 0; first < tokens; first += VECTORS * LANES)
             s.tiles.push_back({first, std::min(VECTORS, (tokens - first + LANES - 1) / LANES)});
         const int padded = s.tiles.back().first + s.tiles.back().lanes();
-        s.text_of.assign(padded, -1);
         s.position.assign(padded, 0);
         for (int t = 0; t < texts; ++t)
-            for (int i = offsets[t]; i < offsets[t + 1]; ++i) {
-                s.text_of[i - begin] = t;
-                s.position[i - begin] = i - offsets[t];
-            }
+            for (int i = offsets[t]; i < offsets[t + 1]; ++i) s.position[i - begin] = i - offsets[t];
+        s.frequencies = nullptr;
         s.x.reshape(hidden_, padded);
         embed(s, ids + begin, types ? types + begin : nullptr, tokens);
         for (const OwnLayer& layer : layers_) run_layer(s, layer, offsets, texts, padded, threads);
@@ -266,7 +238,7 @@ private:
         norm(s, embedding_norm_, to, to);
         if (projection_) {
             Alone alone;
-            product(s, *projection_, s.wide, s.x, nullptr, alone);
+            product(s, *projection_, s.wide, s.x, alone, {});
         }
     }
 
@@ -308,10 +280,16 @@ private:
         for (const Tile& tile : s.tiles) quantize_tile(m, tile.vectors, from.tile(tile), to.tile(tile));
     }
 
-    // Outputs of all tiles, from the row `first_row` of `y` on; `x` are Rows of a float matrix, Quads of an integer one.
+    // What is done beside a product: to its outputs, and where they begin in `y`.
+    struct Beside {
+        const Rows* residual = nullptr;
+        Activation activation = Activation::none;
+        int first_row = 0;
+    };
+
+    // Outputs of all tiles; `x` are Rows of a float matrix, Quads of an integer one.
     template <class X>
-    void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, const Rows* residual, Threads& threads,
-                  int first_row = 0, Activation activation = Activation::none) const {
+    void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, Threads& threads, const Beside& b) const {
         const int all = static_cast<int>(m.bundles.size());
         const int parts = threads.count() == 1 ? 1 : std::min(all, threads.count() * 2);
         threads.run(parts, [&](int part) {
@@ -319,21 +297,23 @@ private:
             for (const Tile& tile : s.tiles) {
                 Finish f;
                 f.stride = size_t(tile.lanes());
-                f.to = y.tile(tile) + size_t(first_row) * f.stride;
-                f.residual = residual ? residual->tile(tile) : nullptr;
-                f.activation = activation;
+                f.to = y.tile(tile) + size_t(b.first_row) * f.stride;
+                f.residual = b.residual ? b.residual->tile(tile) : nullptr;
+                f.activation = b.activation;
                 tile_product(tile.vectors, m, first, last, x.tile(tile), f);
             }
         });
     }
 
-    // y = product (+ residual) of float rows, which are quantized where the product wants them so.
-    void product(Scratch& s, const Matrix& m, const Rows& x, Rows& y, const Rows* residual, Threads& threads) const {
+    // y = activation(product) + residual of float rows, which are quantized where the product wants them so; not again
+    // where `before` was multiplied with the same rows just now and left what this one needs.
+    void product(Scratch& s, const Matrix& m, const Rows& x, Rows& y, Threads& threads, const Beside& b,
+                 const Matrix* before = nullptr) const {
         if (m.is_float()) {
-            multiply(s, m, x, y, residual, threads);
+            multiply(s, m, x, y, threads, b);
         } else {
-            quantize(s, m, x, s.quads);
-            multiply(s, m, s.quads, y, residual, threads);
+            if (!before || !takes_the_same(*before, m)) quantize(s, m, x, s.quads);
+            multiply(s, m, s.quads, y, threads, b);
         }
     }
 
@@ -350,23 +330,17 @@ private:
         int first_row = 0;
         const Matrix* before = nullptr;
         for (const Matrix& m : layer.inputs) {
-            if (m.is_float()) {
-                multiply(s, m, *in, s.heads, nullptr, threads, first_row);
-            } else {
-                if (!before || before->inverse != m.inverse || before->zero != m.zero) quantize(s, m, *in, s.quads);
-                before = &m;
-                multiply(s, m, s.quads, s.heads, nullptr, threads, first_row);
-            }
+            product(s, m, *in, s.heads, threads, {nullptr, Activation::none, first_row}, before);
+            before = &m;
             first_row += m.outputs;
         }
-        if (!layer.frequencies.empty()) rotate(s, layer);
+        if (!layer.frequencies.empty()) rotate(s, layer.frequencies, tokens);
         attend(s, layer, offsets, texts, threads);
-        product(s, layer.output, s.mixed, s.h, &s.x, threads);
+        product(s, layer.output, s.mixed, s.h, threads, {&s.x});
         if (layer.pre_norm) {
             std::swap(s.x, s.h);  // x is the sum now
             norm(s, layer.feed_norm, s.x, s.h);
             feed(s, layer, s.h, tokens, threads);
-            // s.mixed = down(...) + x
             std::swap(s.x, s.mixed);
         } else {
             norm(s, *layer.attention_norm, s.h, s.x);
@@ -377,23 +351,10 @@ private:
 
     // mixed = down(f(up(in))) + x
     void feed(Scratch& s, const OwnLayer& layer, const Rows& in, int tokens, Threads& threads) const {
-        const Matrix &up = layer.up, &down = layer.down;
-        s.wide.reshape(up.outputs, tokens);
-        const Activation activation = layer.gated ? Activation::none : layer.activation;
-        if (up.is_float()) {
-            multiply(s, up, in, s.wide, nullptr, threads, 0, activation);
-        } else {
-            quantize(s, up, in, s.quads);
-            multiply(s, up, s.quads, s.wide, nullptr, threads, 0, activation);
-        }
+        s.wide.reshape(layer.up.outputs, tokens);
+        product(s, layer.up, in, s.wide, threads, {nullptr, layer.gated ? Activation::none : layer.activation});
         if (layer.gated) gate(s, layer.activation, tokens);
-        const Rows& inner = layer.gated ? s.gated : s.wide;
-        if (down.is_float()) {
-            multiply(s, down, inner, s.mixed, &s.x, threads);
-        } else {
-            quantize(s, down, inner, s.wide_quads);
-            multiply(s, down, s.wide_quads, s.mixed, &s.x, threads);
-        }
+        product(s, layer.down, layer.gated ? s.gated : s.wide, s.mixed, threads, {&s.x});
     }
 
     // gated = activation(first half of wide) * second half
@@ -409,17 +370,12 @@ private:
     }
 
     // Queries and keys turned by their positions.
-    void rotate(Scratch& s, const OwnLayer& layer) const {
+    void rotate(Scratch& s, const Aligned<float>& frequencies, int tokens) const {
         const int half = head_dim_ / 2;
+        turns(s, frequencies, tokens);
         for (const Tile& tile : s.tiles) {
             const int lanes = tile.lanes();
-            std::vector<float> cosines(size_t(half) * lanes), sines(size_t(half) * lanes);
-            for (int d = 0; d < half; ++d)
-                for (int i = 0; i < lanes; ++i) {
-                    const float angle = static_cast<float>(s.position[tile.first + i]) * layer.frequencies[d];
-                    cosines[size_t(d) * lanes + i] = std::cos(angle);
-                    sines[size_t(d) * lanes + i] = std::sin(angle);
-                }
+            const float *cosines = s.cosines.tile(tile), *sines = s.sines.tile(tile);
             float* rows = s.heads.tile(tile);
             for (int part = 0; part < 2; ++part)
                 for (int h = 0; h < heads_; ++h)
@@ -427,13 +383,29 @@ private:
                         float* a = rows + size_t(part * hidden_ + h * head_dim_ + d) * lanes;
                         float* b = a + size_t(half) * lanes;
                         for (int i = 0; i < lanes; i += LANES) {
-                            const F c = load(&cosines[size_t(d) * lanes + i]), n = load(&sines[size_t(d) * lanes + i]);
+                            const F c = load(cosines + size_t(d) * lanes + i), n = load(sines + size_t(d) * lanes + i);
                             const F va = load(a + i), vb = load(b + i);
                             store(a + i, sub(mul(va, c), mul(vb, n)));
                             store(b + i, add(mul(vb, c), mul(va, n)));
                         }
                     }
         }
+    }
+
+    // The cosines and sines of every token, unless they are there from the layer before.
+    void turns(Scratch& s, const Aligned<float>& frequencies, int tokens) const {
+        const int half = head_dim_ / 2;
+        if (s.frequencies && std::equal(frequencies.begin(), frequencies.end(), s.frequencies)) return;
+        s.frequencies = frequencies.data();
+        s.cosines.reshape(half, tokens);
+        s.sines.reshape(half, tokens);
+        for (const Tile& tile : s.tiles)
+            for (int d = 0; d < half; ++d)
+                for (int i = 0; i < tile.lanes(); ++i) {
+                    const float angle = static_cast<float>(s.position[tile.first + i]) * frequencies[d];
+                    s.cosines.tile(tile)[size_t(d) * tile.lanes() + i] = std::cos(angle);
+                    s.sines.tile(tile)[size_t(d) * tile.lanes() + i] = std::sin(angle);
+                }
     }
 
     void attend(Scratch& s, const OwnLayer& layer, const int32_t* offsets, int texts, Threads& threads) const {

@@ -8,6 +8,16 @@
 constexpr int ROWS = 8;    // rows of a bundle, which have the same number of steps
 constexpr int VECTORS = 4; // of a tile, at most
 
+template <class Body>
+inline void with_vectors(int vectors, Body&& body) {
+    switch (vectors) {
+        case 1: body(std::integral_constant<int, 1>{}); break;
+        case 2: body(std::integral_constant<int, 2>{}); break;
+        case 3: body(std::integral_constant<int, 3>{}); break;
+        default: body(std::integral_constant<int, 4>{}); break;
+    }
+}
+
 struct Bundle {
     int steps;
     size_t first;         // of its entries in `where` and `weights`, [steps][ROWS]
@@ -182,24 +192,39 @@ struct Finish {
 
 F activate(Activation activation, F x);
 
-inline void finish(const Matrix& m, const Finish& f, int row, int v, I sum) {
+inline void finish(const Matrix& m, const Finish& f, int row, int v, F sum) {
     const size_t at = size_t(row) * f.stride + size_t(v) * LANES;
-    if (f.sums) {
-        store(f.sums + at, sum);
-        return;
-    }
-    F value = fma(real(sum), broadcast(m.scale[row]), broadcast(m.bias[row]));
+    F value = fma(sum, broadcast(m.scale[row]), broadcast(m.bias[row]));  // scale is 1 of float weights
     if (f.activation != Activation::none) value = activate(f.activation, value);
     if (f.residual) value = add(value, load(f.residual + at));
     store(f.to + at, value);
 }
 
-inline void finish(const Matrix& m, const Finish& f, int row, int v, F sum) {
-    const size_t at = size_t(row) * f.stride + size_t(v) * LANES;
-    F value = add(sum, broadcast(m.bias[row]));
-    if (f.activation != Activation::none) value = activate(f.activation, value);
-    if (f.residual) value = add(value, load(f.residual + at));
-    store(f.to + at, value);
+inline void finish(const Matrix& m, const Finish& f, int row, int v, I sum) {
+    if (f.sums)
+        store(f.sums + size_t(row) * f.stride + size_t(v) * LANES, sum);
+    else
+        finish(m, f, row, v, real(sum));
+}
+
+template <int R, int NV, class T>
+inline void begin(const Matrix& m, const Bundle& bundle, int first_row, T (&sums)[R][NV]) {
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < NV; ++v) {
+            if constexpr (std::is_same_v<T, I>)
+                sums[r][v] = broadcast(bundle.rows[first_row + r] < 0 ? 0 : m.start[bundle.rows[first_row + r]]);
+            else
+                sums[r][v] = broadcast(0.0f);
+        }
+}
+
+template <int R, int NV, class T>
+inline void end(const Matrix& m, const Finish& f, const Bundle& bundle, int first_row, const T (&sums)[R][NV]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+        if (bundle.rows[first_row + r] >= 0)
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; ++v) finish(m, f, bundle.rows[first_row + r], v, sums[r][v]);
 }
 
 inline I multiply(I sum, I x, int32_t w) { return dot(sum, x, broadcast(w)); }
@@ -215,13 +240,7 @@ inline void bundle_sums(const Matrix& m, const Bundle& bundle, int first_row, co
     T sums[R][NV];
     const int32_t* weights = m.weights.data() + bundle.first + first_row;
     const uint16_t* where = ALL ? nullptr : m.where.data() + bundle.first + first_row;
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < NV; ++v) {
-            if constexpr (std::is_integral_v<E>)
-                sums[r][v] = broadcast(bundle.rows[first_row + r] < 0 ? 0 : m.start[bundle.rows[first_row + r]]);
-            else
-                sums[r][v] = broadcast(0.0f);
-        }
+    begin(m, bundle, first_row, sums);
     constexpr int STRIDE = NV * LANES;
     for (int s = 0; s < bundle.steps; ++s, weights += ROWS) {
         if constexpr (ALL) {
@@ -243,11 +262,7 @@ inline void bundle_sums(const Matrix& m, const Bundle& bundle, int first_row, co
             where += ROWS;
         }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-        if (bundle.rows[first_row + r] >= 0)
-#pragma GCC unroll 8
-            for (int v = 0; v < NV; ++v) finish(m, f, bundle.rows[first_row + r], v, sums[r][v]);
+    end(m, f, bundle, first_row, sums);
 }
 
 // As many rows at once as there are registers for.
@@ -317,9 +332,7 @@ inline void interleaved(const Matrix& m, int first, int last, const uint8_t* x, 
             const int32_t* weights = m.weights.data() + bundle.first + row;
             const uint16_t* where = m.where.data() + (bundle.first + row) * 4;
             I sums[R][NV];
-            for (int r = 0; r < R; ++r)
-                for (int v = 0; v < NV; ++v)
-                    sums[r][v] = broadcast(bundle.rows[row + r] < 0 ? 0 : m.start[bundle.rows[row + r]]);
+            begin(m, bundle, row, sums);
             for (int s = 0; s < bundle.steps; ++s, weights += ROWS, where += ROWS * 4)
 #pragma GCC unroll 4
                 for (int r = 0; r < R; ++r) {
@@ -328,11 +341,7 @@ inline void interleaved(const Matrix& m, int first, int last, const uint8_t* x, 
 #pragma GCC unroll 4
                     for (int v = 0; v < NV; ++v) sums[r][v] = multiply(sums[r][v], columns[v], weights[r]);
                 }
-#pragma GCC unroll 4
-            for (int r = 0; r < R; ++r)
-                if (bundle.rows[row + r] >= 0)
-#pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) finish(m, f, bundle.rows[row + r], v, sums[r][v]);
+            end(m, f, bundle, row, sums);
         }
 }
 
@@ -354,12 +363,13 @@ void tile_product(const Matrix& m, int first, int last, const void* x, const Fin
 }
 
 inline void tile_product(int vectors, const Matrix& m, int first, int last, const void* x, const Finish& f) {
-    switch (vectors) {
-        case 1: tile_product<1>(m, first, last, x, f); break;
-        case 2: tile_product<2>(m, first, last, x, f); break;
-        case 3: tile_product<3>(m, first, last, x, f); break;
-        default: tile_product<4>(m, first, last, x, f); break;
-    }
+    with_vectors(vectors, [&](auto nv) { tile_product<nv>(m, first, last, x, f); });
+}
+
+// Whether the quantized inputs of one product serve another with the same inputs: the same integers in the same order.
+inline bool takes_the_same(const Matrix& a, const Matrix& b) {
+    return a.inverse == b.inverse && a.zero == b.zero &&
+           (a.kernel == Kernel::interleaved) == (b.kernel == Kernel::interleaved);
 }
 
 // Dwords of QUAD inputs, each put on uint8: clamp(rint(x / scale) + zero, 0, 255).

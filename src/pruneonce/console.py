@@ -10,7 +10,9 @@ own, by `styled`.
 
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -66,6 +68,13 @@ errors = SafeConsole(stderr=True)
 def note(line: str) -> None:
     """Tell the person who waits what was decided, on stderr, beside the results."""
     notes.print(shown(line), soft_wrap=True)
+
+
+@cache
+def asking_hub(source: str) -> None:
+    """Say once in a process that the Hugging Face hub is asked for `source`: without a network that takes a while."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("1", "ON", "YES", "TRUE"):
+        note(f"asking the Hugging Face hub for {source}")
 
 
 def echo(line: str) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
+from pruneonce.console import asking_hub
 from pruneonce.data import class_names
 from pruneonce.errors import MissingColumnError, UserError
 
@@ -149,7 +150,8 @@ def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Reco
 
 @contextmanager
 def hub_faults(source: str) -> Iterator[None]:
-    """Turn the exceptions of `datasets` about `source` into a `UserError` of one line."""
+    """Say that the hub is asked for `source`, and turn the exceptions of `datasets` into a `UserError` of one line."""
+    asking_hub(source)
     try:
         yield
     except ConnectionError:

@@ -118,7 +118,7 @@ class Classification(TextTask):
     label: str = Field("label", description="Column with the label: a name, or a number from 0.")
     labels: Names | None = Field(
         None,
-        description="Label names in order. Without it, the names of the hub data set or those in the training data.",
+        description="Label names in order. Without it, those in the metadata of the data, or in the training data.",
     )
     metric: str = Field(
         "accuracy",
@@ -184,7 +184,7 @@ class TokenClassification(Task):
     tags: str = Field("tags", description="Column with the list of their tags: names, or numbers from 0.")
     labels: Names | None = Field(
         None,
-        description="Tag names in order. Without it, the names of the hub data set or those in the training data.",
+        description="Tag names in order. Without it, those in the metadata of the data, or in the training data.",
     )
     metric: str = Field(
         "f1",

@@ -66,8 +66,9 @@ errors = SafeConsole(stderr=True)
 
 
 def note(line: str) -> None:
-    """Tell the person who waits what was decided, on stderr, beside the results."""
-    notes.print(shown(line), soft_wrap=True)
+    """Tell the person who waits what was decided, on stderr, beside the results; of several processes, one does."""
+    if os.environ.get("RANK", "0") == "0":
+        notes.print(shown(line), soft_wrap=True)
 
 
 @cache

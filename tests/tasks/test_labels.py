@@ -374,7 +374,7 @@ NAMES = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_drawn_labels_have_the_right_index_or_none(data):
     """The oracle knows what each label means, and looks nothing up in the code under test."""
@@ -392,7 +392,7 @@ def test_drawn_labels_have_the_right_index_or_none(data):
     assert [model[order[number]] for number in numbers] == labels
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_metrics_are_scikit_learns(data):
     """Of drawn labels by name or number, any subset of the classes, against drawn outputs."""

@@ -116,11 +116,10 @@ class Classes:
             raise UserError(has)
         if order := corresponding(self.names, of_model):
             return None if order == sorted(order) else order
-        overlap = set(of_model) & set(self.names)
-        if are_numbered(of_model) and not overlap and (self.origin != "the data" or are_numbered(self.names)):
-            return None
-        if overlap and self.origin != "the data":
+        if self.origin == "`labels`" and set(of_model) & set(self.names):
             raise UserError(f"{has}; give all of them the same names")
+        if are_numbered(of_model) and (self.origin != "the data" or are_numbered(self.names)):
+            return None
         if are_numbered(of_model):
             raise UserError(
                 f"{has}; the model has no names, so name the classes of the data in the model's order by `labels`"

@@ -11,7 +11,7 @@ from pruneonce.training.reporting import check_report_to
 def test_logging_integrations_are_checked_first(encoder, corpus_file, tmp_path):
     corpus = Corpus(source=str(corpus_file), block_length=16)
     settings = Prune(objective="hidden", sparsity=0.5, steps=2, learning_rate=1e-3)
-    with pytest.raises(UserError, match="no logging integration 'nonsense' for `report_to`; there are .*tensorboard"):
+    with pytest.raises(UserError, match=r"no logging integration 'nonsense' for `report_to`; there are .*tensorboard"):
         stages.prune(encoder, corpus, settings, tmp_path / "out", cache=tmp_path / "cache", report_to=["nonsense"])
     assert list(tmp_path.iterdir()) == []
 

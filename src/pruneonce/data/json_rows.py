@@ -24,7 +24,7 @@ class Twice(dict[str, Any]):
 
 def is_list(path: Path) -> bool:
     """Return whether the content of a JSON file begins as a list."""
-    start = next((piece.lstrip(" \t\r\n\ufeff") for piece in characters(path) if piece.strip(" \t\r\n\ufeff")), "")
+    start = next((piece.lstrip(" \t\r\n") for piece in characters(path) if piece.strip(" \t\r\n")), "")
     return start.startswith("[")
 
 
@@ -86,7 +86,7 @@ class _Text:
 
     def __init__(self, path: Path):
         self.pieces = characters(path)
-        self.buffer = next(self.pieces, "").removeprefix("\ufeff")
+        self.buffer = next(self.pieces, "")
         self.position = 0
 
     def more(self) -> bool:

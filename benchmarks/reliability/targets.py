@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.reliability import labels
+from benchmarks.reliability import data_files, labels
 from benchmarks.reliability.exports import Exports
 from benchmarks.reliability.mutations import LINES, lie, mutated
 from pruneonce import quantization, recipe, storage
@@ -47,8 +47,10 @@ class Share(NamedTuple):
 
 SHARES = {
     "recipe": Share("recipes, and `--set`", 26, 300),
-    "packed_bytes": Share("packed files, damaged", 38, 100),
+    "packed_bytes": Share("packed files, damaged", 30, 100),
     "packed_lies": Share("packed files, lying: every hash is right", 11, 60),
+    "tables": Share("tables of tasks, damaged and odd: rows as Python's own readers give them", 6, 150),
+    "conll_files": Share("files of CoNLL, damaged and odd", 2, 60),
     "grids": Share("scales and input ranges of a quantized model", 8, 60),
     "checkpoint_files": Share("checkpoints: each change must be found", 6, 60),
     "model_folder": Share("weights and configuration of a model folder", 2, 25),
@@ -87,6 +89,12 @@ class Targets:
         self.encoder = load_encoder(self.model)
         exports = Exports(folder / "exports")
         self.exports_damaged, self.exports_lying = exports.damaged, exports.lying
+
+    def tables(self, data: Any, folder: Path) -> None:
+        data_files.tables(data, folder)
+
+    def conll_files(self, data: Any, folder: Path) -> None:
+        data_files.conll_files(data, folder)
 
     def _fill(self, folder: Path) -> None:
         for name in ("model.safetensors", "config.json"):

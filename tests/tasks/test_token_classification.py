@@ -170,7 +170,7 @@ def test_a_mistake_is_one_line(tmp_path, make, rows, settings, message):
 
 def test_other_files_are_refused(tmp_path, make):
     (tmp_path / "a.xml").write_text("<a/>")
-    message = r"its name has to end in \.txt, \.conll, \.jsonl, \.json, \.parquet"
+    message = r"its name has to end in \.txt, \.conll, \.jsonl, \.ndjson, \.json, \.parquet, \.arrow, "
     fails(make(test=str(tmp_path / "a.xml")), tmp_path, message)
 
 

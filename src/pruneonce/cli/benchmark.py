@@ -12,7 +12,7 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson, Sets
-from pruneonce.cli.task_options import PairColumn, TextColumn
+from pruneonce.cli.task_options import TABLE_FILES, PairColumn, TextColumn
 from pruneonce.console import echo, notes, results
 from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
@@ -46,7 +46,7 @@ def benchmark(
     threads: Annotated[int | None, typer.Option(help="Threads of every engine. Default: PyTorch's number.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Time each model in each cell for so long. Default: 1.")] = None,
     texts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSONL, CSV or Parquet file of real texts to time unpadded.")
+        Path | None, typer.Option(metavar="FILE", help=f"Real texts to time unpadded: {TABLE_FILES}.")
     ] = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,

@@ -15,6 +15,7 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.task_options import MEASURED, TaskSets, as_options, takes_task, task_values, with_sets
+from pruneonce.config.formats import CORPUS, FORMATS, listed_suffixes
 from pruneonce.console import echo, results
 from pruneonce.errors import UserError
 
@@ -26,7 +27,8 @@ TRANSFER = {"epochs": 8, "batch_size": 32, "learning_rate": 1.5e-4}
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.", show_default=False)]
 Output = Annotated[Path, typer.Option(help="Folder to write; what it holds is never overwritten.")]
-Source = Annotated[str, typer.Option("--corpus", help="Text, JSONL or Parquet file, a folder of them, or a hub id.")]
+CORPUS_FILES = f"File ({', '.join(listed_suffixes([FORMATS[name] for name in CORPUS]))})"
+Source = Annotated[str, typer.Option("--corpus", help=f"{CORPUS_FILES}, a folder of such files, or a hub id.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pruneonce.config.formats import CORPUS, suffixes
 from pruneonce.config.pattern import Pattern
 from pruneonce.config.section import Section
 from pruneonce.plugins import engine_names, format_names, installed_engines
@@ -30,12 +31,12 @@ class Corpus(Section):
     """Unlabelled text for `prepare` and `prune`: where it is, and how it is cut into blocks."""
 
     source: str = Field(
-        description="File, folder of files, or hub id. Files are .txt (a document a line), .jsonl or .json (an object "
-        "a line) and .parquet; all but Parquet may be compressed (.gz, .bz2, .xz)."
+        description=f"File, folder of files, or hub id. Files end in {suffixes(CORPUS)}. A folder may also be one that "
+        "`datasets` saved."
     )
     subset: str | None = Field(None, description="Configuration of a hub data set, such as 20231101.en.")
     split: str = Field("train", description="Split of a hub data set.")
-    column: str = Field("text", description="Column with the text in JSONL, Parquet and hub data.")
+    column: str = Field("text", description="Column with the text, in all files but .txt, and in hub data.")
     block_length: int = Field(128, ge=8, description="Tokens in a training block, special tokens included.")
     max_tokens: int | None = Field(
         None, ge=1, description="Tokens to read at most. Without it, all of the text is read."

@@ -23,6 +23,7 @@ from pruneonce.recipe import Section
 from pruneonce.sparsity import inspect_module
 from pruneonce.system import distributed, durable, locks
 from pruneonce.training import Job, Trained
+from pruneonce.training.reporting import check_report_to
 
 
 def is_finished(output: Path, key: str) -> bool:
@@ -109,6 +110,9 @@ class Build:
     seed: int
     cache: Path | None = None
     report_to: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_report_to(self.report_to)
 
     def cache_in(self, begun: Path) -> Path:
         """Return the cache, which is inside the unfinished folder unless there is another."""

@@ -23,11 +23,12 @@ from datasets import (
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from pruneonce.data import readers
+from pruneonce.data import readers, streams
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import MissingColumnError, UserError
 from pruneonce.models import load_model, load_reporting
 from pruneonce.recipe import Task, Training
+from pruneonce.tasks.cuts import Cut, beginnings, count_cut, in_parts, tokens_in
 from pruneonce.tasks.labels import Classes, names_of
 from pruneonce.wording import as_in_file, listed
 
@@ -140,6 +141,21 @@ class Kind(ABC, Generic[T]):
     def texts(self, rows: Dataset) -> list[Any]:
         """Return a text or a pair for each row, as a tokenizer takes them."""
 
+    def cut(self, rows: Dataset, examples: Dataset, tokenizer: Any, training: bool = False) -> Cut:
+        """Return the account of what `max_length` cuts off `rows`, of which `encode` made `examples`."""
+        most: int = self.task.max_length
+        kept = [len(ids) for ids in examples["input_ids"]]
+        full = [index for index, size in enumerate(kept) if size >= most]
+        texts = self.inputs(rows, training) if full else []
+        parts = {index: texts[index] if isinstance(texts[index], tuple) else (texts[index],) for index in full}
+        whole = {index: sum(tokens_in(part, tokenizer) for part in of_one) for index, of_one in parts.items()}
+        is_pair = any(len(of_one) > 1 for of_one in parts.values())
+        return count_cut(kept, most, tokenizer.num_special_tokens_to_add(pair=is_pair), whole)
+
+    def inputs(self, rows: Dataset, training: bool) -> list[Any]:
+        """Return the text or pair of each example of `encode`."""
+        return self.texts(rows)
+
     def output(self, outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the outputs [rows, ...] out of the named tensors of a model or an engine."""
         logits = outputs["logits"]
@@ -240,9 +256,9 @@ class Kind(ABC, Generic[T]):
     def training_texts(self, where: str, column: str, cache: Path, most: int | None = None) -> list[str]:
         """Return the first `most` texts that are not blank: lines of a text file, else a column's."""
         file = Path(where).expanduser()
-        if self.task.source is None and readers.kind(file) == "text":
+        if self.task.source is None and streams.kind(file) == "text":
             readers.check_file(file, ["text"])
-            candidates: Iterator[str] = (line.strip() for _, line in readers.lines(file))
+            candidates: Iterator[str] = (line.strip() for _, line in streams.lines(file))
         else:
             candidates = iter(checked_texts(self.read(where, [column], cache), column))
         texts = list(islice((text for text in candidates if text.strip()), most))
@@ -284,7 +300,13 @@ def tokenized(
     """Return texts, or pairs, as model input; `labels` is the column that becomes `labels`."""
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = tokenizer(*(batch[column] for column in columns), truncation=True, max_length=max_length)
+        rows = zip(*(batch[column] for column in columns), strict=True)
+        texts = list(zip(*(beginnings(row, tokenizer, max_length) for row in rows), strict=True))
+        parts = [
+            tokenizer(*(column[start:end] for column in texts), truncation=True, max_length=max_length)
+            for start, end in in_parts(texts)
+        ]
+        encoded = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         return {**encoded, **({"labels": batch[labels]} if labels else {})}
 
     with no_progress_bars():
@@ -313,7 +335,7 @@ def checked_numbers(table: Table, column: str) -> list[float]:
     for row, value in enumerate(table.columns[column]):
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise UserError(f"{table.place(row)}: {column!r} has to be a number, not {as_in_file(value)}")

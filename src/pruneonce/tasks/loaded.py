@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 
 from datasets import Dataset
 
+from pruneonce.console import note
 from pruneonce.data import packing
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
+from pruneonce.system import distributed
 from pruneonce.tasks.kind import Kind, TaskData
 
 MOST_BYTES = 1 << 30  # of Arrow data; more than any task of GLUE or SQuAD takes with its tokens
@@ -72,7 +74,18 @@ class LoadedTask:
             split = "train"
         identity = _tokenizer_key(tokenizer)
         key = (self.key, split, training, identity) if self.key and identity else None
-        return KEPT.get(key, lambda: self.kind.encode(self.rows(split), tokenizer, training), _bytes)
+        return KEPT.get(key, lambda: self._encoded(split, tokenizer, training), _bytes)
+
+    def _encoded(self, split: str, tokenizer: Any, training: bool) -> Dataset:
+        """Encode a split, and say what of it is cut."""
+        rows = self.rows(split)
+        examples = self.kind.encode(rows, tokenizer, training)
+        files = self.kind.task.data()
+        names = [split] if split != TAUGHT else ["train", "unlabelled"]
+        where = " and ".join(f"{name} ({files[name]})" for name in names if name in files)
+        if distributed.rank() == 0 and (line := self.kind.cut(rows, examples, tokenizer, training).line(where)):
+            note(line)
+        return examples
 
     def rows(self, split: str) -> Dataset:
         """Return the rows of a split, or of `TAUGHT`."""

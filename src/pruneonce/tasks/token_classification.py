@@ -17,13 +17,15 @@ from datasets import Sequence as ListOf
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-from pruneonce.data import readers
+from pruneonce.config.formats import LISTS
+from pruneonce.data import readers, streams
 from pruneonce.data.conll import read_conll
 from pruneonce.data.readers import Table
 from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue, spans
 from pruneonce.recipe import TokenClassification
+from pruneonce.tasks.cuts import Cut, count_cut
 from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, architecture, no_progress_bars
 from pruneonce.tasks.labels import Classes
 from pruneonce.wording import as_in_file
@@ -84,6 +86,17 @@ class TokenClassificationKind(Kind[TokenClassification]):
         with no_progress_bars():
             return rows.map(tokenize, batched=True, remove_columns=rows.column_names)
 
+    def cut(self, rows: Dataset, examples: Dataset, tokenizer: Any, training: bool = False) -> Cut:
+        kept = [len(ids) for ids in examples["input_ids"]]
+        most, spaced = self.task.max_length, _marks_spaces(tokenizer)
+        whole = {}
+        for index in (index for index, size in enumerate(kept) if size >= most):
+            words = rows[index]["tokens"]
+            words = _with_spaces(words) if spaced else words
+            encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False)
+            whole[index] = len(encoded["input_ids"])
+        return count_cut(kept, most, tokenizer.num_special_tokens_to_add(), whole)
+
     def collate(self, tokenizer: Any) -> Collate:
         pad = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=MULTIPLE)
 
@@ -134,10 +147,10 @@ class TokenClassificationKind(Kind[TokenClassification]):
         task = self.task
         if task.source is None:
             path = Path(where).expanduser()
-            if readers.kind(path) == "csv":
+            if streams.kind(path) in readers.DELIMITERS:
                 raise UserError(f"{path}: CSV cannot hold lists of words and tags; use JSONL, Parquet or CoNLL's .txt")
-            readers.check_file(path, ("json", "parquet", "text", "conll"))
-            if readers.kind(path) in ("text", "conll"):
+            readers.check_file(path, ("text", "conll", *LISTS))
+            if streams.kind(path) in ("text", "conll"):
                 return read_conll(path, task.tokens, task.tags)
         return self.read(where, [task.tokens, task.tags], cache)
 

@@ -353,6 +353,13 @@ def test_methods_and_patterns_are_named(tmp_path: Path, summary: dict[str, Any])
     assert "obert (gradients 512, block_size 50), 1x4" in build(tmp_path, summary)
 
 
+@pytest.mark.parametrize("changes", [{"created": "2026-13-45"}, {"created": 7}, {"results": [{}]}, {"layers": [1]}])
+def test_a_damaged_summary_is_one_line(changes: dict[str, Any], tmp_path: Path, summary: dict[str, Any]) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, **changes}))
+    with pytest.raises(UserError, match=r"summary\.json is damaged or of another version"):
+        write_report(tmp_path)
+
+
 def test_no_summary_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no summary\.json in .*pruneonce run"):
         write_report(tmp_path)

@@ -14,7 +14,6 @@ WRITING = {
     "models/card.py": "a folder that is not published yet",
     "plan/probe.py": "os.devnull",
     "runs/quickstart.py": "a folder that is not published yet",
-    "storage/skeleton.py": "a temporary folder",
     "storage/unpacking.py": "a folder that is not published yet",
     "system/durable.py": "the one place",
     "system/locks.py": "the lock, whose content is for people",

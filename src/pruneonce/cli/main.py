@@ -212,12 +212,14 @@ def verify(
     from pruneonce.sparsity import verify
 
     check = verify(child, against)
-    absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
     if check.ok:
+        absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
         echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")
         return
     lost = [layer for layer in check.layers if layer.lost]
     if lost:
         results.print(tables.lost_zeros(lost))
+    more = f" and {len(check.wanted) - 1} more" if len(check.wanted) > 1 else ""
+    absent = f"; not in the child, or of another shape: {check.wanted[0]}{more}" if check.wanted else ""
     echo(f"{child} does not keep the zeros of {against}{absent}")
     raise typer.Exit(1)

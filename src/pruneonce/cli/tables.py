@@ -217,9 +217,8 @@ def totals(inspection: Inspection) -> Table:
     table.add_row("model", f"{inspection.model:.2%} of all {inspection.parameters:,} parameters")
     table.add_row("bytes", f"{inspection.bytes:,}")
     table.add_row("pattern", inspection.pattern)
-    table.add_row(
-        "made by", shown(f"{provenance['stage']} from {provenance['source']}") if provenance else "not pruneonce"
-    )
+    made = f"{provenance.get('stage', 'unknown')} from {provenance.get('source', 'unknown')}" if provenance else None
+    table.add_row("made by", shown(made) if made else "not pruneonce")
     return table
 
 

@@ -7,6 +7,7 @@ from pruneonce.lazy import lazily
 if TYPE_CHECKING:
     from pruneonce.models.folder import BEGUN, publish_folder, remove_scratch, save_model
     from pruneonce.models.loading import (
+        check_weights,
         dropouts,
         load_as_saved,
         load_config,
@@ -31,6 +32,7 @@ __all__ = [
     "METRICS",
     "MODULE",
     "PROVENANCE",
+    "check_weights",
     "content_key",
     "copy_sentence_transformer",
     "dropouts",

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
+from pruneonce.models.source import first_line
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
 from pruneonce.report import comparison, plots, speed
 from pruneonce.report.recovery import Results, recoveries_of
@@ -43,7 +44,14 @@ def write_report(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.j2").render(_context(summary))
+    try:
+        page = environment.get_template("page.html.j2").render(_context(summary))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"{run / 'summary.json'} is damaged or of another version ({type(error).__name__}: {reason}); the run's "
+            "own command writes it anew"
+        ) from error
     file = run / "report.html"
     write_text(file, page)
     return file

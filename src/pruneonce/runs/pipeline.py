@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.rule import Rule
-from transformers import AutoModel
 
 from pruneonce import quantization, stages
 from pruneonce.config import safe_yaml
@@ -17,7 +15,7 @@ from pruneonce.console import console
 from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
-from pruneonce.models import PROVENANCE, load_config, load_tokenizer
+from pruneonce.models import PROVENANCE, check_weights, load_config, load_tokenizer
 from pruneonce.models.architectures import check_length, roles_of
 from pruneonce.recipe import Quantization, Recipe, Transfer
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
@@ -127,7 +125,9 @@ def check(recipe: Recipe, cache: Path) -> None:
     roles_of(load_config(recipe.model).model_type)
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
+    check_weights(recipe.model)
     if recipe.sparse_model:
+        check_weights(recipe.sparse_model)
         check_same_shape(recipe.sparse_model, recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
@@ -146,14 +146,14 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
+                check_weights(task.teacher_model)
                 check_teacher(kind, task.teacher_model, data, student, task.completed(settings))
                 kind.for_model(task.teacher_model)
 
 
 def _check_deployment(recipe: Recipe) -> None:
     """Find mistakes that would fail at the end of a run: groups that do not fit, engines that are not installed."""
-    with torch.device("meta"):
-        encoder = AutoModel.from_config(load_config(recipe.model))
+    encoder = check_weights(recipe.model)
     quantized = {
         name: [(arm, settings) for arm, settings in arms_of(recipe, name) if isinstance(settings, Quantization)]
         for name in recipe.tasks

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruneonce.engines import library_of, title_of
+from pruneonce.recipe.arms import ARMS
 from pruneonce.report import plots
 from pruneonce.wording import milliseconds
 
 REAL = "real"
+BASELINES = [name for name, arm in ARMS.items() if arm.role == "baseline"]
 
 Row = Mapping[str, Any]
 Cell = tuple[int, int | str]  # batch and length
@@ -33,8 +35,27 @@ def section(benchmark: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+def fastest(rows: Sequence[Row], model: str) -> Row | None:
+    """Return the row of a model in its fastest engine: a real text, or the longest of the smallest batch.
+
+    None where the model was not timed, or the machine was busy.
+    """
+    cell = _cell_of_verdict(rows) if rows else None
+    inside = [row for row in rows if (row["batch"], row["length"]) == cell and row["model"] == model]
+    if any(row.get("busy") for row in inside):
+        return None
+    return min(inside, key=lambda row: row["milliseconds"], default=None)
+
+
+def engine(row: Row) -> str:
+    """Return the title of a row's engine."""
+    return title_of(row["engine"])
+
+
 def sentence(rows: Sequence[Row]) -> str:
     """Return the result in one sentence: the quantized model in its fastest engine against the first model.
+
+    A quantized baseline is not the quantized model, where there is another.
 
     Without a quantized model, the sentence is about the fastest model other than the first. It compares with the first
     model in the first engine, and with the first model in its own engine.
@@ -44,7 +65,8 @@ def sentence(rows: Sequence[Row]) -> str:
     first = next((row for row in inside if row["model"] == rows[0]["model"]), inside[0])
     others = [row for row in inside if row["model"] != first["model"]]
     quantized = [row for row in others if row["weights"].startswith("int")]
-    best = min(quantized or others or inside, key=lambda row: row["milliseconds"])
+    pruned = [row for row in quantized if row["model"] not in BASELINES]
+    best = min(pruned or quantized or others or inside, key=lambda row: row["milliseconds"])
     text = f"{_name(best)} takes {milliseconds(best['milliseconds'])} ms {_batch_in_words(cell)}"
     beside = next((r for r in inside if r["model"] == first["model"] and r["engine"] == best["engine"]), None)
     rivals = [row for row in (first, beside) if row is not None and row is not best]

@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from pruneonce.data import readers
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import UserError
+from pruneonce.metrics.units import Units
 from pruneonce.models import load_model, load_reporting
 from pruneonce.recipe import Task, Training
 
@@ -119,6 +120,17 @@ class Kind(ABC, Generic[T]):
     @abstractmethod
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         """Return the metrics of the outputs for `examples`, one each, which `encode` made of `rows`."""
+
+    @abstractmethod
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        """Return the outcome by unit, of which the metric of any resample can be computed; arguments as `measure`."""
+
+    def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
+        """Return the task's metric for the units at the positions `index` [..., m], [...].
+
+        By default the metric is the mean of its values of the units.
+        """
+        return np.asarray(values[self.task.metric][index].mean(-1))
 
     @abstractmethod
     def texts(self, rows: Dataset) -> list[Any]:

@@ -5,6 +5,9 @@ A unit is the thing that is drawn: an example, a sentence, a question or a query
 
 from __future__ import annotations
 
+import base64
+import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +15,38 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from pruneonce.errors import UserError
+
 Array = np.ndarray[Any, Any]
 
 EXAMPLES = "examples"
+MOST = 1 << 27  # numbers in an array that is read
 
 
 def _nothing() -> Array:
     return np.empty(0, dtype=np.int64)
+
+
+def _packed(numbers: Array) -> dict[str, Any]:
+    """Return an array as JSON; integers in as few bytes as hold them."""
+    if numbers.dtype.kind in "iu" and numbers.size:
+        smallest = np.result_type(np.min_scalar_type(numbers.min()), np.min_scalar_type(numbers.max()))
+        numbers = numbers.astype(smallest if smallest.kind in "iu" else np.int64)
+    data = base64.b64encode(zlib.compress(np.ascontiguousarray(numbers).tobytes(), 9)).decode()
+    return {"dtype": numbers.dtype.newbyteorder("<").str, "shape": list(numbers.shape), "data": data}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> Array:
+    """Return the array of `_packed`, its integers as int64; no more memory is taken than its shape says."""
+    dtype, shape = np.dtype(str(packed["dtype"])), [int(size) for size in packed["shape"]]
+    if dtype.kind not in "iuf" or not 1 <= len(shape) <= 2 or min(shape) < 0 or math.prod(shape) > MOST:
+        raise ValueError(f"an array of {dtype} {shape}")
+    size = math.prod(shape) * dtype.itemsize
+    content = zlib.decompressobj().decompress(base64.b64decode(packed["data"], validate=True), size + 1)
+    if len(content) != size:
+        raise ValueError("an array of another size than it says")
+    numbers = np.frombuffer(content, dtype).reshape(shape)
+    return numbers.astype(np.int64 if dtype.kind in "iu" else np.float64)
 
 
 @dataclass(frozen=True)
@@ -40,6 +68,37 @@ class Units:
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the units as JSON, their arrays compressed."""
+        values = {name: _packed(numbers) for name, numbers in self.values.items()}
+        return {
+            "of": self.noun,
+            "values": values,
+            "decisions": _packed(self.decisions),
+            "right": _packed(self.right.astype(np.int64)),
+        }
+
+    @classmethod
+    def from_json(cls, packed: Mapping[str, Any]) -> Units:
+        """Return the units of `to_json`.
+
+        Raises:
+            UserError: the JSON is damaged.
+        """
+        try:
+            values = {str(name): _unpacked(numbers) for name, numbers in packed["values"].items()}
+            decisions, right = _unpacked(packed["decisions"]), _unpacked(packed["right"]).astype(bool)
+            units = cls(values, decisions, right, str(packed["of"]))
+            if (
+                not values
+                or {len(numbers) for numbers in values.values()} != {len(units)}
+                or len(right) != len(decisions)
+            ):
+                raise ValueError("arrays of different lengths")
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration, zlib.error) as error:
+            raise UserError(f"the outcomes by example are damaged: {error}") from None
+        return units
 
     @property
     def decides_units(self) -> bool:

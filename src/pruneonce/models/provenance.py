@@ -12,6 +12,7 @@ from pruneonce.system.durable import file_hash, read_json
 
 PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
+CERTIFICATE = "certificate.json"
 LIBRARIES = ("pruneonce", "torch", "transformers")
 
 
@@ -24,6 +25,7 @@ def content_key(source: str | Path) -> str:
     if provenance and "key" in provenance:
         return str(provenance["key"])
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    files = [file for file in files if file.name != CERTIFICATE]
     return key_of([(file.name, file_hash(file)) for file in files])
 
 

@@ -14,14 +14,15 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.errors import UserError
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid
+from pruneonce.models.provenance import CERTIFICATE, METRICS
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
 from pruneonce.storage.skeleton import Skeleton
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# The log of training, of no use for inference.
-LEFT_OUT = ("metrics.json",)
+# The log of training, and the certificate, which tells the size of the packed file.
+LEFT_OUT = (METRICS, CERTIFICATE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,6 +70,7 @@ class Kind(ABC, Generic[T]):
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
     full_score: ClassVar[float] = 1.0  # the score of a perfect model by the kind's metrics
+    derived: ClassVar[tuple[str, ...]] = ()  # columns of rows that depend on other splits too
 
     def __init__(self, task: T):
         self.task = task

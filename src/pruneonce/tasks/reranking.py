@@ -32,6 +32,7 @@ class RerankingKind(TextKind[Reranking]):
     """
 
     target = "target"
+    derived = (target,)
 
     def columns(self) -> dict[str, str]:
         return {"query": self.task.query, "passage": self.task.passage}

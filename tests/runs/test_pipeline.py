@@ -9,6 +9,7 @@ from safetensors import safe_open
 from shared.models import make_model
 from transformers import GPT2Config, GPT2Model
 
+from pruneonce.cli import main
 from pruneonce.errors import UserError
 from pruneonce.recipe import Recipe, validate
 from pruneonce.runs import pipeline
@@ -154,6 +155,31 @@ def test_dense_int8_is_the_dense_model_on_the_grid_of_the_sparse_one(finished):
     assert sizes == sorted(sizes, reverse=True), "int8 makes it smaller, zeros make it smaller still"
     assert (output / "tasks" / "mood" / "dense-int8.pruneonce").is_file()
     assert "Beside dense int8 (" in (output / "report.html").read_text()
+
+
+def test_every_arm_has_a_certificate_of_what_the_summary_says(finished, recipe_values, task_files, capsys):
+    summary, output = finished
+    page = (output / "report.html").read_text()
+    assert "How sure the losses are" in page
+    for row in summary["results"]:
+        content = json.loads((output / row["folder"] / "certificate.json").read_text())
+        dense = next(one["value"] for one in summary["results"] if one["arm"] == "dense")
+        assert content["score"]["value"] == pytest.approx(row["value"])
+        assert content["difference"]["value"] == pytest.approx(row["value"] - dense)
+        assert content["bytes"] == (row["size"] and row["size"]["bytes"])
+        assert (content["split"], content["units"]) == ("test", 40)
+        assert "## Certificate" in (output / row["folder"] / "README.md").read_text()
+        assert "outcome" not in row["certificate"]["reference"], "the summary has the numbers alone"
+    exported, model = (output / "tasks" / "mood" / name for name in ("int8-onnx", "int8"))
+    assert (exported / "certificate.json").read_text() == (model / "certificate.json").read_text()
+    test = str(task_files / "test.jsonl")
+    for folder in (model, exported):
+        assert main(["check", str(folder), "--data", test, "--budget", "100pt"]) == 0
+    assert "on 40 examples" in capsys.readouterr().out
+    packed = str(model.with_name("int8.pruneonce"))
+    assert main(["check", packed, "--data", test, "--budget", "100pt"]) == 2
+    reference = ("--against", str(model / "certificate.json"))
+    assert main(["check", packed, *reference, "--data", test, "--budget", "100pt"]) == 0
 
 
 def test_the_grid_of_dense_int8_is_that_of_the_trained_model_without_a_calibrated_one(recipe_values):

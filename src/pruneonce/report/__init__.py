@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
-from pruneonce.report import beside, comparison, plots, speed
+from pruneonce.report import beside, certificates, comparison, plots, speed
 from pruneonce.report.recovery import Results, recoveries_of
 from pruneonce.system.durable import read_json, write_text
 from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, tenths
@@ -164,6 +164,7 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "recoveries": comparison.recoveries(results, "recoveries"),
         "sweeps": comparison.sweeps(results),
         "of_seeds": of_seeds(summary),
+        "certificates": certificates.section(results),
         "measures": measures,
         "sizes": [size for task, arms in results.items() for size in _sizes(task, arms)],
         "sizes_plot": _sizes_plot(results),

@@ -8,7 +8,7 @@ from typing import Any
 from pruneonce.engines import library_of, title_of
 from pruneonce.recipe.arms import ARMS
 from pruneonce.report import plots
-from pruneonce.wording import milliseconds
+from pruneonce.wording import listed, milliseconds
 
 REAL = "real"
 BASELINES = [name for name, arm in ARMS.items() if arm.role == "baseline"]
@@ -68,6 +68,8 @@ def sentence(rows: Sequence[Row]) -> str:
     pruned = [row for row in quantized if row["model"] not in BASELINES]
     best = min(pruned or quantized or others or inside, key=lambda row: row["milliseconds"])
     text = f"{_name(best)} takes {milliseconds(best['milliseconds'])} ms {_batch_in_words(cell)}"
+    if any(row.get("busy") for row in inside):
+        return f"{text[0].upper()}{text[1:]}, on a busy machine: no times are compared."
     beside = next((r for r in inside if r["model"] == first["model"] and r["engine"] == best["engine"]), None)
     rivals = [row for row in (first, beside) if row is not None and row is not best]
     comparisons = [_against(best, rival) for rival in {id(rival): rival for rival in rivals}.values()]
@@ -87,6 +89,12 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Real texts: {texts['number']}, of {texts['median_tokens']} tokens in the median and "
             f"{texts['most_tokens']} at most; alone without padding, in batches sorted by length."
+        )
+    if busy := [row for row in benchmark["rows"] if row.get("busy")]:
+        disturbed = list(dict.fromkeys(f"{row['model']} in {title_of(row['engine'])}" for row in busy))
+        lines.append(
+            f"NOT RELIABLE: the machine was busy while {listed(disturbed)} was timed: other programs used the "
+            "processors, or equal calls took very different times. Time the models again when the machine is idle."
         )
     precisions = dict.fromkeys((row["engine"], row["precision"]) for row in benchmark["rows"])
     precision_by_engine = ", ".join(f"{precision} in {title_of(engine)}" for engine, precision in precisions)

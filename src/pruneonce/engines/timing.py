@@ -11,7 +11,7 @@ import numpy as np
 from pruneonce.system.machine import is_short_of_processors, seconds_of_others
 
 Work = Sequence[Callable[[], object]]
-WIDE = 0.3  # quartiles of equal calls that are further apart are those of a disturbed machine
+WIDE = 0.3  # over the median: of benchmarks/results/speed.json, no cell of equal calls is above 0.21
 LEAST = 0.5  # seconds; the system counts the time of programs in hundredths
 Passes = list[list[float]]  # seconds of each call, for each pass
 

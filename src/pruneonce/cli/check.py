@@ -10,7 +10,7 @@ import typer
 
 from pruneonce import recipe
 from pruneonce.cli.stages import AsJson
-from pruneonce.cli.task_options import TASK, TaskSets, takes_task, with_sets
+from pruneonce.cli.task_options import MEASURED, TaskSets, takes_task, with_sets
 from pruneonce.console import results
 from pruneonce.engines import ENGINES, title_of
 from pruneonce.errors import UserError
@@ -19,7 +19,7 @@ from pruneonce.wording import listed
 app = typer.Typer()
 
 # The data come by --data.
-CHECKED = {name: option for name, option in TASK.items() if name not in ("preset", "train", "dev", "test")}
+CHECKED = {name: option for name, option in MEASURED.items() if name not in ("preset", "dev", "test")}
 
 
 @app.command(

@@ -88,15 +88,13 @@ def _task(model: str, against: str | None, data: str, typed: dict[str, Any]) -> 
     from pruneonce.tasks import kind_for
 
     with as_folder(model) as folder:
-        config = load_config(folder)
+        kind = kind_for(load_config(folder), typed, folder)
     place = Path(against) if against and against.endswith(".json") else Path(model)
     certificate = read_certificate(place) if place.exists() and place.suffix != ".pruneonce" else None
-    known = certificate["task"] if certificate else {"kind": kind_for(config)}
+    known = certificate["task"] if certificate else {"kind": kind}
     values: dict[str, Any] = {**known, **typed}
     if isinstance(values.get("labels"), str):
         values["labels"] = [label.strip() for label in values["labels"].split(",")]
-    if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:
-        values.setdefault("labels", [config.id2label[index] for index in range(config.num_labels)])
     return recipe.make_task({**values, "train": data, "dev": data}, "task")
 
 

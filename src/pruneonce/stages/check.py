@@ -12,11 +12,14 @@ import numpy as np
 from pruneonce.errors import UserError
 from pruneonce.metrics.comparison import Comparison, interval
 from pruneonce.metrics.units import Array, Units
-from pruneonce.models import content_key
+from pruneonce.models import content_key, load_config
 from pruneonce.recipe import Task
 from pruneonce.stages.certificate import certificate, read_certificate, reading
 from pruneonce.stages.evaluate import Measured, measure
+from pruneonce.storage import as_folder
 from pruneonce.tasks import kind_of
+from pruneonce.tasks.labels import names_of
+from pruneonce.wording import listed
 
 SPLIT = "dev"  # stands for the data of the check, whatever its name
 ROUNDING = 1e-9  # a loss of exactly the budget is within it
@@ -97,7 +100,9 @@ def check(
     known = _certificate(model, against)  # before anything is measured
     if known is not None:
         _must_be_read_alike(task, known[1])
-    measured = measure(model, task, splits=[SPLIT], cache=cache, engine=engine)[SPLIT]
+    elif "labels" in type(task).model_fields and getattr(task, "labels", None) is None:
+        _must_name_alike(model, str(against))
+    measured = measure(model, task, splits=[SPLIT], cache=cache, engine=engine, names_of_model=True)[SPLIT]
     reference = _reference(known, against, task, measured, cache)
     return _judged(str(model), task, measured, reference, budget, engine, confidence)
 
@@ -124,6 +129,19 @@ def _must_be_read_alike(task: Task, content: dict[str, Any]) -> None:
         )
 
 
+def _must_name_alike(model: str | Path, against: str | Path) -> None:
+    """Refuse a reference whose classes are not those of the model, in their order, where the task names none."""
+    names = []
+    for place in (model, against):
+        with as_folder(place) as folder:
+            names.append(names_of(load_config(folder), str(place)))
+    if names[0] != names[1]:
+        raise UserError(
+            f"{against} has the classes {listed(names[1])}, {model} has {listed(names[0])}; give their names in one "
+            "order by --labels"
+        )
+
+
 def _reference(
     known: tuple[str, dict[str, Any]] | None,
     against: str | Path | None,
@@ -133,7 +151,7 @@ def _reference(
 ) -> Reference:
     if known is None:
         assert against is not None
-        theirs = measure(against, task, splits=[SPLIT], cache=cache)[SPLIT]
+        theirs = measure(against, task, splits=[SPLIT], cache=cache, names_of_model=True)[SPLIT]
         return Reference(str(against), theirs.units, theirs.data)
     place, content = known
     if content["data"] != measured.data:

@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from pruneonce import quantization
+from pruneonce.console import note
 from pruneonce.engines import ENGINES, engine_of, open_engine, open_file, require
 from pruneonce.engines.session import Session
 from pruneonce.errors import UserError
@@ -28,6 +29,7 @@ from pruneonce.storage import as_folder
 from pruneonce.system import distributed
 from pruneonce.tasks import Batch, Collate, Kind, kind_of, loaded
 from pruneonce.tasks.kind import Array
+from pruneonce.tasks.labels import names_of
 from pruneonce.tasks.prediction import in_batches, predict
 
 
@@ -47,7 +49,12 @@ class Measured:
 
 
 def evaluate(
-    model: str | Path, task: Task, *, splits: list[str] | None = None, cache: Path | None = None
+    model: str | Path,
+    task: Task,
+    *,
+    splits: list[str] | None = None,
+    cache: Path | None = None,
+    names_of_model: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Return `{split: {metric: value}}` of a task model on `dev` and on the task's `test` and further splits.
 
@@ -57,12 +64,18 @@ def evaluate(
 
     Args:
         model: a model folder (or hub id), an exported folder, or a packed file, FILE or FILE/MEMBER.
+        task: the task. Where its classes stand in another order than the model's, names are looked up.
+        splits: those to measure on; None: all but `train`.
+        cache: folder that hub data is downloaded to.
+        names_of_model: take the names of the classes from the model where the task gives no `labels`; otherwise they
+            come from the training data.
 
     Raises:
         UserError: a mistake in the model or the task; the model's labels are not the task's, or `max_length` is more
             tokens than it takes.
     """
-    return {split: one.scores for split, one in measure(model, task, splits=splits, cache=cache).items()}
+    measured = measure(model, task, splits=splits, cache=cache, names_of_model=names_of_model)
+    return {split: one.scores for split, one in measured.items()}
 
 
 def measure(
@@ -72,6 +85,7 @@ def measure(
     splits: list[str] | None = None,
     cache: Path | None = None,
     engine: str | None = None,
+    names_of_model: bool = False,
 ) -> dict[str, Measured]:
     """Return the measurement of each split, with the outcome by unit; otherwise as `evaluate`.
 
@@ -81,6 +95,7 @@ def measure(
         splits: as for `evaluate`.
         cache: as for `evaluate`.
         engine: to measure in; the model is exported for it where that is needed. None: as for `evaluate`.
+        names_of_model: as for `evaluate`.
 
     Raises:
         UserError: as `evaluate`; the engine cannot run the model.
@@ -88,10 +103,14 @@ def measure(
     with as_folder(model) as folder, TemporaryDirectory() as scratch:
         check_length(task.max_length, folder, "max_length")
         device = distributed.start(seed=0)
-        kind = kind_of(task).for_model(folder)
+        kind, config = kind_of(task).for_model(folder), load_config(folder)
+        if names_of_model and "labels" in type(task).model_fields:
+            kind.of_model = names_of(config, str(model))
         task_data = loaded.load(kind, cache or Path(scratch) / "cache")
         data = task_data.data
-        kind.check_model(load_config(folder), data, str(model))
+        kind = kind.reading(config, data, str(model))
+        if data.classes is not None and (task_data.is_new or kind.order):
+            note(data.classes.line(names_of(config, str(model))))
         session = _opened(model, folder, engine, Path(scratch) / "export")
         run = _in_engine(session, kind, str(model)) if session else _in_torch(folder, kind, device)
         tokenizer = load_tokenizer(folder)
@@ -104,6 +123,8 @@ def measure(
             outputs = run(examples, collate)
             scores = {**kind.measure(outputs, rows, examples), "examples": len(rows)}
             measured[split] = Measured(scores, kind.units(outputs, rows, examples), _hash(rows, kind.derived))
+            if undefined := kind.undefined(rows, data):
+                note(f"{split}: {undefined}")
     return measured
 
 

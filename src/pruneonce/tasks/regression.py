@@ -15,7 +15,7 @@ from pruneonce.errors import UserError
 from pruneonce.metrics import glue, units
 from pruneonce.metrics.units import Units
 from pruneonce.recipe import Regression
-from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers
+from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers, is_reranker
 from pruneonce.tasks.texts import LabelledTexts
 
 METRICS = ["pearson", "spearman"]
@@ -29,7 +29,11 @@ class RegressionKind(LabelledTexts[Regression]):
 
     @classmethod
     def is_for(cls, config: Any) -> bool:
-        return architecture(config).endswith("ForSequenceClassification") and config.num_labels == 1
+        return (
+            architecture(config).endswith("ForSequenceClassification")
+            and config.num_labels == 1
+            and (not is_reranker(config))
+        )
 
     def load(self, cache: Path) -> TaskData:
         self.check_metric(METRICS, "a regression")

@@ -39,7 +39,7 @@ VALUES = {
         "mood": {split: f"@{split}.jsonl" for split in SPLITS},
         "vectors": {"kind": "embedding", "train": "@train.jsonl", "dev": "@dev.jsonl"},
     },
-    "baselines": {"one_shot": True, "gradual": {**TRAINING, "every": 2}},
+    "baselines": {"dense_int8": True, "one_shot": True, "gradual": {**TRAINING, "every": 2}},
     "export": ["onnx"],
     "benchmark": {"seconds": 0.01},
 }

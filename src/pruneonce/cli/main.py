@@ -21,6 +21,7 @@ from typer.exceptions import TyperException
 
 from pruneonce import __version__, recipe
 from pruneonce.cli import benchmark as cli_benchmark
+from pruneonce.cli import check as cli_check
 from pruneonce.cli import deploy as cli_deploy
 from pruneonce.cli import methods as cli_methods
 from pruneonce.cli import packed_file as cli_storage
@@ -44,6 +45,7 @@ app.add_typer(cli_stages.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
 app.add_typer(cli_benchmark.app)
+app.add_typer(cli_check.app)
 app.add_typer(cli_recipes.app, name="recipes")
 app.add_typer(cli_methods.app, name="methods")
 

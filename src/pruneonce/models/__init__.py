@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pruneonce.lazy import lazily
 
 if TYPE_CHECKING:
+    from pruneonce.models.certificate import add_certificate, certificate_block
     from pruneonce.models.folder import BEGUN, publish_folder, remove_scratch, save_model
     from pruneonce.models.loading import (
         check_weights,
@@ -18,20 +19,34 @@ if TYPE_CHECKING:
         load_vocabulary_model,
         without_dropout,
     )
-    from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE, content_key, key_of, read_provenance
+    from pruneonce.models.provenance import (
+        CERTIFICATE,
+        LIBRARIES,
+        METRICS,
+        PROVENANCE,
+        content_key,
+        key_of,
+        read_provenance,
+    )
     from pruneonce.models.sentence_transformers import MODULE, copy_sentence_transformer, local_folder
 else:
     __getattr__ = lazily(
         __name__,
-        *(f"{__name__}.{module}" for module in ("provenance", "sentence_transformers", "folder", "loading")),
+        *(
+            f"{__name__}.{module}"
+            for module in ("provenance", "certificate", "sentence_transformers", "folder", "loading")
+        ),
     )
 
 __all__ = [
     "BEGUN",
+    "CERTIFICATE",
     "LIBRARIES",
     "METRICS",
     "MODULE",
     "PROVENANCE",
+    "add_certificate",
+    "certificate_block",
     "check_weights",
     "content_key",
     "copy_sentence_transformer",

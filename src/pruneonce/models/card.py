@@ -8,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from pruneonce.models.certificate import certificate_block
+
 TASK_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 CARD = """---
@@ -49,4 +51,5 @@ def write_card(model_class: str, folder: Path, provenance: Mapping[str, Any]) ->
         text=text,
         auto_class=auto,
     )
-    (folder / "README.md").write_text(card.content, encoding="utf-8")
+    certificate = certificate_block(folder)
+    (folder / "README.md").write_text("\n\n".join(filter(None, [card.content, certificate])), encoding="utf-8")

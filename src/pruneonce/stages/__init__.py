@@ -5,7 +5,8 @@ Messages of the libraries below are silenced while a stage works, see `pruneonce
 
 from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.calibrate import calibrate
-from pruneonce.stages.evaluate import evaluate
+from pruneonce.stages.check import check
+from pruneonce.stages.evaluate import evaluate, measure
 from pruneonce.stages.export import export
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.one_shot import one_shot
@@ -20,9 +21,11 @@ from pruneonce.system.libraries import quiet
 __all__ = [
     "benchmark",
     "calibrate",
+    "check",
     "evaluate",
     "export",
     "finetune",
+    "measure",
     "one_shot",
     "prepare",
     "product_quantize",
@@ -35,9 +38,11 @@ __all__ = [
 
 benchmark = quiet(benchmark)
 calibrate = quiet(calibrate)
+check = quiet(check)
 evaluate = quiet(evaluate)
 export = quiet(export)
 finetune = quiet(finetune)
+measure = quiet(measure)
 one_shot = quiet(one_shot)
 prepare = quiet(prepare)
 product_quantize = quiet(product_quantize)

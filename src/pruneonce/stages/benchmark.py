@@ -18,7 +18,7 @@ import torch
 from pruneonce import quantization
 from pruneonce.engines import ENGINES, engine_of, open_engine, open_file, require
 from pruneonce.engines.session import Array, Session
-from pruneonce.engines.timing import Work, figures, in_turns
+from pruneonce.engines.timing import Work, figures, watched
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.models import LIBRARIES, load_config, load_tokenizer, read_provenance
@@ -84,7 +84,7 @@ def benchmark(
         texts: real texts or pairs to time at their own lengths; a sample of `settings.texts` is taken.
 
     Returns:
-        `machine`, `settings`, `texts`, `rows` and `skipped`, as docs/design.md describes them.
+        `machine`, `settings`, `texts`, `rows`, `busy` and `skipped`, as docs/design.md describes them.
 
     Raises:
         UserError: a mistake in the models; an engine is not installed; no engine of `settings` can run a model.
@@ -112,6 +112,7 @@ def benchmark(
         "settings": settings.model_dump(mode="json"),
         "texts": _lengths(contenders[0], real, settings) if real else None,
         "rows": _compared(rows, contenders[0].name),
+        "busy": any(row["busy"] for row in rows),
         "skipped": [
             {"model": contender.name, "engine": engine, "why": contender.skipped[engine]}
             for contender in contenders
@@ -167,11 +168,12 @@ def _rows(
     rows = []
 
     def time(batch: int, length: int | str, works: Mapping[str, Work], sequences: int, rounds: int) -> None:
-        passes = in_turns(works, settings.seconds, rounds)
+        turns = watched(works, settings.seconds, rounds)
         for each in contenders:
             model = {"model": each.name, "engine": name, "weights": each.weights}
             cell = {"precision": sessions[each.name].precision, "batch": batch, "length": length}
-            rows.append({**model, **cell, **figures(passes[each.name], sequences)})
+            rows.append({**model, **cell, **figures(turns.passes[each.name], sequences)})
+            rows[-1]["busy"] = turns.is_busy(each.name, threads)
 
     for (batch, length), values in grid.items():
         time(batch, length, {each: [_call(session, values)] for each, session in sessions.items()}, batch, ROUNDS)
@@ -234,12 +236,19 @@ def _lengths(contender: Contender, texts: Sequence[Text], settings: Benchmark) -
 
 
 def _compared(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:
-    """Add `speedup` to the rows: how many times faster a row is than the first model in the same engine and cell."""
+    """Add `speedup` to the rows: how many times faster a row is than the first model in the same engine and cell.
+
+    It is None where the first model was not timed, or the machine was busy.
+    """
     cell = ("engine", "batch", "length")
-    reference = {tuple(row[key] for key in cell): row["milliseconds"] for row in rows if row["model"] == first}
+    reference = {
+        tuple(row[key] for key in cell): row["milliseconds"]
+        for row in rows
+        if row["model"] == first and not row["busy"]
+    }
     for row in rows:
         base = reference.get(tuple(row[key] for key in cell))
-        row["speedup"] = base / row["milliseconds"] if base else None
+        row["speedup"] = base / row["milliseconds"] if base and not row["busy"] else None
     return rows
 
 

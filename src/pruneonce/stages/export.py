@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pruneonce import quantization
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS, files, write
 from pruneonce.models import (
+    CERTIFICATE,
     LIBRARIES,
     PROVENANCE,
     content_key,
@@ -65,3 +67,5 @@ def _write(model: str | Path, folder: Path, format: Format, key: str) -> None:
         "versions": {name: version(name) for name in libraries},
     }
     durable.write_json(provenance, folder / PROVENANCE)
+    if (Path(model) / CERTIFICATE).is_file():
+        shutil.copyfile(Path(model) / CERTIFICATE, folder / CERTIFICATE)

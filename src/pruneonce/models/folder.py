@@ -55,7 +55,7 @@ def save_model(
         versions = {name: version(name) for name in LIBRARIES}
         write_json({**provenance, "versions": versions}, folder / PROVENANCE)
         write_json(dict(metrics), folder / METRICS)
-        write_card(type(model).__name__, folder, provenance)
+        write_card(folder)
         publish_folder(output)
     return output
 

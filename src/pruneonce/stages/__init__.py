@@ -7,6 +7,7 @@ from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.calibrate import calibrate
 from pruneonce.stages.evaluate import evaluate
 from pruneonce.stages.export import export
+from pruneonce.stages.export_into import export_into
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.one_shot import one_shot
 from pruneonce.stages.prepare import prepare
@@ -22,6 +23,7 @@ __all__ = [
     "calibrate",
     "evaluate",
     "export",
+    "export_into",
     "finetune",
     "one_shot",
     "prepare",
@@ -37,6 +39,7 @@ benchmark = quiet(benchmark)
 calibrate = quiet(calibrate)
 evaluate = quiet(evaluate)
 export = quiet(export)
+export_into = quiet(export_into)
 finetune = quiet(finetune)
 one_shot = quiet(one_shot)
 prepare = quiet(prepare)

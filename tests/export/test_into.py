@@ -55,7 +55,7 @@ def test_nothing_is_overwritten(copied):
     (copied / "README.md").write_text("mine")
     (copied / "onnx" / "model_int8.onnx").unlink()
     (copied / "onnx" / "model_int8.onnx").write_text("mine")
-    with pytest.raises(UserError, match="model_int8.onnx is another file than model.onnx; remove it"):
+    with pytest.raises(UserError, match=r"model_int8.onnx is another file than model.onnx; remove it"):
         stages.export_into(copied, copied, formats=["onnx"])
     shutil.rmtree(copied / "onnx")
     (copied / "onnx").mkdir()

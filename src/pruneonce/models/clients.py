@@ -92,9 +92,9 @@ def _transformers(usage: Usage) -> str:
     if usage.weights == "fp32":
         return code
     return (
-        f"{code}\n\nThese weights lie on a grid of {usage.weights} numbers, stored as floats. Plain transformers computes "
-        "with them and with activations in fp32. Its outputs differ a little from those of the engines, which compute "
-        "with integers."
+        f"{code}\n\nThese weights lie on a grid of {usage.weights} numbers, stored as floats. Plain transformers "
+        "computes with them and with activations in fp32. Its outputs differ a little from those of the engines, which "
+        "compute with integers."
     )
 
 

@@ -23,14 +23,19 @@ def make_environment(folder: Path, *requirements: str) -> Path:
     lend(folder / "lent", LENT)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (folder / "lib" / version / "site-packages" / "lent.pth").write_text(f"{folder / 'lent'}\n")
+    (folder / "constraints.txt").write_text(f"torch=={distribution('torch').version}\n")
     done = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
+        [python, "-m", "pip", "install", "--quiet", "--constraint", folder / "constraints.txt", *requirements],
         capture_output=True,
         text=True,
     )
     if done.returncode:
         reason = next(line for line in reversed(done.stderr.splitlines()) if line.strip())
         pytest.skip(f"cannot install {' '.join(requirements)}: {reason}")
+    # Of another build than the torch that is lent; where it is demanded, images alone need it.
+    subprocess.run(
+        [python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], capture_output=True, check=True
+    )
     (folder / "whole").touch()
     return python
 

@@ -26,17 +26,17 @@ using Rows = Tiled<float>;
 using Quads = Tiled<int32_t>;  // quantized inputs of a product, [inputs / QUAD][tokens] dwords a tile
 
 // x / (1 + e^-x) and the like.
-inline F logistic(F x) {
+PRUNEONCE_INLINE F logistic(F x) {
     const F e = exponential(min(x, sub(broadcast(0.0f), x)));  // e^-|x|
     const F low = div(e, add(broadcast(1.0f), e));             // of -|x|
     const F high = div(broadcast(1.0f), add(broadcast(1.0f), e));
     return select_within(high, x, broadcast(0.0f), broadcast(3.4e38f), low);
 }
-inline F tangent(F x) { return fma(broadcast(2.0f), logistic(add(x, x)), broadcast(-1.0f)); }
+PRUNEONCE_INLINE F tangent(F x) { return fma(broadcast(2.0f), logistic(add(x, x)), broadcast(-1.0f)); }
 
 // x times the normal distribution function, which is 1/2 + x P(x^2) / Q(x^2) up to |x| = 5.2, by a fit of our own to
 // within 3e-9, and 0 or 1 to within 1e-7 beyond.
-inline F gelu(F x) {
+PRUNEONCE_INLINE F gelu(F x) {
     const F c = max(min(x, broadcast(5.2f)), broadcast(-5.2f));
     const F u = mul(c, c);
     F p = broadcast(2.4733489922823537e-08f);
@@ -51,20 +51,26 @@ inline F gelu(F x) {
     q = fma(q, u, broadcast(0.02792513370513916f));
     q = fma(q, u, broadcast(0.24823661148548126f));
     q = fma(q, u, broadcast(1.0f));
-    return mul(x, fma(c, div(p, q), broadcast(0.5f)));
+    return mul(x, fma(c, mul(p, reciprocal(q)), broadcast(0.5f)));
 }
 
-inline F activate(Activation activation, F x) {
+PRUNEONCE_INLINE F gelu_tanh(F x) {
+    const F inner = mul(broadcast(0.7978845608028654f), fma(mul(broadcast(0.044715f), mul(x, x)), x, x));
+    return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
+}
+
+// `values` become activation(values); `vectors` vectors that stand together.
+void activate(Activation activation, float* values, int vectors) {
+    auto all = [&](auto&& function) {
+        for (int v = 0; v < vectors; ++v) store(values + v * LANES, function(load(values + v * LANES)));
+    };
     switch (activation) {
-        case Activation::gelu: return gelu(x);
-        case Activation::gelu_tanh: {
-            const F inner = mul(broadcast(0.7978845608028654f), fma(mul(broadcast(0.044715f), mul(x, x)), x, x));
-            return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
-        }
-        case Activation::relu: return max(x, broadcast(0.0f));
-        case Activation::silu: return mul(x, logistic(x));
-        case Activation::tanh: return tangent(x);
-        default: return x;
+        case Activation::gelu: return all([](F x) { return gelu(x); });
+        case Activation::gelu_tanh: return all([](F x) { return gelu_tanh(x); });
+        case Activation::relu: return all([](F x) { return max(x, broadcast(0.0f)); });
+        case Activation::silu: return all([](F x) { return mul(x, logistic(x)); });
+        case Activation::tanh: return all([](F x) { return tangent(x); });
+        default: return;
     }
 }
 
@@ -87,8 +93,8 @@ inline void add_row(const Table& table, int r, float* to) {
 }
 
 struct OwnLayer {
-    std::vector<Matrix> inputs;
-    Matrix output, up, down;
+    std::vector<Packed> inputs;
+    Packed output, up, down;
     std::optional<OwnNorm> attention_norm;
     OwnNorm feed_norm;
     Activation activation;
@@ -113,7 +119,7 @@ class EncoderEngine final : public Engine {
     Table words_;
     std::optional<Table> positions_, types_;
     OwnNorm embedding_norm_;
-    std::optional<Matrix> projection_;
+    std::optional<Packed> projection_;
     std::vector<OwnLayer> layers_;
     Aligned<float> relative_;  // [heads][2 max_tokens - 1]: for i - j, from -(max_tokens - 1) on
     std::optional<OwnNorm> final_norm_;
@@ -125,11 +131,11 @@ public:
           embedding_norm_(e.embeddings.norm, e.embeddings.words.width) {
         positions_ = e.embeddings.positions;
         types_ = e.embeddings.types;
-        if (e.embeddings.projection) projection_ = pack(*e.embeddings.projection);
+        if (e.embeddings.projection) projection_.emplace(*e.embeddings.projection);
         for (const Layer& layer : e.layers) {
-            OwnLayer own{{}, pack(layer.output), pack(layer.up), pack(layer.down), {}, OwnNorm(layer.feed_norm, hidden_),
+            OwnLayer own{{}, Packed(layer.output), Packed(layer.up), Packed(layer.down), {}, OwnNorm(layer.feed_norm, hidden_),
                          layer.activation, layer.gated, layer.pre_norm, {}, layer.window};
-            for (const Linear& linear : layer.inputs) own.inputs.push_back(pack(linear));
+            for (const Linear& linear : layer.inputs) own.inputs.emplace_back(linear);
             if (layer.attention_norm) own.attention_norm.emplace(*layer.attention_norm, hidden_);
             if (layer.frequencies) own.frequencies.assign(layer.frequencies, layer.frequencies + head_dim_ / 2);
             layers_.push_back(std::move(own));
@@ -148,14 +154,10 @@ public:
 
     std::vector<Choice> choices() const override {
         std::vector<Choice> all;
-        auto tell = [&](const Matrix& m) {
-            static constexpr const char* NAMES[] = {"dense", "groups", "interleaved", "floats"};
-            all.push_back({NAMES[static_cast<int>(m.kernel)], m.outputs, m.inputs, m.kept, m.work});
-        };
-        if (projection_) tell(*projection_);
+        if (projection_) all.push_back(projection_->choice());
         for (const OwnLayer& layer : layers_) {
-            for (const Matrix& m : layer.inputs) tell(m);
-            for (const Matrix* m : {&layer.output, &layer.up, &layer.down}) tell(*m);
+            for (const Packed& packed : layer.inputs) all.push_back(packed.choice());
+            for (const Packed* packed : {&layer.output, &layer.up, &layer.down}) all.push_back(packed->choice());
         }
         return all;
     }
@@ -290,7 +292,7 @@ private:
     // Outputs of all tiles; `x` are Rows of a float matrix, Quads of an integer one.
     template <class X>
     void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, Threads& threads, const Beside& b) const {
-        const int all = static_cast<int>(m.bundles.size());
+        const int all = m.parts();
         const int parts = threads.count() == 1 ? 1 : std::min(all, threads.count() * 2);
         threads.run(parts, [&](int part) {
             const int first = int(int64_t(all) * part / parts), last = int(int64_t(all) * (part + 1) / parts);
@@ -307,12 +309,14 @@ private:
 
     // y = activation(product) + residual of float rows, which are quantized where the product wants them so; not again
     // where `before` was multiplied with the same rows just now and left what this one needs.
-    void product(Scratch& s, const Matrix& m, const Rows& x, Rows& y, Threads& threads, const Beside& b,
-                 const Matrix* before = nullptr) const {
+    void product(Scratch& s, const Packed& packed, const Rows& x, Rows& y, Threads& threads, const Beside& b,
+                 const Packed* before = nullptr) const {
+        const bool narrow = s.tiles.size() == 1 && s.tiles[0].vectors == 1;
+        const Matrix& m = packed.of(narrow);
         if (m.is_float()) {
             multiply(s, m, x, y, threads, b);
         } else {
-            if (!before || !takes_the_same(*before, m)) quantize(s, m, x, s.quads);
+            if (!before || !takes_the_same(before->of(narrow), m)) quantize(s, m, x, s.quads);
             multiply(s, m, s.quads, y, threads, b);
         }
     }
@@ -328,11 +332,11 @@ private:
             in = &s.h;
         }
         int first_row = 0;
-        const Matrix* before = nullptr;
-        for (const Matrix& m : layer.inputs) {
-            product(s, m, *in, s.heads, threads, {nullptr, Activation::none, first_row}, before);
-            before = &m;
-            first_row += m.outputs;
+        const Packed* before = nullptr;
+        for (const Packed& packed : layer.inputs) {
+            product(s, packed, *in, s.heads, threads, {nullptr, Activation::none, first_row}, before);
+            before = &packed;
+            first_row += packed.outputs();
         }
         if (!layer.frequencies.empty()) rotate(s, layer.frequencies, tokens);
         attend(s, layer, offsets, texts, threads);
@@ -351,7 +355,7 @@ private:
 
     // mixed = down(f(up(in))) + x
     void feed(Scratch& s, const OwnLayer& layer, const Rows& in, int tokens, Threads& threads) const {
-        s.wide.reshape(layer.up.outputs, tokens);
+        s.wide.reshape(layer.up.outputs(), tokens);
         product(s, layer.up, in, s.wide, threads, {nullptr, layer.gated ? Activation::none : layer.activation});
         if (layer.gated) gate(s, layer.activation, tokens);
         product(s, layer.down, layer.gated ? s.gated : s.wide, s.mixed, threads, {&s.x});
@@ -365,7 +369,9 @@ private:
             const float* u = s.wide.tile(tile);
             const size_t half = size_t(inner) * tile.lanes();
             float* to = s.gated.tile(tile);
-            for (size_t i = 0; i < half; i += LANES) store(to + i, mul(activate(activation, load(u + i)), load(u + half + i)));
+            std::copy(u, u + half, to);
+            activate(activation, to, static_cast<int>(half) / LANES);
+            for (size_t i = 0; i < half; i += LANES) store(to + i, mul(load(to + i), load(u + half + i)));
         }
     }
 
@@ -469,7 +475,7 @@ private:
                 for (int d = 0; d < d_count; ++d) {
                     F column[NV];
 #pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) column[v] = load(q + size_t(d) * lanes + v * LANES);
+                    for (int v = 0; v < NV; ++v) column[v] = kept(load(q + size_t(d) * lanes + v * LANES));
 #pragma GCC unroll 4
                     for (int c = 0; c < C; ++c) {
                         const F key = broadcast(k[size_t(d) * stride + j + c]);
@@ -525,7 +531,7 @@ private:
                         const float* e = scores + size_t(j - key_first) * NV * LANES;
                         F share[NV];
 #pragma GCC unroll 4
-                        for (int v = 0; v < NV; ++v) share[v] = load(e + v * LANES);
+                        for (int v = 0; v < NV; ++v) share[v] = kept(load(e + v * LANES));
 #pragma GCC unroll 4
                         for (int c = 0; c < 4; ++c) {
                             const F one = broadcast(value[size_t(c) * stride + j]);
@@ -557,59 +563,5 @@ private:
         float lanes[LANES];
         for (int i = 0; i < LANES; ++i) lanes[i] = table[std::clamp(first + i, 0, width - 1)];
         return load(lanes);
-    }
-};
-
-class ProductAlone final : public Product {
-    Matrix m_;
-
-    // tile(columns or quads, first row, rows) for LANES rows of x at a time.
-    template <class Use>
-    void tiles(const float* x, int rows, Use&& use) const {
-        Aligned<float> columns(size_t(m_.inputs) * LANES);
-        Aligned<int32_t> quads(m_.is_float() ? 0 : size_t(m_.groups) * LANES);
-        for (int first = 0; first < rows; first += LANES) {
-            const int count = std::min(LANES, rows - first);
-            for (int k = 0; k < m_.inputs; ++k)
-                for (int i = 0; i < LANES; ++i)
-                    columns[size_t(k) * LANES + i] = i < count ? x[size_t(first + i) * m_.inputs + k] : 0.0f;
-            if (m_.is_float()) {
-                use(static_cast<const void*>(columns.data()), first, count);
-                continue;
-            }
-            quantize_tile(m_, 1, columns.data(), quads.data());
-            use(static_cast<const void*>(quads.data()), first, count);
-        }
-    }
-
-    template <class T>
-    void rows_of(const Aligned<T>& columns, int first, int count, T* y) const {
-        for (int row = 0; row < m_.outputs; ++row)
-            for (int i = 0; i < count; ++i) y[size_t(first + i) * m_.outputs + row] = columns[size_t(row) * LANES + i];
-    }
-
-public:
-    explicit ProductAlone(const Linear& linear) : m_(pack(linear)) {}
-
-    void run(const float* x, int rows, float* y) const override {
-        Aligned<float> out(size_t(m_.outputs) * LANES);
-        Finish f;
-        f.to = out.data();
-        f.stride = LANES;
-        tiles(x, rows, [&](const void* in, int first, int count) {
-            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
-            rows_of(out, first, count, y);
-        });
-    }
-
-    void sums(const float* x, int rows, int32_t* y) const override {
-        Aligned<int32_t> out(size_t(m_.outputs) * LANES);
-        Finish f;
-        f.sums = out.data();
-        f.stride = LANES;
-        tiles(x, rows, [&](const void* in, int first, int count) {
-            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
-            rows_of(out, first, count, y);
-        });
     }
 };

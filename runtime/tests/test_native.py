@@ -36,20 +36,49 @@ def random_linear(outputs, inputs, density, block=1, worst=False, seed=0):
     return Linear(Matrix((outputs, inputs), weight), 8, scale, bias, np.float32(0.02), 0 if worst else 117)
 
 
-@pytest.mark.parametrize("name", SETS)
+KERNELS = {name: ["", "dense", "groups"] for name in SETS}
+if "avx512vbmi" in SETS:
+    KERNELS["avx512vbmi"] += ["interleaved", "windows"]
+
+
+@pytest.mark.parametrize(("name", "kernel"), [(name, kernel) for name in SETS for kernel in KERNELS[name]])
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 1.0])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 64), (33, 130), (384, 1536)])
-def test_integer_sums_are_those_of_numpy(name, density, shape):
+def test_integer_sums_are_those_of_numpy(name, kernel, density, shape):
     linear = random_linear(*shape, density, block=4 if density == 0.3 else 1)
-    x = np.random.default_rng(1).normal(0, 2, (21, shape[1])).astype(np.float32)
-    sums = kernels.Linear(linear, name).sums(x)
-    np.testing.assert_array_equal(
-        sums,
-        functions.integer_sums(
-            functions.quantize(x, linear.input_scale, linear.input_zero), linear.input_zero, linear.weight
-        ),
-    )
-    np.testing.assert_allclose(kernels.Linear(linear, name)(x), functions.linear(linear, x), rtol=1e-5, atol=1e-5)
+    x = np.random.default_rng(1).normal(0, 2, (101, shape[1])).astype(np.float32)
+    quantized = functions.quantize(x, linear.input_scale, linear.input_zero)
+    expected = functions.integer_sums(quantized, linear.input_zero, linear.weight)
+    matrix = kernels.Linear(linear, name, kernel)
+    for rows in (1, 16, 21, 48, 64, 101):  # tiles of every width
+        np.testing.assert_array_equal(matrix.sums(x[:rows]), expected[:rows])
+    np.testing.assert_allclose(matrix(x), functions.linear(linear, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_an_unknown_kernel_is_refused(name):
+    with pytest.raises(ValueError, match="no kernel of the name sparse"):
+        kernels.Linear(random_linear(8, 64, 0.5), name, "sparse")
+
+
+@pytest.mark.skipif("avx512vbmi" not in SETS, reason="this processor has no AVX-512 VBMI")
+@pytest.mark.parametrize(
+    ("kept", "kernel", "short"),
+    [
+        ("all", "dense", "dense"),
+        ("blocks of four", "groups", "groups"),
+        ("any", "interleaved", "windows"),
+        ("4 of 64", "windows", "windows"),
+    ],
+)
+def test_the_fastest_kernel_is_taken(kept, kernel, short):
+    density = {"all": 1.0, "blocks of four": 0.1, "any": 0.1, "4 of 64": 1.0}[kept]
+    linear = random_linear(128, 256, density, block=4 if kept == "blocks of four" else 1)
+    if kept == "4 of 64":
+        order = np.random.default_rng(0).random((128, 4, 64)).argsort(-1)
+        weight = np.where(order < 4, linear.weight.reshape(order.shape), 0).reshape(128, 256)
+        linear = replace(linear, matrix=Matrix(weight.shape, weight.astype(np.int8)))
+    assert kernels.Linear(linear, "avx512vbmi").kernels == (kernel, short)
 
 
 @pytest.mark.parametrize("name", SETS)

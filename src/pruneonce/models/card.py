@@ -157,7 +157,8 @@ def _shown(settings: dict[str, Any]) -> str:
     values = {name: flat.get(name) for name in SHOWN}
     if isinstance(values["method"], dict):
         values["method"] = values["method"].get("name")
-    return ", ".join(f"{name} {value}" for name, value in values.items() if isinstance(value, (str, int, float)))
+    shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if isinstance(value, (str, int)))
 
 
 def _scores(model: Carded) -> str:

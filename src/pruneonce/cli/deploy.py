@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -83,18 +85,49 @@ def product_quantize(
 @app.command(
     help="Write a model, dense, sparse or quantized, for "
     f"{listed([engine.title for engine in ENGINES.values() if engine.format], 'or')}, with dynamic batch and sequence.",
-    epilog="Example: [cyan]pruneonce export int8 --output int8-onnx[/cyan]",
+    epilog="Example: [cyan]pruneonce export int8 --output int8-onnx[/cyan]\n\n"
+    "For sentence-transformers, optimum and transformers.js, beside the weights: "
+    "[cyan]pruneonce export int8 --into int8[/cyan]",
 )
 def export(
     model: Model,
-    output: Output,
-    format: Annotated[recipe.Format, typer.Option(help="What to write.")] = FIRST_FORMAT,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write one format to; what it holds is never overwritten.")
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Folder that gets FOLDER/onnx and FOLDER/openvino: the model's own, or another one."),
+    ] = None,
+    format: Annotated[
+        recipe.Format | None,
+        typer.Option(help=f"What to write; {FIRST_FORMAT} by default, with --into all.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a model in the format of an inference engine."""
+    if (output is None) is (into is None):
+        raise UserError("give either --output, for one format, or --into, for all formats in one folder")
     from pruneonce import stages
 
-    folder = stages.export(model, output, format=format)
-    # Weights above 2 GB stand in a further file, whose name begins with that of the model.
-    files = FORMATS[format].files
+    if output is not None:
+        written = format or FIRST_FORMAT
+        folder = stages.export(model, output, format=written)
+        echo(f"made {folder}: {megabytes_of(folder, FORMATS[written].files)} for {written}")
+        return
+    assert into is not None
+    shown: list[Path] = []
+    for file in stages.export_into(model, into, formats=[format] if format else None):
+        first = next((other for other in shown if other.parent == file.parent), None)
+        shown.append(file)
+        if first is None:
+            size = megabytes_of(file.parent, FORMATS[file.parent.name].files)
+            echo(f"{file.relative_to(into)}: {size}")
+        else:
+            how = "the same file" if file.samefile(first) else "a copy"
+            echo(f"{file.relative_to(into)}: {how} as {first.name}, for clients that look for this name")
+    echo(f"next: pruneonce push {shlex.join([str(into)])} USER/NAME --dry-run")
+
+
+def megabytes_of(folder: Path, files: tuple[str, ...]) -> str:
+    """Return the size of a format's files; weights above 2 GB stand in a further file, named after the first."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith(files))
-    echo(f"made {folder}: {size / 1e6:.1f} MB for {format}")
+    return f"{size / 1e6:.1f} MB"

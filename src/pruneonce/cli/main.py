@@ -25,6 +25,7 @@ from pruneonce.cli import check as cli_check
 from pruneonce.cli import deploy as cli_deploy
 from pruneonce.cli import methods as cli_methods
 from pruneonce.cli import packed_file as cli_storage
+from pruneonce.cli import publish as cli_publish
 from pruneonce.cli import recipes as cli_recipes
 from pruneonce.cli import stages as cli_stages
 from pruneonce.cli import tables, verbosity
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.add_typer(cli_stages.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
+app.add_typer(cli_publish.app)
 app.add_typer(cli_benchmark.app)
 app.add_typer(cli_check.app)
 app.add_typer(cli_recipes.app, name="recipes")

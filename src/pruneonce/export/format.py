@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pruneonce.system.packages import need
@@ -21,6 +21,7 @@ class Format:
         libraries: whose versions the provenance of an exported folder records.
         write: writes `files` into a folder and returns the first; called with a model folder (or hub id) or, where the
             format is `made_from` another one, with that one's first file.
+        more_names: further names that clients look for the first file under, by the number format of its weights.
         made_from: name of the format that this one is converted from; None: it is written from the model.
     """
 
@@ -31,6 +32,7 @@ class Format:
     libraries: tuple[str, ...]
     write: Callable[[str | Path, Path], Path]
     made_from: str | None = None
+    more_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def file(self) -> str:

@@ -31,4 +31,6 @@ FORMAT = Format(
     modules=("onnxscript",),
     libraries=("onnx",),
     write=to_onnx,
+    # transformers.js asks for a file by `dtype`: https://huggingface.co/docs/transformers.js/guides/dtypes
+    more_names={"int8": ("model_quantized.onnx", "model_int8.onnx"), "int4": ("model_q4.onnx",)},
 )

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from pruneonce.lazy import lazily
 
 if TYPE_CHECKING:
-    from pruneonce.models.certificate import add_certificate, certificate_block
     from pruneonce.models.folder import BEGUN, publish_folder, remove_scratch, save_model
     from pruneonce.models.loading import (
         check_weights,
@@ -32,10 +31,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazily(
         __name__,
-        *(
-            f"{__name__}.{module}"
-            for module in ("provenance", "certificate", "sentence_transformers", "folder", "loading")
-        ),
+        *(f"{__name__}.{module}" for module in ("provenance", "sentence_transformers", "folder", "loading")),
     )
 
 __all__ = [
@@ -45,8 +41,6 @@ __all__ = [
     "METRICS",
     "MODULE",
     "PROVENANCE",
-    "add_certificate",
-    "certificate_block",
     "check_weights",
     "content_key",
     "copy_sentence_transformer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,11 @@ from pruneonce.models.provenance import CERTIFICATE
 from pruneonce.system import durable
 from pruneonce.wording import megabytes, milliseconds, readable
 
-BEGIN, END = "<!-- certificate -->", "<!-- end of the certificate -->"
-CARD = "README.md"
-
 
 def certificate_block(folder: Path) -> str:
     """Return the block of a model folder's certificate; empty where it has none."""
     certificate = durable.read_json(folder / CERTIFICATE)
     return _block(certificate) if isinstance(certificate, dict) else ""
-
-
-def add_certificate(folder: Path) -> None:
-    """Put the block of the folder's certificate into its model card, in the place of an older one."""
-    card = folder / CARD
-    if not card.is_file():
-        return
-    text = re.sub(rf"\n*{BEGIN}.*?{END}\n*", "\n", card.read_text(encoding="utf-8"), flags=re.S)
-    durable.write_text(card, f"{text.rstrip()}\n\n{certificate_block(folder)}")
 
 
 def facts(certificate: Mapping[str, Any]) -> dict[str, str]:
@@ -72,4 +59,4 @@ def _with_interval(score: Mapping[str, Any], scale: float, sign: str = "") -> st
 
 def _block(certificate: Mapping[str, Any]) -> str:
     rows = "".join(f"| {label} | {value} |\n" for label, value in facts(certificate).items())
-    return f"{BEGIN}\n## Certificate\n\n{footing(certificate)}\n\n| | |\n| --- | --- |\n{rows}{END}\n"
+    return f"## Certificate\n\n{footing(certificate)}\n\n| | |\n| --- | --- |\n{rows}"

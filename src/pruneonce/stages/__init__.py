@@ -8,6 +8,7 @@ from pruneonce.stages.calibrate import calibrate
 from pruneonce.stages.check import check
 from pruneonce.stages.evaluate import evaluate, measure
 from pruneonce.stages.export import export
+from pruneonce.stages.export_into import export_into
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.one_shot import one_shot
 from pruneonce.stages.prepare import prepare
@@ -24,6 +25,7 @@ __all__ = [
     "check",
     "evaluate",
     "export",
+    "export_into",
     "finetune",
     "measure",
     "one_shot",
@@ -41,6 +43,7 @@ calibrate = quiet(calibrate)
 check = quiet(check)
 evaluate = quiet(evaluate)
 export = quiet(export)
+export_into = quiet(export_into)
 finetune = quiet(finetune)
 measure = quiet(measure)
 one_shot = quiet(one_shot)

@@ -14,7 +14,8 @@ from pruneonce.errors import UserError
 from pruneonce.metrics import comparison
 from pruneonce.metrics.comparison import Comparison, interval
 from pruneonce.metrics.units import Units
-from pruneonce.models import CERTIFICATE, add_certificate, key_of
+from pruneonce.models import CERTIFICATE, key_of
+from pruneonce.models.card import CARD, refresh_card
 from pruneonce.recipe import Task
 from pruneonce.system import durable
 from pruneonce.tasks import kind_of
@@ -86,7 +87,8 @@ def key_of_outcomes(task: Task, ours: Units, theirs: Units) -> str:
 def write_certificate(content: dict[str, Any], folder: Path) -> None:
     """Write a certificate into a model folder, and its block into the model card."""
     durable.write_json(content, folder / CERTIFICATE)
-    add_certificate(folder)
+    if (folder / CARD).is_file():
+        refresh_card(folder)
 
 
 def read_certificate(file: Path) -> dict[str, Any] | None:

@@ -50,11 +50,7 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx") -> Path:
 def _write(model: str | Path, folder: Path, format: Format, key: str) -> None:
     """Write the model, its tokenizer and configuration, and its provenance into `folder`."""
     write(format, model, folder)
-    config = load_config(model)
-    config.save_pretrained(folder)
-    load_tokenizer(model).save_pretrained(folder)
-    if any(name.endswith("Model") for name in config.architectures or []):
-        copy_sentence_transformer(model, folder)
+    write_plain_files(model, folder)
     libraries = (*LIBRARIES, *FORMATS[format].libraries)
     provenance = {
         "stage": "export",
@@ -69,3 +65,12 @@ def _write(model: str | Path, folder: Path, format: Format, key: str) -> None:
     durable.write_json(provenance, folder / PROVENANCE)
     if (Path(model) / CERTIFICATE).is_file():
         shutil.copyfile(Path(model) / CERTIFICATE, folder / CERTIFICATE)
+
+
+def write_plain_files(model: str | Path, folder: Path) -> None:
+    """Write all that a client reads beside the weights: configuration, tokenizer, files of sentence-transformers."""
+    config = load_config(model)
+    config.save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
+    if any(name.endswith("Model") for name in config.architectures or []):
+        copy_sentence_transformer(model, folder)

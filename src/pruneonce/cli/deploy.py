@@ -11,7 +11,7 @@ from pruneonce.cli.stages import Model, Output, Seed, Sets, epilog_of, sections,
 from pruneonce.cli.task_options import takes_task, task_values
 from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
-from pruneonce.export import FORMATS
+from pruneonce.export import FORMATS, OPSETS, Options
 from pruneonce.wording import listed
 
 # The paper's settings on GLUE; its learning rate is the default of recipe.Quantize.
@@ -88,12 +88,39 @@ def export(
     model: Model,
     output: Output,
     format: Annotated[recipe.Format, typer.Option(help="What to write.")] = FIRST_FORMAT,
+    opset: Annotated[int, typer.Option(help=f"Version of the ONNX operators, {OPSETS[0]} to {OPSETS[-1]}.")] = OPSETS[
+        -1
+    ],
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store fp32 matrices in 16 bits: half the size.")] = False,
+    single_output: Annotated[
+        bool, typer.Option("--single-output", help="Of a bare encoder, give the hidden states alone.")
+    ] = False,
+    tokenizer: Annotated[
+        bool, typer.Option("--tokenizer", help="Write openvino_tokenizer.xml too, which OpenVINO GenAI needs.")
+    ] = False,
+    safe: Annotated[
+        bool, typer.Option("--safe", help="Fit int8 weights to x86 processors without VNNI: no product overflows.")
+    ] = False,
 ) -> None:
     """Write a model in the format of an inference engine."""
     from pruneonce import stages
+    from pruneonce.models import read_provenance
 
-    folder = stages.export(model, output, format=format)
+    options = Options(opset=opset, fp16=fp16, single_output=single_output, tokenizer=tokenizer, safe=safe)
+    folder = stages.export(model, output, format=format, options=options)
     # Weights above 2 GB stand in a further file, whose name begins with that of the model.
     files = FORMATS[format].files
     size = sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith(files))
     typer.echo(f"made {folder}: {size / 1e6:.1f} MB for {format}")
+    if counts := (read_provenance(folder) or {}).get("saturation"):
+        typer.echo(_safety(**counts))
+
+
+def _safety(layers: int, overflowing: int) -> str:
+    """Return whether the int8 products of an export can overflow on an x86 processor without VNNI, in a line."""
+    if not overflowing:
+        return "safe on every x86 processor: no pair of neighbouring int8 weights can overflow"
+    return (
+        f"{overflowing} of {layers} int8 layers have pairs of weights that can overflow on x86 processors without "
+        "VNNI; --safe writes a model without them"
+    )

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from pruneonce.engines.session import Array, Outputs, Session
 
 # Otherwise idle threads go on spinning and take the processor from the work that follows.
-SETTINGS = {"session.force_spinning_stop": "1"}
+# The fusion makes SkipLayerNormalization, whose kernel is slower than those of Add and LayerNormalization.
+SETTINGS = {
+    "session.force_spinning_stop": "1",
+    "optimization.disable_specified_optimizers": "SkipLayerNormFusion",
+}
 # Products of uint8 and uint8: slower, but right where products of uint8 and int8 overflow.
 WITHOUT_VNNI = {"session.x64quantprecision": "1"}
 EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}  # otherwise inputs of 4-bit weights are rounded to int8
@@ -27,13 +31,15 @@ def open_model(file: str | Path, threads: int | None, exact: bool) -> Session:
     import torch
 
     from pruneonce.engines.session import Session, in_one_line
+    from pruneonce.export.files import is_safe
     from pruneonce.system import machine
 
     threads = threads or torch.get_num_threads()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    settings = SETTINGS | (EXACT if exact else {}) | (WITHOUT_VNNI if machine.overflows_int8() else {})
+    overflows = machine.overflows_int8() and not is_safe(Path(file).parent)
+    settings = SETTINGS | (EXACT if exact else {}) | (WITHOUT_VNNI if overflows else {})
     for key, value in settings.items():
         options.add_session_config_entry(key, value)
     with in_one_line(f"ONNX Runtime cannot open {file}"):

@@ -18,7 +18,9 @@ AGAIN = "remove the folder and export the model again"
 
 def hashes(folder: Path, format: str) -> dict[str, str]:
     """Return the hashes that provenance records as `files`."""
-    return {name: durable.file_hash(folder / name) for name in FORMATS[format].files}
+    declared = FORMATS[format]
+    names = [*declared.files, *(name for name in declared.optional_files if (folder / name).is_file())]
+    return {name: durable.file_hash(folder / name) for name in names}
 
 
 def must_be_whole(folder: Path, format: str) -> None:
@@ -37,3 +39,9 @@ def must_be_whole(folder: Path, format: str) -> None:
     for name, digest in digests.items():
         if recorded.get(name) != digest:
             raise UserError(f"{folder / name} is damaged: it is not what was written; {AGAIN}")
+
+
+def is_safe(folder: Path) -> bool:
+    """Return whether the provenance of an export says that no int8 product overflows on any x86 processor."""
+    counts = (read_provenance(folder) or {}).get("saturation")
+    return isinstance(counts, dict) and counts.get("overflowing") == 0

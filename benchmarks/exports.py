@@ -70,8 +70,8 @@ def main(
     amx = "amx_int8" in machine.instruction_sets()
     text = [
         f"int8 encoders with random weights, {layers} layers of width {width}. Columns are texts x tokens: "
-        "milliseconds, lower quartiles, the ways of an engine in turns. Differences are those from the first way, in parts of the "
-        "largest output.",
+        "milliseconds, lower quartiles, the ways of an engine in turns. Differences are those from the first way, in "
+        "parts of the largest output.",
         "`zeros skipped` is OpenVINO's kernel for zeros."
         if amx
         else "This processor has no AMX, so OpenVINO's kernel for zeros is not measured: there is none without AMX.",

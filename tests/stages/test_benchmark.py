@@ -227,7 +227,7 @@ def test_a_mistake_is_one_line(options, message, encoder, tmp_path, monkeypatch,
 
 def test_the_faster_way_of_an_engine_is_kept(monkeypatch):
     taken = {"": 4.0, "zeros skipped": 1.0}
-    monkeypatch.setattr("pruneonce.stages.benchmark.in_turns", lambda works, *_: {n: [[taken[n]]] for n in works})
+    monkeypatch.setitem(_fastest.__globals__, "in_turns", lambda works, *_: {n: [[taken[n]]] for n in works})
     ways, grid = dict.fromkeys(taken, print), {(1, 8): {}, (2, 8): {}}
     assert _fastest(ways, grid) == "zeros skipped"
     taken[""] = 0.5

@@ -9,6 +9,8 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -16,6 +18,13 @@
 #include "engine.h"
 #include "model.h"
 #include "threads.h"
+
+// Compilers leave some small functions of a kernel alone, and the sums of a product then go through memory.
+#if defined(_MSC_VER)
+#define PRUNEONCE_INLINE __forceinline
+#else
+#define PRUNEONCE_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace pruneonce {
 

@@ -5,7 +5,7 @@ namespace pruneonce {
 #define PRUNEONCE_SET(set)                                    \
     namespace set {                                           \
     std::unique_ptr<Engine> engine(const Encoder& encoder);   \
-    std::unique_ptr<Product> product(const Linear& linear);   \
+    std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel); \
     }
 
 #if defined(__x86_64__) || defined(_M_X64)

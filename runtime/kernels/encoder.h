@@ -10,52 +10,33 @@ struct Tile {
     int lanes() const { return vectors * LANES; }
 };
 
-// Float rows of all tiles, one tile after the other: row r of tile t begins at at(t) + r * lanes.
-struct Rows {
-    Aligned<float> values;
+// Rows of all tiles, one tile after the other: row r of tile t begins at tile(t) + r * lanes.
+template <class T>
+struct Tiled {
+    Aligned<T> values;
     int rows = 0;
     void reshape(int count, int tokens) {
         rows = count;
         if (values.size() < size_t(count) * tokens) values.resize(size_t(count) * tokens);
     }
-    float* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
-    const float* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
+    T* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
+    const T* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
 };
-
-// Quantized inputs of a product, [inputs / QUAD][tokens] dwords a tile.
-struct Quads {
-    Aligned<int32_t> values;
-    int rows = 0;
-    void reshape(int count, int tokens) {
-        rows = count;
-        if (values.size() < size_t(count) * tokens) values.resize(size_t(count) * tokens);
-    }
-    int32_t* tile(const Tile& t) { return values.data() + size_t(rows) * t.first; }
-    const int32_t* tile(const Tile& t) const { return values.data() + size_t(rows) * t.first; }
-};
-
-template <class Body>
-inline void with_vectors(int vectors, Body&& body) {
-    switch (vectors) {
-        case 1: body(std::integral_constant<int, 1>{}); break;
-        case 2: body(std::integral_constant<int, 2>{}); break;
-        case 3: body(std::integral_constant<int, 3>{}); break;
-        default: body(std::integral_constant<int, 4>{}); break;
-    }
-}
+using Rows = Tiled<float>;
+using Quads = Tiled<int32_t>;  // quantized inputs of a product, [inputs / QUAD][tokens] dwords a tile
 
 // x / (1 + e^-x) and the like.
-inline F logistic(F x) {
+PRUNEONCE_INLINE F logistic(F x) {
     const F e = exponential(min(x, sub(broadcast(0.0f), x)));  // e^-|x|
     const F low = div(e, add(broadcast(1.0f), e));             // of -|x|
     const F high = div(broadcast(1.0f), add(broadcast(1.0f), e));
     return select_within(high, x, broadcast(0.0f), broadcast(3.4e38f), low);
 }
-inline F tangent(F x) { return fma(broadcast(2.0f), logistic(add(x, x)), broadcast(-1.0f)); }
+PRUNEONCE_INLINE F tangent(F x) { return fma(broadcast(2.0f), logistic(add(x, x)), broadcast(-1.0f)); }
 
 // x times the normal distribution function, which is 1/2 + x P(x^2) / Q(x^2) up to |x| = 5.2, by a fit of our own to
 // within 3e-9, and 0 or 1 to within 1e-7 beyond.
-inline F gelu(F x) {
+PRUNEONCE_INLINE F gelu(F x) {
     const F c = max(min(x, broadcast(5.2f)), broadcast(-5.2f));
     const F u = mul(c, c);
     F p = broadcast(2.4733489922823537e-08f);
@@ -70,20 +51,26 @@ inline F gelu(F x) {
     q = fma(q, u, broadcast(0.02792513370513916f));
     q = fma(q, u, broadcast(0.24823661148548126f));
     q = fma(q, u, broadcast(1.0f));
-    return mul(x, fma(c, div(p, q), broadcast(0.5f)));
+    return mul(x, fma(c, mul(p, reciprocal(q)), broadcast(0.5f)));
 }
 
-inline F activate(Activation activation, F x) {
+PRUNEONCE_INLINE F gelu_tanh(F x) {
+    const F inner = mul(broadcast(0.7978845608028654f), fma(mul(broadcast(0.044715f), mul(x, x)), x, x));
+    return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
+}
+
+// `values` become activation(values); `vectors` vectors that stand together.
+void activate(Activation activation, float* values, int vectors) {
+    auto all = [&](auto&& function) {
+        for (int v = 0; v < vectors; ++v) store(values + v * LANES, function(load(values + v * LANES)));
+    };
     switch (activation) {
-        case Activation::gelu: return gelu(x);
-        case Activation::gelu_tanh: {
-            const F inner = mul(broadcast(0.7978845608028654f), fma(mul(broadcast(0.044715f), mul(x, x)), x, x));
-            return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
-        }
-        case Activation::relu: return max(x, broadcast(0.0f));
-        case Activation::silu: return mul(x, logistic(x));
-        case Activation::tanh: return tangent(x);
-        default: return x;
+        case Activation::gelu: return all([](F x) { return gelu(x); });
+        case Activation::gelu_tanh: return all([](F x) { return gelu_tanh(x); });
+        case Activation::relu: return all([](F x) { return max(x, broadcast(0.0f)); });
+        case Activation::silu: return all([](F x) { return mul(x, logistic(x)); });
+        case Activation::tanh: return all([](F x) { return tangent(x); });
+        default: return;
     }
 }
 
@@ -106,8 +93,8 @@ inline void add_row(const Table& table, int r, float* to) {
 }
 
 struct OwnLayer {
-    std::vector<Matrix> inputs;
-    Matrix output, up, down;
+    std::vector<Packed> inputs;
+    Packed output, up, down;
     std::optional<OwnNorm> attention_norm;
     OwnNorm feed_norm;
     Activation activation;
@@ -120,18 +107,19 @@ struct OwnLayer {
 struct Scratch {
     std::vector<Tile> tiles;
     Rows x, h, heads, mixed, wide, gated;
-    Quads quads, wide_quads;
+    Quads quads;
     std::vector<std::vector<float>> scores;  // of each part of the attention that runs at a time
-    Aligned<float> angles;
-    std::vector<int> text_of, position;
+    std::vector<int> position;               // of each token in its text
+    Rows cosines, sines;                     // of position * frequency, a row for each of `frequencies`
+    const float* frequencies;                // of which cosines and sines are; null: of none yet
 };
 
 class EncoderEngine final : public Engine {
-    int hidden_, heads_, head_dim_, max_tokens_, offset_, pad_, reach_ = 0;
+    int hidden_, heads_, head_dim_, max_tokens_, offset_, pad_;
     Table words_;
     std::optional<Table> positions_, types_;
     OwnNorm embedding_norm_;
-    std::optional<Matrix> projection_;
+    std::optional<Packed> projection_;
     std::vector<OwnLayer> layers_;
     Aligned<float> relative_;  // [heads][2 max_tokens - 1]: for i - j, from -(max_tokens - 1) on
     std::optional<OwnNorm> final_norm_;
@@ -143,11 +131,11 @@ public:
           embedding_norm_(e.embeddings.norm, e.embeddings.words.width) {
         positions_ = e.embeddings.positions;
         types_ = e.embeddings.types;
-        if (e.embeddings.projection) projection_ = pack(*e.embeddings.projection);
+        if (e.embeddings.projection) projection_.emplace(*e.embeddings.projection);
         for (const Layer& layer : e.layers) {
-            OwnLayer own{{}, pack(layer.output), pack(layer.up), pack(layer.down), {}, OwnNorm(layer.feed_norm, hidden_),
+            OwnLayer own{{}, Packed(layer.output), Packed(layer.up), Packed(layer.down), {}, OwnNorm(layer.feed_norm, hidden_),
                          layer.activation, layer.gated, layer.pre_norm, {}, layer.window};
-            for (const Linear& linear : layer.inputs) own.inputs.push_back(pack(linear));
+            for (const Linear& linear : layer.inputs) own.inputs.emplace_back(linear);
             if (layer.attention_norm) own.attention_norm.emplace(*layer.attention_norm, hidden_);
             if (layer.frequencies) own.frequencies.assign(layer.frequencies, layer.frequencies + head_dim_ / 2);
             layers_.push_back(std::move(own));
@@ -166,14 +154,10 @@ public:
 
     std::vector<Choice> choices() const override {
         std::vector<Choice> all;
-        auto tell = [&](const Matrix& m) {
-            static constexpr const char* NAMES[] = {"dense", "groups", "interleaved", "floats"};
-            all.push_back({NAMES[static_cast<int>(m.kernel)], m.outputs, m.inputs, m.kept, m.work});
-        };
-        if (projection_) tell(*projection_);
+        if (projection_) all.push_back(projection_->choice());
         for (const OwnLayer& layer : layers_) {
-            for (const Matrix& m : layer.inputs) tell(m);
-            for (const Matrix* m : {&layer.output, &layer.up, &layer.down}) tell(*m);
+            for (const Packed& packed : layer.inputs) all.push_back(packed.choice());
+            for (const Packed* packed : {&layer.output, &layer.up, &layer.down}) all.push_back(packed->choice());
         }
         return all;
     }
@@ -204,13 +188,6 @@ public:
 private:
     static constexpr int CHUNK = 256;  // tokens
 
-    struct Alone final : Threads {
-        int count() const override { return 1; }
-        void run(int parts, const std::function<void(int)>& work) override {
-            for (int i = 0; i < parts; ++i) work(i);
-        }
-    };
-
     void chunk(Scratch& s, const int32_t* ids, const int32_t* offsets, const int32_t* types, int texts, float* hidden,
                Threads& threads) const {
         const int begin = offsets[0], tokens = offsets[texts] - begin;
@@ -218,13 +195,10 @@ private:
         for (int first = 0; first < tokens; first += VECTORS * LANES)
             s.tiles.push_back({first, std::min(VECTORS, (tokens - first + LANES - 1) / LANES)});
         const int padded = s.tiles.back().first + s.tiles.back().lanes();
-        s.text_of.assign(padded, -1);
         s.position.assign(padded, 0);
         for (int t = 0; t < texts; ++t)
-            for (int i = offsets[t]; i < offsets[t + 1]; ++i) {
-                s.text_of[i - begin] = t;
-                s.position[i - begin] = i - offsets[t];
-            }
+            for (int i = offsets[t]; i < offsets[t + 1]; ++i) s.position[i - begin] = i - offsets[t];
+        s.frequencies = nullptr;
         s.x.reshape(hidden_, padded);
         embed(s, ids + begin, types ? types + begin : nullptr, tokens);
         for (const OwnLayer& layer : layers_) run_layer(s, layer, offsets, texts, padded, threads);
@@ -266,7 +240,7 @@ private:
         norm(s, embedding_norm_, to, to);
         if (projection_) {
             Alone alone;
-            product(s, *projection_, s.wide, s.x, nullptr, alone);
+            product(s, *projection_, s.wide, s.x, alone, {});
         }
     }
 
@@ -308,32 +282,42 @@ private:
         for (const Tile& tile : s.tiles) quantize_tile(m, tile.vectors, from.tile(tile), to.tile(tile));
     }
 
-    // Outputs of all tiles, from the row `first_row` of `y` on; `x` are Rows of a float matrix, Quads of an integer one.
+    // What is done beside a product: to its outputs, and where they begin in `y`.
+    struct Beside {
+        const Rows* residual = nullptr;
+        Activation activation = Activation::none;
+        int first_row = 0;
+    };
+
+    // Outputs of all tiles; `x` are Rows of a float matrix, Quads of an integer one.
     template <class X>
-    void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, const Rows* residual, Threads& threads,
-                  int first_row = 0, Activation activation = Activation::none) const {
-        const int all = static_cast<int>(m.bundles.size());
+    void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, Threads& threads, const Beside& b) const {
+        const int all = m.parts();
         const int parts = threads.count() == 1 ? 1 : std::min(all, threads.count() * 2);
         threads.run(parts, [&](int part) {
             const int first = int(int64_t(all) * part / parts), last = int(int64_t(all) * (part + 1) / parts);
             for (const Tile& tile : s.tiles) {
                 Finish f;
                 f.stride = size_t(tile.lanes());
-                f.to = y.tile(tile) + size_t(first_row) * f.stride;
-                f.residual = residual ? residual->tile(tile) : nullptr;
-                f.activation = activation;
+                f.to = y.tile(tile) + size_t(b.first_row) * f.stride;
+                f.residual = b.residual ? b.residual->tile(tile) : nullptr;
+                f.activation = b.activation;
                 tile_product(tile.vectors, m, first, last, x.tile(tile), f);
             }
         });
     }
 
-    // y = product (+ residual) of float rows, which are quantized where the product wants them so.
-    void product(Scratch& s, const Matrix& m, const Rows& x, Rows& y, const Rows* residual, Threads& threads) const {
+    // y = activation(product) + residual of float rows, which are quantized where the product wants them so; not again
+    // where `before` was multiplied with the same rows just now and left what this one needs.
+    void product(Scratch& s, const Packed& packed, const Rows& x, Rows& y, Threads& threads, const Beside& b,
+                 const Packed* before = nullptr) const {
+        const bool narrow = s.tiles.size() == 1 && s.tiles[0].vectors == 1;
+        const Matrix& m = packed.of(narrow);
         if (m.is_float()) {
-            multiply(s, m, x, y, residual, threads);
+            multiply(s, m, x, y, threads, b);
         } else {
-            quantize(s, m, x, s.quads);
-            multiply(s, m, s.quads, y, residual, threads);
+            if (!before || !takes_the_same(before->of(narrow), m)) quantize(s, m, x, s.quads);
+            multiply(s, m, s.quads, y, threads, b);
         }
     }
 
@@ -348,25 +332,19 @@ private:
             in = &s.h;
         }
         int first_row = 0;
-        const Matrix* before = nullptr;
-        for (const Matrix& m : layer.inputs) {
-            if (m.is_float()) {
-                multiply(s, m, *in, s.heads, nullptr, threads, first_row);
-            } else {
-                if (!before || before->inverse != m.inverse || before->zero != m.zero) quantize(s, m, *in, s.quads);
-                before = &m;
-                multiply(s, m, s.quads, s.heads, nullptr, threads, first_row);
-            }
-            first_row += m.outputs;
+        const Packed* before = nullptr;
+        for (const Packed& packed : layer.inputs) {
+            product(s, packed, *in, s.heads, threads, {nullptr, Activation::none, first_row}, before);
+            before = &packed;
+            first_row += packed.outputs();
         }
-        if (!layer.frequencies.empty()) rotate(s, layer);
+        if (!layer.frequencies.empty()) rotate(s, layer.frequencies, tokens);
         attend(s, layer, offsets, texts, threads);
-        product(s, layer.output, s.mixed, s.h, &s.x, threads);
+        product(s, layer.output, s.mixed, s.h, threads, {&s.x});
         if (layer.pre_norm) {
             std::swap(s.x, s.h);  // x is the sum now
             norm(s, layer.feed_norm, s.x, s.h);
             feed(s, layer, s.h, tokens, threads);
-            // s.mixed = down(...) + x
             std::swap(s.x, s.mixed);
         } else {
             norm(s, *layer.attention_norm, s.h, s.x);
@@ -377,23 +355,10 @@ private:
 
     // mixed = down(f(up(in))) + x
     void feed(Scratch& s, const OwnLayer& layer, const Rows& in, int tokens, Threads& threads) const {
-        const Matrix &up = layer.up, &down = layer.down;
-        s.wide.reshape(up.outputs, tokens);
-        const Activation activation = layer.gated ? Activation::none : layer.activation;
-        if (up.is_float()) {
-            multiply(s, up, in, s.wide, nullptr, threads, 0, activation);
-        } else {
-            quantize(s, up, in, s.quads);
-            multiply(s, up, s.quads, s.wide, nullptr, threads, 0, activation);
-        }
+        s.wide.reshape(layer.up.outputs(), tokens);
+        product(s, layer.up, in, s.wide, threads, {nullptr, layer.gated ? Activation::none : layer.activation});
         if (layer.gated) gate(s, layer.activation, tokens);
-        const Rows& inner = layer.gated ? s.gated : s.wide;
-        if (down.is_float()) {
-            multiply(s, down, inner, s.mixed, &s.x, threads);
-        } else {
-            quantize(s, down, inner, s.wide_quads);
-            multiply(s, down, s.wide_quads, s.mixed, &s.x, threads);
-        }
+        product(s, layer.down, layer.gated ? s.gated : s.wide, s.mixed, threads, {&s.x});
     }
 
     // gated = activation(first half of wide) * second half
@@ -404,22 +369,19 @@ private:
             const float* u = s.wide.tile(tile);
             const size_t half = size_t(inner) * tile.lanes();
             float* to = s.gated.tile(tile);
-            for (size_t i = 0; i < half; i += LANES) store(to + i, mul(activate(activation, load(u + i)), load(u + half + i)));
+            std::copy(u, u + half, to);
+            activate(activation, to, static_cast<int>(half) / LANES);
+            for (size_t i = 0; i < half; i += LANES) store(to + i, mul(load(to + i), load(u + half + i)));
         }
     }
 
     // Queries and keys turned by their positions.
-    void rotate(Scratch& s, const OwnLayer& layer) const {
+    void rotate(Scratch& s, const Aligned<float>& frequencies, int tokens) const {
         const int half = head_dim_ / 2;
+        turns(s, frequencies, tokens);
         for (const Tile& tile : s.tiles) {
             const int lanes = tile.lanes();
-            std::vector<float> cosines(size_t(half) * lanes), sines(size_t(half) * lanes);
-            for (int d = 0; d < half; ++d)
-                for (int i = 0; i < lanes; ++i) {
-                    const float angle = static_cast<float>(s.position[tile.first + i]) * layer.frequencies[d];
-                    cosines[size_t(d) * lanes + i] = std::cos(angle);
-                    sines[size_t(d) * lanes + i] = std::sin(angle);
-                }
+            const float *cosines = s.cosines.tile(tile), *sines = s.sines.tile(tile);
             float* rows = s.heads.tile(tile);
             for (int part = 0; part < 2; ++part)
                 for (int h = 0; h < heads_; ++h)
@@ -427,13 +389,29 @@ private:
                         float* a = rows + size_t(part * hidden_ + h * head_dim_ + d) * lanes;
                         float* b = a + size_t(half) * lanes;
                         for (int i = 0; i < lanes; i += LANES) {
-                            const F c = load(&cosines[size_t(d) * lanes + i]), n = load(&sines[size_t(d) * lanes + i]);
+                            const F c = load(cosines + size_t(d) * lanes + i), n = load(sines + size_t(d) * lanes + i);
                             const F va = load(a + i), vb = load(b + i);
                             store(a + i, sub(mul(va, c), mul(vb, n)));
                             store(b + i, add(mul(vb, c), mul(va, n)));
                         }
                     }
         }
+    }
+
+    // The cosines and sines of every token, unless they are there from the layer before.
+    void turns(Scratch& s, const Aligned<float>& frequencies, int tokens) const {
+        const int half = head_dim_ / 2;
+        if (s.frequencies && std::equal(frequencies.begin(), frequencies.end(), s.frequencies)) return;
+        s.frequencies = frequencies.data();
+        s.cosines.reshape(half, tokens);
+        s.sines.reshape(half, tokens);
+        for (const Tile& tile : s.tiles)
+            for (int d = 0; d < half; ++d)
+                for (int i = 0; i < tile.lanes(); ++i) {
+                    const float angle = static_cast<float>(s.position[tile.first + i]) * frequencies[d];
+                    s.cosines.tile(tile)[size_t(d) * tile.lanes() + i] = std::cos(angle);
+                    s.sines.tile(tile)[size_t(d) * tile.lanes() + i] = std::sin(angle);
+                }
     }
 
     void attend(Scratch& s, const OwnLayer& layer, const int32_t* offsets, int texts, Threads& threads) const {
@@ -497,7 +475,7 @@ private:
                 for (int d = 0; d < d_count; ++d) {
                     F column[NV];
 #pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) column[v] = load(q + size_t(d) * lanes + v * LANES);
+                    for (int v = 0; v < NV; ++v) column[v] = kept(load(q + size_t(d) * lanes + v * LANES));
 #pragma GCC unroll 4
                     for (int c = 0; c < C; ++c) {
                         const F key = broadcast(k[size_t(d) * stride + j + c]);
@@ -553,7 +531,7 @@ private:
                         const float* e = scores + size_t(j - key_first) * NV * LANES;
                         F share[NV];
 #pragma GCC unroll 4
-                        for (int v = 0; v < NV; ++v) share[v] = load(e + v * LANES);
+                        for (int v = 0; v < NV; ++v) share[v] = kept(load(e + v * LANES));
 #pragma GCC unroll 4
                         for (int c = 0; c < 4; ++c) {
                             const F one = broadcast(value[size_t(c) * stride + j]);
@@ -585,59 +563,5 @@ private:
         float lanes[LANES];
         for (int i = 0; i < LANES; ++i) lanes[i] = table[std::clamp(first + i, 0, width - 1)];
         return load(lanes);
-    }
-};
-
-class ProductAlone final : public Product {
-    Matrix m_;
-
-    // tile(columns or quads, first row, rows) for LANES rows of x at a time.
-    template <class Use>
-    void tiles(const float* x, int rows, Use&& use) const {
-        Aligned<float> columns(size_t(m_.inputs) * LANES);
-        Aligned<int32_t> quads(m_.is_float() ? 0 : size_t(m_.groups) * LANES);
-        for (int first = 0; first < rows; first += LANES) {
-            const int count = std::min(LANES, rows - first);
-            for (int k = 0; k < m_.inputs; ++k)
-                for (int i = 0; i < LANES; ++i)
-                    columns[size_t(k) * LANES + i] = i < count ? x[size_t(first + i) * m_.inputs + k] : 0.0f;
-            if (m_.is_float()) {
-                use(static_cast<const void*>(columns.data()), first, count);
-                continue;
-            }
-            quantize_tile(m_, 1, columns.data(), quads.data());
-            use(static_cast<const void*>(quads.data()), first, count);
-        }
-    }
-
-    template <class T>
-    void rows_of(const Aligned<T>& columns, int first, int count, T* y) const {
-        for (int row = 0; row < m_.outputs; ++row)
-            for (int i = 0; i < count; ++i) y[size_t(first + i) * m_.outputs + row] = columns[size_t(row) * LANES + i];
-    }
-
-public:
-    explicit ProductAlone(const Linear& linear) : m_(pack(linear)) {}
-
-    void run(const float* x, int rows, float* y) const override {
-        Aligned<float> out(size_t(m_.outputs) * LANES);
-        Finish f;
-        f.to = out.data();
-        f.stride = LANES;
-        tiles(x, rows, [&](const void* in, int first, int count) {
-            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
-            rows_of(out, first, count, y);
-        });
-    }
-
-    void sums(const float* x, int rows, int32_t* y) const override {
-        Aligned<int32_t> out(size_t(m_.outputs) * LANES);
-        Finish f;
-        f.sums = out.data();
-        f.stride = LANES;
-        tiles(x, rows, [&](const void* in, int first, int count) {
-            tile_product(1, m_, 0, static_cast<int>(m_.bundles.size()), in, f);
-            rows_of(out, first, count, y);
-        });
     }
 };

@@ -13,10 +13,10 @@ namespace pruneonce {
 
 // How the products of a Linear are done, for one that wants to know.
 struct Choice {
-    const char* kernel;  // "dense", "groups", "interleaved" or "floats"
+    const char *kernel, *narrow;  // "dense", "groups", "interleaved", "windows" or "floats"; `narrow` for one vector of tokens
     int outputs, inputs;
-    double kept;  // share of the weights that are not 0
-    double work;  // share of the products that the kernel does
+    double kept;               // share of the weights that are not 0
+    double work, narrow_work;  // share of the products that each kernel does
 };
 
 class Engine {
@@ -36,13 +36,15 @@ public:
     virtual void run(const float* x, int rows, float* y) const = 0;
     // Its integer sums, [rows, outputs], before scale and bias; only with quantized inputs.
     virtual void sums(const float* x, int rows, int32_t* y) const = 0;
+    virtual Choice choice() const = 0;
 };
 
 struct InstructionSet {
     const char* name;
     bool (*is_here)();
     std::unique_ptr<Engine> (*engine)(const Encoder&);
-    std::unique_ptr<Product> (*product)(const Linear&);
+    // One Linear by the kernel of this name; the fastest if it is empty.
+    std::unique_ptr<Product> (*product)(const Linear&, const std::string& kernel);
 };
 
 // Those that were compiled in, the fastest first.

@@ -11,10 +11,14 @@
 namespace pruneonce::avx512vbmi {
 #include "simd.h"
 #include "products.h"
+#include "packing.h"
 #include "encoder.h"
+#include "linear.h"
 
 std::unique_ptr<Engine> engine(const Encoder& encoder) { return std::make_unique<EncoderEngine>(encoder); }
-std::unique_ptr<Product> product(const Linear& linear) { return std::make_unique<ProductAlone>(linear); }
+std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel) {
+    return std::make_unique<ProductAlone>(linear, kernel);
+}
 }  // namespace pruneonce::avx512vbmi
 
 #include "target_end.h"

@@ -2,8 +2,10 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -33,20 +35,14 @@ long process() {
 #endif
 }
 
-class Alone final : public Threads {
-public:
-    int count() const override { return 1; }
-    void run(int parts, const std::function<void(int)>& work) override {
-        for (int i = 0; i < parts; ++i) work(i);
-    }
-};
-
 // Workers wait for a call by looking at a number for a while, since the next product follows within microseconds, and
 // then go to sleep.
 class Pool final : public Threads {
     static constexpr int LOOKS = 2000;
 
-    struct Shared {
+    // One process's workers and what they share with their caller.
+    struct Crew {
+        const long process;
         std::mutex door, sleeping;
         std::condition_variable wake;
         std::atomic<uint64_t> call{0};
@@ -54,82 +50,91 @@ class Pool final : public Threads {
         std::atomic<bool> stop{false};
         int parts = 0;
         const std::function<void(int)>* work = nullptr;
+        std::mutex failing;
+        std::exception_ptr failure;  // the first of a call
+        std::vector<std::thread> workers;
+
+        Crew(long of_process, int count) : process(of_process) {
+            for (int i = 1; i < count; ++i) workers.emplace_back([this] { wait(); });
+        }
+
+        ~Crew() {
+            {
+                std::lock_guard lock(sleeping);
+                stop.store(true);
+            }
+            wake.notify_all();
+            for (std::thread& worker : workers) worker.join();
+        }
+
+        void take() {
+            for (int part; (part = next.fetch_add(1)) < parts;) try {
+                    (*work)(part);
+                } catch (...) {
+                    std::lock_guard lock(failing);
+                    if (!failure) failure = std::current_exception();
+                }
+        }
+
+        void wait() {
+            uint64_t seen = 0;
+            while (true) {
+                int looks = 0;
+                while (call.load() == seen && !stop.load() && looks < LOOKS) ++looks, pause();
+                if (call.load() == seen && !stop.load()) {
+                    std::unique_lock lock(sleeping);
+                    wake.wait(lock, [&] { return call.load() != seen || stop.load(); });
+                }
+                if (stop.load()) return;
+                seen = call.load();
+                take();
+                left.fetch_sub(1);
+            }
+        }
     };
 
     const int count_;
-    long process_ = 0;
-    Shared* shared_ = nullptr;
-    std::vector<std::thread> workers_;
+    std::atomic<Crew*> crew_{nullptr};
 
-    static void take(Shared& s) {
-        for (int part; (part = s.next.fetch_add(1)) < s.parts;) (*s.work)(part);
-    }
-
-    static void wait(Shared& s) {
-        uint64_t seen = 0;
-        while (true) {
-            int looks = 0;
-            while (s.call.load() == seen && !s.stop.load() && looks < LOOKS) ++looks, pause();
-            if (s.call.load() == seen && !s.stop.load()) {
-                std::unique_lock lock(s.sleeping);
-                s.wake.wait(lock, [&] { return s.call.load() != seen || s.stop.load(); });
-            }
-            if (s.stop.load()) return;
-            seen = s.call.load();
-            take(s);
-            s.left.fetch_sub(1);
-        }
-    }
-
-    // In a child of fork() the workers are gone, and their locks may be held for ever: it begins anew.
-    void begin() {
-        if (shared_ && process_ == process()) return;
-        if (shared_)
-            for (std::thread& worker : workers_) new (&worker) std::thread();  // forgets a thread that is not here
-        workers_.clear();
-        shared_ = new Shared;
-        process_ = process();
-        for (int i = 1; i < count_; ++i) workers_.emplace_back([s = shared_] { wait(*s); });
+    // This process's crew. Of several first callers the first makes it; a crew that another process had before fork()
+    // is left alone, since its threads are not here and its locks may be held for ever.
+    Crew& crew() {
+        Crew* there = crew_.load();
+        if (there && there->process == process()) return *there;
+        auto made = std::make_unique<Crew>(process(), count_);
+        if (crew_.compare_exchange_strong(there, made.get())) return *made.release();
+        return *there;
     }
 
 public:
     explicit Pool(int count) : count_(count) {}
 
     ~Pool() override {
-        if (!shared_ || process_ != process()) {
-            for (std::thread& worker : workers_) new (&worker) std::thread();
-            return;
-        }
-        {
-            std::lock_guard lock(shared_->sleeping);
-            shared_->stop.store(true);
-        }
-        shared_->wake.notify_all();
-        for (std::thread& worker : workers_) worker.join();
-        delete shared_;
+        Crew* there = crew_.load();
+        if (there && there->process == process()) delete there;
     }
 
     int count() const override { return count_; }
 
     void run(int parts, const std::function<void(int)>& work) override {
-        begin();
-        Shared& s = *shared_;
-        std::unique_lock door(s.door, std::try_to_lock);
+        Crew& c = crew();
+        std::unique_lock door(c.door, std::try_to_lock);
         if (parts < 2 || !door.owns_lock()) {  // another caller has the workers: this one works alone
-            for (int i = 0; i < parts; ++i) work(i);
+            Alone().run(parts, work);
             return;
         }
-        s.parts = parts;
-        s.work = &work;
-        s.next.store(0);
-        s.left.store(count_ - 1);
+        c.parts = parts;
+        c.work = &work;
+        c.next.store(0);
+        c.left.store(count_ - 1);
         {
-            std::lock_guard lock(s.sleeping);
-            s.call.fetch_add(1);
+            std::lock_guard lock(c.sleeping);
+            c.call.fetch_add(1);
         }
-        s.wake.notify_all();
-        take(s);
-        while (s.left.load() > 0) pause();
+        c.wake.notify_all();
+        c.take();
+        while (c.left.load() > 0) pause();
+        if (c.failure) std::rethrow_exception(std::exchange(c.failure, nullptr));
     }
 };
 

@@ -10,11 +10,21 @@ class Threads {
 public:
     virtual ~Threads() = default;
     virtual int count() const = 0;
-    // Calls work(0) ... work(parts - 1), each once, and returns when all are done.
+    // Calls work(0) ... work(parts - 1), each once, and returns when all are done. If one throws, so does this.
     virtual void run(int parts, const std::function<void(int)>& work) = 0;
 };
 
-// `count` threads, the calling one included; they are started by the first call. Calls from several threads are safe:
+// The calling thread by itself.
+class Alone final : public Threads {
+public:
+    int count() const override { return 1; }
+    void run(int parts, const std::function<void(int)>& work) override {
+        for (int i = 0; i < parts; ++i) work(i);
+    }
+};
+
+// `count` threads, the calling one included; they are started by the first call, and anew by the first of a forked
+// process. Calls from several threads are safe:
 // one of them has the workers, the others work alone.
 std::unique_ptr<Threads> make_threads(int count);
 

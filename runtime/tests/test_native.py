@@ -1,6 +1,10 @@
 """The kernels against the reference engine, on every instruction set that this processor has."""
 
+import os
+import subprocess
+import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,20 +36,49 @@ def random_linear(outputs, inputs, density, block=1, worst=False, seed=0):
     return Linear(Matrix((outputs, inputs), weight), 8, scale, bias, np.float32(0.02), 0 if worst else 117)
 
 
-@pytest.mark.parametrize("name", SETS)
+KERNELS = {name: ["", "dense", "groups"] for name in SETS}
+if "avx512vbmi" in SETS:
+    KERNELS["avx512vbmi"] += ["interleaved", "windows"]
+
+
+@pytest.mark.parametrize(("name", "kernel"), [(name, kernel) for name in SETS for kernel in KERNELS[name]])
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 1.0])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 64), (33, 130), (384, 1536)])
-def test_integer_sums_are_those_of_numpy(name, density, shape):
+def test_integer_sums_are_those_of_numpy(name, kernel, density, shape):
     linear = random_linear(*shape, density, block=4 if density == 0.3 else 1)
-    x = np.random.default_rng(1).normal(0, 2, (21, shape[1])).astype(np.float32)
-    sums = kernels.Linear(linear, name).sums(x)
-    np.testing.assert_array_equal(
-        sums,
-        functions.integer_sums(
-            functions.quantize(x, linear.input_scale, linear.input_zero), linear.input_zero, linear.weight
-        ),
-    )
-    np.testing.assert_allclose(kernels.Linear(linear, name)(x), functions.linear(linear, x), rtol=1e-5, atol=1e-5)
+    x = np.random.default_rng(1).normal(0, 2, (101, shape[1])).astype(np.float32)
+    quantized = functions.quantize(x, linear.input_scale, linear.input_zero)
+    expected = functions.integer_sums(quantized, linear.input_zero, linear.weight)
+    matrix = kernels.Linear(linear, name, kernel)
+    for rows in (1, 16, 21, 48, 64, 101):  # tiles of every width
+        np.testing.assert_array_equal(matrix.sums(x[:rows]), expected[:rows])
+    np.testing.assert_allclose(matrix(x), functions.linear(linear, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_an_unknown_kernel_is_refused(name):
+    with pytest.raises(ValueError, match="no kernel of the name sparse"):
+        kernels.Linear(random_linear(8, 64, 0.5), name, "sparse")
+
+
+@pytest.mark.skipif("avx512vbmi" not in SETS, reason="this processor has no AVX-512 VBMI")
+@pytest.mark.parametrize(
+    ("kept", "kernel", "short"),
+    [
+        ("all", "dense", "dense"),
+        ("blocks of four", "groups", "groups"),
+        ("any", "interleaved", "windows"),
+        ("4 of 64", "windows", "windows"),
+    ],
+)
+def test_the_fastest_kernel_is_taken(kept, kernel, short):
+    density = {"all": 1.0, "blocks of four": 0.1, "any": 0.1, "4 of 64": 1.0}[kept]
+    linear = random_linear(128, 256, density, block=4 if kept == "blocks of four" else 1)
+    if kept == "4 of 64":
+        order = np.random.default_rng(0).random((128, 4, 64)).argsort(-1)
+        weight = np.where(order < 4, linear.weight.reshape(order.shape), 0).reshape(128, 256)
+        linear = replace(linear, matrix=Matrix(weight.shape, weight.astype(np.int8)))
+    assert kernels.Linear(linear, "avx512vbmi").kernels == (kernel, short)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -70,6 +103,26 @@ def test_hidden_states_are_those_of_the_reference(architecture, kind, name, tmp_
     np.testing.assert_allclose(hidden, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_queries_keys_and_values_may_need_different_kernels(name, tmp_path):
+    """They read the same inputs, which each kernel wants in an order of its own."""
+    network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
+    layer = network.encoder.layers[0]
+    inputs = tuple(
+        replace(random_linear(linear.outputs, linear.inputs, density, seed=number), input_scale=scale, input_zero=zero)
+        for number, (linear, density) in enumerate(zip(layer.inputs, (1.0, 0.05, 0.4), strict=True))
+        for scale, zero in [(layer.inputs[0].input_scale, layer.inputs[0].input_zero)]
+    )
+    layers = (replace(layer, inputs=inputs), *network.encoder.layers[1:])
+    network = replace(network, encoder=replace(network.encoder, layers=layers))
+    ids, offsets = joined(batch())
+    engine = NativeEngine(network, name)
+    if name == "avx512vbmi":
+        assert len({choice["kernel"] for choice in engine.choices()[:3]}) > 1
+    expected = ReferenceEngine(network).forward(ids, offsets)
+    np.testing.assert_allclose(engine.forward(ids, offsets), expected, rtol=0, atol=0.05 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("architecture", ["bert", "mpnet", "modernbert"])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_bits_do_not_depend_on_the_batch_or_the_threads(architecture, threads, tmp_path):
@@ -81,23 +134,57 @@ def test_bits_do_not_depend_on_the_batch_or_the_threads(architecture, threads, t
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_calls_from_several_threads(tmp_path):
+@pytest.mark.parametrize("is_first_call", [False, True])
+def test_calls_from_several_threads(is_first_call, tmp_path):
     network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
-    engine = NativeEngine(network, threads=2)
     texts = batch(lengths=(60, 7, 33))
-    expected = engine.forward(*joined(texts))
+    expected = NativeEngine(network).forward(*joined(texts))
     results = []
+    for _ in range(10 if is_first_call else 1):  # an engine's first call starts its threads
+        engine = NativeEngine(network, threads=3)
+        if not is_first_call:
+            engine.forward(*joined(texts))
+        together = threading.Barrier(4)
 
-    def call():
-        for _ in range(20):
-            results.append(np.array_equal(engine.forward(*joined(texts)), expected))
+        def call(engine=engine, together=together):
+            together.wait()
+            for _ in range(20):
+                results.append(np.array_equal(engine.forward(*joined(texts)), expected))
 
-    callers = [threading.Thread(target=call) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert results == [True] * 80
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert results == [True] * len(results)
+    assert len(results) == (800 if is_first_call else 80)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+def test_a_forked_process_has_threads_of_its_own(tmp_path):
+    file = packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file
+    code = """
+import os, sys
+import numpy as np
+import pruneonce_runtime
+from pruneonce_runtime.native import NativeEngine
+
+engine = NativeEngine(pruneonce_runtime.load(sys.argv[1]).network, threads=3)
+ids, offsets = np.load(sys.argv[2]), np.load(sys.argv[3])
+expected = engine.forward(ids, offsets)
+child = os.fork()
+same = all(np.array_equal(engine.forward(ids, offsets), expected) for _ in range(20))
+threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 3
+if child == 0:
+    os._exit(0 if same and threads >= 3 else 1)
+sys.exit(0 if same and os.waitpid(child, 0)[1] == 0 else 1)
+"""
+    arrays = [tmp_path / "ids.npy", tmp_path / "offsets.npy"]
+    for name, array in zip(arrays, joined(batch(lengths=(60, 7, 33))), strict=True):
+        np.save(name, array)
+    command = [sys.executable, "-c", code, *map(str, (file, *arrays))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_texts(tmp_path):

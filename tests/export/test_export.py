@@ -374,7 +374,8 @@ def test_a_plain_session_of_onnxruntime_keeps_its_fast_layer_norms(exported, tmp
 
 
 def test_the_tokenizer_as_an_openvino_model(exported, tokenizer, tmp_path):
-    pytest.importorskip("openvino_tokenizers", reason="openvino-tokenizers is not installed")
+    tokenizers = pytest.importorskip("openvino_tokenizers", reason="openvino-tokenizers is not installed")
+    core().add_extension(str(tokenizers._ext_path))
     made = stages.export(
         exported("bert", "fp32")["model"], tmp_path / "made", format="openvino", options=Options(tokenizer=True)
     )

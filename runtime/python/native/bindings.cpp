@@ -2,6 +2,7 @@
 // sizes that a kernel relies on are looked at once more here.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -237,9 +238,9 @@ public:
         return result;
     }
 
-    std::vector<std::tuple<std::string, int, int, double, double>> choices() const {
-        std::vector<std::tuple<std::string, int, int, double, double>> rows;
-        for (const Choice& c : engine_->choices()) rows.emplace_back(c.kernel, c.outputs, c.inputs, c.kept, c.work);
+    std::vector<std::tuple<std::string, std::string, int, int, double, double, double>> choices() const {
+        std::vector<std::tuple<std::string, std::string, int, int, double, double, double>> rows;
+        for (const Choice& c : engine_->choices()) rows.emplace_back(c.kernel, c.narrow, c.outputs, c.inputs, c.kept, c.work, c.narrow_work);
         return rows;
     }
     std::string instructions() const { return name_; }
@@ -252,13 +253,13 @@ class NativeLinear {
     std::unique_ptr<Product> product_;
 
 public:
-    NativeLinear(nb::handle given, const std::string& instructions) {
+    NativeLinear(nb::handle given, const std::string& instructions, const std::string& kernel) {
         Arrays arrays;
         const Linear linear = linear_of(given, arrays);
         outputs_ = linear.outputs;
         inputs_ = linear.inputs;
         is_integer_ = linear.input_scale > 0;
-        product_ = set_of(instructions).product(linear);
+        product_ = set_of(instructions).product(linear, kernel);
     }
     auto call(Grid<float> x) {
         require(int(x.shape(1)) == inputs_, "inputs of another width");
@@ -269,6 +270,7 @@ public:
         product_->run(x.data(), int(rows), y);
         return result;
     }
+    std::pair<std::string, std::string> kernels() const { return {product_->choice().kernel, product_->choice().narrow}; }
     auto sums(Grid<float> x) {
         require(int(x.shape(1)) == inputs_, "inputs of another width");
         require(is_integer_, "a matrix without quantized inputs has no integer sums");
@@ -297,7 +299,8 @@ NB_MODULE(_native, m) {
         .def_prop_ro("instructions", &NativeEncoder::instructions)
         .def_prop_ro("threads", &NativeEncoder::threads);
     nb::class_<NativeLinear>(m, "Linear")
-        .def(nb::init<nb::handle, const std::string&>(), nb::arg("linear"), nb::arg("instructions") = "")
+        .def(nb::init<nb::handle, const std::string&, const std::string&>(), nb::arg("linear"), nb::arg("instructions") = "", nb::arg("kernel") = "")
         .def("__call__", &NativeLinear::call)
-        .def("sums", &NativeLinear::sums);
+        .def("sums", &NativeLinear::sums)
+        .def_prop_ro("kernels", &NativeLinear::kernels);
 }

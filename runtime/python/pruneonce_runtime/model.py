@@ -79,11 +79,13 @@ class Model(ABC, Generic[Result]):
         engine = self._parts.engine
         if not isinstance(engine, NativeEngine):
             return "plain numpy, the reference: no kernels"
-        lines = [f"{engine.instructions} instructions, {engine.threads} threads", ""]
-        lines.append(f"{'matrix':>14}  {'kernel':<12}  {'kept':>6}  {'done':>6}")
+        threads = f"{engine.threads} thread{'s' * (engine.threads > 1)}"
+        lines = [f"{engine.instructions} instructions, {threads}; `short` takes texts of a vector of tokens", ""]
+        lines.append(f"{'matrix':>14}  {'kept':>6}  {'kernel':<12}  {'done':>6}  {'short':<12}  {'done':>6}")
         for row in engine.choices():
+            kernels = f"{row['kernel']:<12}  {row['work']:>6.1%}  {row['short']:<12}  {row['short_work']:>6.1%}"
             shape = f"{row['outputs']} x {row['inputs']}"
-            lines.append(f"{shape:>14}  {row['kernel']:<12}  {row['kept']:>6.1%}  {row['work']:>6.1%}")
+            lines.append(f"{shape:>14}  {row['kept']:>6.1%}  {kernels}")
         return "\n".join(lines)
 
     def usual_length(self) -> int:

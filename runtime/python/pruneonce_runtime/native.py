@@ -60,7 +60,10 @@ class NativeEngine:
         return y
 
     def choices(self) -> list[dict[str, Any]]:
-        """The kernel of each matrix, in the order of the layers: name, shape, share of weights that are not 0 (`kept`)
-        and share of products that are done (`work`)."""
-        names = ("kernel", "outputs", "inputs", "kept", "work")
+        """The kernel of each matrix, in the order of the layers.
+
+        `kernel` takes calls of more tokens than a vector of the processor holds, `short` the others. `kept` is the
+        share of weights that are not 0, `work` and `short_work` are the shares of products that the two kernels do.
+        """
+        names = ("kernel", "short", "outputs", "inputs", "kept", "work", "short_work")
         return [dict(zip(names, choice, strict=True)) for choice in self._encoder.choices()]

@@ -9,6 +9,7 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli.stages import Model, Output, Seed, Sets, epilog_of, sections, show_result
 from pruneonce.cli.task_options import takes_task, task_values
+from pruneonce.console import echo
 from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS, OPSETS, Options
@@ -18,7 +19,7 @@ from pruneonce.wording import listed
 QUANTIZE = {"epochs": 3, "batch_size": 32}
 PRODUCT_QUANTIZE = {"epochs": 6, "batch_size": 32}
 
-FIRST_FORMAT = next(iter(FORMATS))
+FIRST_FORMAT, NEWEST_OPSET = next(iter(FORMATS)), OPSETS[-1]
 
 app = typer.Typer()
 
@@ -75,7 +76,7 @@ def product_quantize(
     folder = stages.product_quantize(model, data, settings, output, teacher=teacher, seed=seed)
     bytes_by_part = codebooks.size(folder)
     parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in bytes_by_part.items() if part != "total")
-    typer.echo(f"size as codebooks: {bytes_by_part['total'] / 1e6:.2f} MB ({parts})")
+    echo(f"size as codebooks: {bytes_by_part['total'] / 1e6:.2f} MB ({parts})")
     show_result(folder, "evaluate", output, *(("--dev", values["dev"]) if "dev" in values else ()))
 
 
@@ -88,9 +89,9 @@ def export(
     model: Model,
     output: Output,
     format: Annotated[recipe.Format, typer.Option(help="What to write.")] = FIRST_FORMAT,
-    opset: Annotated[int, typer.Option(help=f"Version of the ONNX operators, {OPSETS[0]} to {OPSETS[-1]}.")] = OPSETS[
-        -1
-    ],
+    opset: Annotated[
+        int, typer.Option(help=f"Version of the ONNX operators, {OPSETS[0]} to {OPSETS[-1]}.")
+    ] = NEWEST_OPSET,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store fp32 matrices in 16 bits: half the size.")] = False,
     single_output: Annotated[
         bool, typer.Option("--single-output", help="Of a bare encoder, give the hidden states alone.")
@@ -111,9 +112,9 @@ def export(
     # Weights above 2 GB stand in a further file, whose name begins with that of the model.
     files = FORMATS[format].files
     size = sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith(files))
-    typer.echo(f"made {folder}: {size / 1e6:.1f} MB for {format}")
+    echo(f"made {folder}: {size / 1e6:.1f} MB for {format}")
     if counts := (read_provenance(folder) or {}).get("saturation"):
-        typer.echo(_safety(**counts))
+        echo(_safety(**counts))
 
 
 def _safety(layers: int, overflowing: int) -> str:

@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from pruneonce.errors import UserError
+from pruneonce.console import asking_hub
+from pruneonce.data import class_names
+from pruneonce.errors import MissingColumnError, UserError
 
 SUFFIXES = {
     ".txt": "text",
@@ -74,7 +76,7 @@ def require(columns: Iterable[str], existing: Iterable[str], where: str) -> None
         if column not in existing:
             near = difflib.get_close_matches(column, existing, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{where}: no column {column!r}, only {', '.join(map(repr, existing))}{hint}")
+            raise MissingColumnError(f"{where}: no column {column!r}, only {', '.join(map(repr, existing))}{hint}")
 
 
 # -- streams ------------------------------------------------------------------------------------------------
@@ -148,7 +150,8 @@ def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Reco
 
 @contextmanager
 def hub_faults(source: str) -> Iterator[None]:
-    """Turn the exceptions of `datasets` about `source` into a `UserError` of one line."""
+    """Say that the hub is asked for `source`, and turn the exceptions of `datasets` into a `UserError` of one line."""
+    asking_hub(source)
     try:
         yield
     except ConnectionError:
@@ -200,7 +203,16 @@ def read_file(path: Path, columns: list[str]) -> Table:
     """Read `columns` of a JSON, CSV or Parquet file."""
     numbered = list(records(path, columns))
     values = {column: [record[column] for _, record in numbered] for column in columns}
-    return _not_empty(Table(str(path), values, [place(path, number) for number, _ in numbered]))
+    places = [place(path, number) for number, _ in numbered]
+    return _not_empty(Table(str(path), values, places, _class_names(path)))
+
+
+def _class_names(path: Path) -> dict[str, list[str]]:
+    """Names of the classes of a file's columns, which Parquet can hold."""
+    if kind(path) != "parquet":
+        return {}
+    with pq.ParquetFile(path) as file:
+        return class_names.of_schema(file.schema_arrow)
 
 
 def read_hub(source: str, subset: str | None, split: str, columns: list[str], cache: Path) -> Table:

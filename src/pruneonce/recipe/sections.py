@@ -6,6 +6,7 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -156,6 +157,13 @@ class Zeros(Section):
         "outputs x inputs such as `1x4`, or N:M such as `2:4`. An error where `sparsity` is below that of N:M.",
     )
 
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _is_quoted(cls, pattern: Any) -> Any:
+        if isinstance(pattern, int):
+            raise ValueError('a pattern such as "2:4" wants quotes: without them YAML reads it as a number')
+        return pattern
+
     @field_validator("pattern")
     @classmethod
     def _is_a_pattern(cls, pattern: str) -> str:
@@ -165,7 +173,10 @@ class Zeros(Section):
     def _reaches_the_pattern(self) -> Zeros:
         least = Pattern.parse(self.pattern).least_sparsity
         if self.sparsity < least:
-            raise ValueError(f"`pattern: {self.pattern}` has at least {least:.0%} of zeros; raise `sparsity` to it")
+            above = math.ceil(round(1e4 * least, 6)) / 1e4
+            raise ValueError(
+                f"`pattern: {self.pattern}` has at least {100 * above:g}% of zeros; raise `sparsity` to {above:g}"
+            )
         return self
 
 

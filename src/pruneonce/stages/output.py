@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from pruneonce import training
-from pruneonce.console import console
+from pruneonce.console import console, styled
 from pruneonce.errors import InUseError, UserError
 from pruneonce.models import BEGUN, content_key, dropouts, load_config, read_provenance, remove_scratch, save_model
 from pruneonce.recipe import Section
@@ -35,7 +35,7 @@ def _is_finished(output: Path, key: str) -> bool:
     if not provenance or provenance.get("key") != key:
         return False
     remove_scratch(output)
-    console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
+    console.print(styled("  [dim]{output}: already made[/dim]", output=output), soft_wrap=True)
     return True
 
 

@@ -5,6 +5,7 @@ transformers' Trainer distributes weights, gradients and batches (DistributedDat
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)  # enough for the first process to prepare a corpus; a dead process is detected at once
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-_left: list[Any] = []  # process groups that this process has left
 
 
 def start(seed: int | None = None) -> torch.device:
@@ -51,9 +51,10 @@ def leave() -> None:
     """Leave the process group once all processes have arrived, since an early exit can break the others."""
     if world() > 1:
         dist.barrier()
-        # DistributedDataParallel must not be the last to hold the group: it would wait for a thread of gloo with the
-        # interpreter locked, and the thread may wait for that lock: https://github.com/pytorch/pytorch/issues/56297
-        _left.append(dist.group.WORLD)
+        # The group is never destroyed, neither with DistributedDataParallel nor when the interpreter ends. Its
+        # destructor waits for a thread of gloo with the interpreter locked. The thread may wait for that lock for ever,
+        # or end the process (SIGABRT) by asking for it late: https://github.com/pytorch/pytorch/issues/56297
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
         dist.destroy_process_group()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,15 +25,22 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from pruneonce.data import readers
 from pruneonce.data.readers import Table, read_file, read_hub
-from pruneonce.errors import UserError
+from pruneonce.errors import MissingColumnError, UserError
 from pruneonce.models import load_model, load_reporting
 from pruneonce.recipe import Task, Training
+from pruneonce.tasks.labels import Classes, names_of
+from pruneonce.wording import as_in_file, listed
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, Tensor]
 Collate = Callable[[list[Any]], Batch]
 T = TypeVar("T", bound=Task)
 
+COLUMN_KEYS = (
+    *("text", "text_pair", "query", "passage", "tokens", "tags", "question", "context", "answers", "id", "label"),
+    "train_text",
+)  # keys of a task that name columns
+CROSS_ENCODER = ("sentence_transformers", "sbert_ce_default_activation_function")  # keys of its configuration
 MULTIPLE = 8  # batches are padded to a multiple of these tokens: few lengths, as kernels are compiled for each
 
 
@@ -45,11 +52,13 @@ class TaskData:
         splits: `train`, `dev` and, where the task has them, `test` and further ones, with the columns of its kind.
         labels: the classes' names, in order; empty where there are none.
         unlabelled: rows without a label, for stages with a teacher.
+        classes: the classes with the decisions on them; None where there are none.
     """
 
     splits: dict[str, Dataset]
     labels: list[str] = field(default_factory=list)
     unlabelled: Dataset | None = None
+    classes: Classes | None = None
 
     @property
     def taught(self) -> Dataset:
@@ -69,6 +78,9 @@ class Kind(ABC, Generic[T]):
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
     full_score: ClassVar[float] = 1.0  # the score of a perfect model by the kind's metrics
+
+    of_model: list[str] | None = None  # names of the measured model's classes, where the task has none of its own
+    order: list[int] | None = None  # index of each class of the task in a model's outputs; None: the same order
 
     def __init__(self, task: T):
         self.task = task
@@ -120,13 +132,18 @@ class Kind(ABC, Generic[T]):
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         """Return the metrics of the outputs for `examples`, one each, which `encode` made of `rows`."""
 
+    def undefined(self, rows: Dataset, data: TaskData) -> str:
+        """Return a sentence on metrics that cannot tell models apart on `rows`; empty where all can."""
+        return ""
+
     @abstractmethod
     def texts(self, rows: Dataset) -> list[Any]:
         """Return a text or a pair for each row, as a tokenizer takes them."""
 
     def output(self, outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the outputs [rows, ...] out of the named tensors of a model or an engine."""
-        return outputs["logits"]
+        logits = outputs["logits"]
+        return logits if self.order is None else logits[..., self.order]
 
     def collate(self, tokenizer: Any) -> Collate:
         """Return the collator that makes batches of examples from `encode`."""
@@ -164,9 +181,24 @@ class Kind(ABC, Generic[T]):
         Raises:
             UserError: it is for other labels.
         """
-        names = [config.id2label[index] for index in range(config.num_labels)]
-        if names != data.labels:
-            raise UserError(f"{name} has the labels {names}, the task has {data.labels}")
+        if data.classes is not None:
+            data.classes.order_in(names_of(config, name), name)
+
+    def reading(self, config: Any, data: TaskData, name: str) -> Self:
+        """Return this kind for the outputs of a model, whose classes may stand in another order than the task's.
+
+        Args:
+            config: configuration of the model.
+            data: the task's data.
+            name: of the model, for the message.
+
+        Raises:
+            UserError: as `check_model`.
+        """
+        self.check_model(config, data, name)
+        kind = copy.copy(self)
+        kind.order = None if data.classes is None else data.classes.order_in(names_of(config, name), name)
+        return kind
 
     def for_model(self, source: str | Path) -> Self:
         """Return this kind for one model, where the reading of outputs depends on the model."""
@@ -196,9 +228,14 @@ class Kind(ABC, Generic[T]):
 
     def read(self, where: str, columns: list[str], cache: Path) -> Table:
         """Read `columns` of a file, or of a split of the task's hub data."""
-        if self.task.source is None:
-            return read_file(Path(where).expanduser(), columns)
-        return read_hub(self.task.source, self.task.subset, where, columns, cache)
+        try:
+            if self.task.source is None:
+                return read_file(Path(where).expanduser(), columns)
+            return read_hub(self.task.source, self.task.subset, where, columns, cache)
+        except MissingColumnError as error:
+            keys = [key for key in COLUMN_KEYS if getattr(self.task, key, None) in columns]
+            names = listed([f"`{key}`" for key in keys])
+            raise UserError(f"{error}; {names} of the task name the columns of {self.task.kind}") from None
 
     def training_texts(self, where: str, column: str, cache: Path, most: int | None = None) -> list[str]:
         """Return the first `most` texts that are not blank: lines of a text file, else a column's."""
@@ -226,6 +263,19 @@ class Kind(ABC, Generic[T]):
 def architecture(config: Any) -> str:
     """Return the name of the model class in a configuration; empty where there is none."""
     return str((config.architectures or [""])[0])
+
+
+def is_reranker(config: Any) -> bool:
+    """Return whether a model with one label ranks passages.
+
+    The loss of a reranker made here is in its configuration; a `CrossEncoder` of sentence-transformers has the function
+    behind its score there.
+    """
+    made_here = getattr(config, "problem_type", None) == "multi_label_classification"
+    cross_encoder = any(
+        hasattr(config, name) for name in ("sentence_transformers", "sbert_ce_default_activation_function")
+    )
+    return bool(config.num_labels == 1 and (made_here or cross_encoder))
 
 
 def tokenized(
@@ -269,11 +319,6 @@ def checked_numbers(table: Table, column: str) -> list[float]:
             raise UserError(f"{table.place(row)}: {column!r} has to be a number, not {as_in_file(value)}")
         numbers.append(number)
     return numbers
-
-
-def as_in_file(value: Any) -> str:
-    """Return `value` in the notation of a data file: null and true rather than None and True."""
-    return f"{json.dumps(value, default=str):.40}"
 
 
 @contextmanager

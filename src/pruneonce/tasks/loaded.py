@@ -58,11 +58,13 @@ class LoadedTask:
         kind: reads and encodes it.
         data: its splits.
         key: identifies the data; None: it is not kept.
+        is_new: the data were read just now, by no earlier stage of this process.
     """
 
     kind: Kind[Any]
     data: TaskData
     key: Hashable
+    is_new: bool
 
     def examples(self, split: str, tokenizer: Any, training: bool = False) -> Dataset:
         """Return model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
@@ -88,8 +90,9 @@ def load(kind: Kind[Any], cache: Path) -> LoadedTask:
         UserError: a mistake in the task or its data, see `Kind.load`.
     """
     key = _task_key(kind, cache)
+    is_new = key is None or key not in KEPT.values
     data = KEPT.get(key, lambda: kind.load(cache), lambda data: sum(map(_bytes, _tables(data))))
-    return LoadedTask(kind, data, key)
+    return LoadedTask(kind, data, key, is_new)
 
 
 def _task_key(kind: Kind[Any], cache: Path) -> Hashable:
@@ -99,7 +102,8 @@ def _task_key(kind: Kind[Any], cache: Path) -> Hashable:
         data = task_key(task, taught=True)
     except UserError:
         return None  # `Kind.load` raises with the name of the missing file and its use
-    return data, task.metric, str(cache.resolve()) if task.source else None
+    names = None if kind.of_model is None else tuple(kind.of_model)
+    return data, task.metric, names, str(cache.resolve()) if task.source else None
 
 
 def _tokenizer_key(tokenizer: Any) -> Hashable:

@@ -289,7 +289,7 @@ def test_opsets_that_cannot_be(exported, tmp_path):
 
 
 def test_fp16_halves_matrices_and_stays_near(exported, tmp_path):
-    """Each weight is off by 2^-11 of itself at most; the logits of these models, by 0.2 % of the largest."""
+    """The logits of these models are off by 0.2 % of the largest at most."""
     folders = exported("bert", "fp32")
     options = Options(fp16=True)
     expected = outputs_of(folders["onnx"] / "model.onnx")["logits"]

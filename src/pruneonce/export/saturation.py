@@ -1,9 +1,9 @@
 """int8 weights whose products cannot overflow on x86 processors without VNNI.
 
 On these processors engines multiply with `vpmaddubsw`, which sums two neighbouring products of uint8 and int8 in 16
-bits and cuts off sums beyond int16. The assumption here is that neighbours are
-the inputs 2j and 2j + 1 of an output, as in kernels that take four inputs at a time from the first one on. Inputs are 0 to 255, so no
-sum of a pair w, v can overflow if and only if
+bits and cuts off sums beyond int16. Assumption: neighbours are the inputs 2j and 2j + 1 of an output, as in kernels
+that take four inputs at a time from the first one on. Inputs are 0 to 255, so no sum of a pair w, v can overflow if and
+only if
 
     255 (max(w, 0) + max(v, 0)) <= 32767   and   255 (min(w, 0) + min(v, 0)) >= -32768,
 

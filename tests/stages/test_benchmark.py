@@ -25,7 +25,7 @@ from pruneonce.errors import UserError
 from pruneonce.recipe import Benchmark
 from pruneonce.report import verdict, write_report
 from pruneonce.report.speed import fastest, milliseconds, notes, sentence
-from pruneonce.stages.benchmark import _text_batches
+from pruneonce.stages.benchmark import _fastest, _text_batches
 from pruneonce.system import packages
 
 OURS = ["pruneonce"] if find_spec("pruneonce_runtime") else []  # which `make setup` installs
@@ -260,6 +260,23 @@ def test_a_mistake_is_one_line(options, message, encoder, tmp_path, monkeypatch,
     assert message in told
     assert told.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+def test_the_faster_way_of_an_engine_is_kept(monkeypatch):
+    taken = {"": 4.0, "zeros skipped": 1.0}
+    monkeypatch.setitem(_fastest.__globals__, "in_turns", lambda works, *_: {n: [[taken[n]]] for n in works})
+    ways, grid = dict.fromkeys(taken, print), {(1, 8): {}, (2, 8): {}}
+    assert _fastest(ways, grid) == "zeros skipped"
+    taken[""] = 0.5
+    assert _fastest(ways, grid) == ""
+
+
+def test_the_notes_name_the_way_that_was_kept():
+    measured = timed()
+    assert not [line for line in notes(measured) if "zeros skipped" in line]
+    measured["rows"][-1]["variant"] = "zeros skipped"
+    model = measured["rows"][-1]["model"]
+    assert [line for line in notes(measured) if line.startswith(f"{model} runs in") and "zeros skipped" in line]
 
 
 # -- tables and the report --------------------------------------------------------------------------------------

@@ -99,6 +99,10 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
     precisions = dict.fromkeys((row["engine"], row["precision"]) for row in benchmark["rows"])
     precision_by_engine = ", ".join(f"{precision} in {title_of(engine)}" for engine, precision in precisions)
     lines.append(f"What is not quantized is calculated in {precision_by_engine}.")
+    variants = dict.fromkeys((row["model"], row["engine"], row.get("variant")) for row in benchmark["rows"])
+    for model, engine, variant in variants:
+        if variant:
+            lines.append(f"{model} runs in {title_of(engine)} with {variant}, which was faster in a trial.")
     for skipped in benchmark["skipped"]:
         lines.append(f"{skipped['model']} is not timed in {title_of(skipped['engine'])}: {skipped['why']}.")
     return lines

@@ -18,7 +18,7 @@ import torch
 from pruneonce import quantization
 from pruneonce.engines import ENGINES, engine_of, open_engine, open_file, require
 from pruneonce.engines.session import Array, Session
-from pruneonce.engines.timing import Work, figures, watched
+from pruneonce.engines.timing import Work, figures, in_turns, watched
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.models import LIBRARIES, load_config, load_tokenizer, read_provenance
@@ -29,6 +29,8 @@ from pruneonce.system import machine
 from pruneonce.system.machine import processor
 
 ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts
+TRIAL_SECONDS = 0.3  # of each alternative, in a cell of the grid
+USUAL = ""  # stands for the name of an alternative
 REAL = "real"  # stands for a length
 
 Text = str | tuple[str, str]
@@ -55,12 +57,22 @@ class Contender:
     skipped: Mapping[str, str]
     work: Path
 
-    def open(self, engine: str, threads: int) -> Session:
-        """Open the model in an engine, after exporting it where that has not been done."""
+    def open(self, engine: str, threads: int) -> dict[str, Session]:
+        """Open the model in an engine, after exporting it where that has not been done.
+
+        Returns:
+            The session by `USUAL`, and the engine's alternatives by their names.
+        """
         format = ENGINES[engine].format
-        if format is None or engine_of(self.source):
-            return open_engine(self.source, engine, threads)
-        return open_file(self._exported(format), engine, threads)
+        if format is None:
+            return {USUAL: open_engine(self.source, engine, threads)}
+        if engine_of(self.source):
+            file = Path(self.source) / FORMATS[format].file
+            usual = open_engine(self.source, engine, threads)
+        else:
+            file = self._exported(format)
+            usual = open_file(file, engine, threads)
+        return {USUAL: usual, **ENGINES[engine].alternatives(file, threads)}
 
     def _exported(self, format: str) -> Path:
         """Return the model's file of a format; a file that several formats are converted from is made once."""
@@ -164,13 +176,18 @@ def _rows(
     threads: int,
 ) -> list[dict[str, Any]]:
     """Return all rows of one engine."""
-    sessions = {each.name: each.open(name, threads) for each in contenders}
+    sessions: dict[str, Session] = {}
+    chosen: dict[str, str] = {}
+    for each in contenders:
+        ways = each.open(name, threads)
+        chosen[each.name] = _fastest(ways, grid)
+        sessions[each.name] = ways[chosen[each.name]]
     rows = []
 
     def time(batch: int, length: int | str, works: Mapping[str, Work], sequences: int, rounds: int) -> None:
         turns = watched(works, settings.seconds, rounds)
         for each in contenders:
-            model = {"model": each.name, "engine": name, "weights": each.weights}
+            model = {"model": each.name, "engine": name, "weights": each.weights, "variant": chosen[each.name] or None}
             cell = {"precision": sessions[each.name].precision, "batch": batch, "length": length}
             rows.append({**model, **cell, **figures(turns.passes[each.name], sequences)})
             rows[-1]["busy"] = turns.is_busy(each.name, threads)
@@ -185,6 +202,18 @@ def _rows(
                 works[each.name] = [_call(sessions[each.name], values) for values in batches]
             time(size, REAL, works, len(texts), TEXT_ROUNDS)
     return rows
+
+
+def _fastest(ways: Mapping[str, Session], grid: Mapping[tuple[int, int], Batch]) -> str:
+    """Return the name of the fastest way to run a model, by the geometric mean of its median times over the grid."""
+    if len(ways) == 1:
+        return USUAL
+    logs = dict.fromkeys(ways, 0.0)
+    for values in grid.values():
+        works = {name: [_call(session, values)] for name, session in ways.items()}
+        for name, passes in in_turns(works, TRIAL_SECONDS, ROUNDS).items():
+            logs[name] += float(np.log(figures(passes, 1)["milliseconds"]))
+    return min(logs, key=logs.__getitem__)
 
 
 def _call(session: Session, batch: Batch) -> Any:

@@ -15,16 +15,19 @@ from pathlib import Path
 
 from pruneonce import quantization
 from pruneonce.errors import UserError
-from pruneonce.export import FORMATS
+from pruneonce.export import FORMATS, Options
 from pruneonce.models import LIBRARIES, PROVENANCE, content_key, key_of, publish_folder, read_provenance
 from pruneonce.models.card import refresh_card
 from pruneonce.recipe import Format
 from pruneonce.stages.export import export, write_plain_files
 from pruneonce.stages.output import is_finished, unfinished
 from pruneonce.system import distributed, durable
+from pruneonce.wording import listed
 
 
-def export_into(model: str | Path, folder: Path, *, formats: Sequence[Format] | None = None) -> list[Path]:
+def export_into(
+    model: str | Path, folder: Path, *, formats: Sequence[Format] | None = None, options: Options | None = None
+) -> list[Path]:
     """Export `model` into `folder/FORMAT` for each format; a finished format is left as it is.
 
     Args:
@@ -32,24 +35,31 @@ def export_into(model: str | Path, folder: Path, *, formats: Sequence[Format] | 
         folder: the model's own folder, or another one, which then gets configuration, tokenizer and the files of
             sentence-transformers, too.
         formats: names in `pruneonce.export.FORMATS`; None: all.
+        options: each format gets those that it takes; None: the defaults.
 
     Returns:
         The files that clients open. Those with the same bytes are one file under several names (hard links), or
         copies on a disk without hard links.
 
     Raises:
-        UserError: there is no such model, an extra is not installed, or a folder holds something else.
+        UserError: there is no such model, an extra is not installed, a folder holds something else, or no format takes
+            an option.
     """
     chosen: Sequence[str] = formats if formats is not None else tuple(FORMATS)
+    options = options or Options()
     for format in chosen:
         if format not in FORMATS:
             raise UserError(f"no format {format!r}; there are {', '.join(FORMATS)}")
-        FORMATS[format].require()
+        FORMATS[format].require(options.only(FORMATS[format].options))
+    taken = frozenset().union(*(FORMATS[format].options for format in chosen))
+    if idle := sorted(options.chosen().keys() - taken):
+        raise UserError(f"{listed(chosen)} takes no option {idle[0]}")
     if not (Path(model).is_dir() and folder.exists() and folder.samefile(model)):
         _plain_folder(model, folder)
     files = []
     for format in chosen:
-        made = export(model, folder / format, format=format)  # type: ignore[arg-type]
+        suitable = options.only(FORMATS[format].options)
+        made = export(model, folder / format, format=format, options=suitable)  # type: ignore[arg-type]
         more = FORMATS[format].more_names.get(quantization.weights_of(model), ())
         file = made / FORMATS[format].file
         distributed.by_first(partial(_name, file, more))

@@ -45,7 +45,7 @@ VALUES = {
 }
 # Values for keys of which no other value can be guessed, by the end of the key. What begins with @ is a place, too.
 OTHERS = {
-    "report_to": [["wandb"]],
+    "report_to": [[]],
     "seeds": [],  # tests/runs/test_seeds.py has them
     "sweep": [],  # a test below has them
     "sparse_model": ["@other model"],

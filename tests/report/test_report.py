@@ -109,7 +109,7 @@ def test_page_shows_every_arm_and_value(tmp_path: Path, summary: dict[str, Any])
     assert ["71.0", "84.3", "%"] in cells
     assert ["0.1234"] in cells, "the other metrics"
     assert cells[cells.index(["100"]) :][:4] == [["100"], ["60,000"], ["2.0"], ["500"]], "what a stage spent"
-    assert cells[-5:] == [["total"], ["900"], ["540,000"], ["18.0"], ["500"]]
+    assert cells[-6:] == [["total"], ["900"], ["540,000"], ["18.0"], ["500"], []]
     for text in (
         "some/MiniLM",
         "one model, two tasks",
@@ -176,6 +176,22 @@ def test_hostile_text_is_only_text(tmp_path: Path, summary: dict[str, Any]) -> N
     assert len(Page(html).tags) > 100
 
 
+def test_control_characters_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
+    name = "a\x1b[31m\u202eb\ud83d\x00"
+    summary["model"] = summary["layers"][0]["name"] = summary["stages"][0]["name"] = name
+    summary["results"] = [{**row, "task": f"{row['task']}{name}"} for row in summary["results"]]
+    page = build(tmp_path, summary)
+    assert r"a\x1b[31m\u202eb\ud83d\x00" in page
+    assert not set(page) & {"\x1b", "\u202e", "\ud83d", "\x00"}
+
+
+def test_of_many_stages_the_first_are_drawn(tmp_path: Path, summary: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr("pruneonce.report.MOST_CURVES", 2)
+    page = build(tmp_path, summary)
+    assert page.count("over 100 steps") == 2 < len(summary["stages"])
+    assert f"The first 2 stages are drawn; the last loss of the other {len(summary['stages']) - 2} is in" in page
+
+
 def test_verdict_when_prune_once_wins(summary: dict[str, Any]) -> None:
     assert verdict(summary) == [
         "90.0 % of the encoder's weights are zero; the sparse models keep 97.3 % of the dense accuracy "
@@ -224,6 +240,30 @@ def test_verdict_on_quantized_models(summary: dict[str, Any]) -> None:
     for row in summary["results"]:
         row.pop("size", None)
     assert verdict(summary)[1] == "In int8 they keep 97.0 %."
+
+
+def test_verdict_begins_with_sparse_int8_beside_dense_int8(summary: dict[str, Any]) -> None:
+    with_quantized(summary)
+    for task in VALUES:
+        summary["results"].append(result(task, "dense-int8", VALUES[task]["dense"] - 0.001))
+        summary["results"][-1]["size"] = {"file": None, "bytes": 23e6, "encoder": 1e7, "limit": 1e7}
+    models = (("dense", "torch", 9.0), ("dense-int8", "openvino", 1.9), ("dense-int8", "torch", 3.0))
+    models = (*models, ("int8", "pruneonce", 0.8))
+    cell = {"weights": "int8", "batch": 1, "length": "real"}
+    rows = [{"model": model, "engine": engine, "milliseconds": ms, **cell} for model, engine, ms in models]
+    summary["benchmark"] = {"rows": rows}
+    assert verdict(summary)[1] == (
+        "Beside dense int8 (99.9 % of the dense score, 23.0 MB, 1.90 ms in OpenVINO), sparse int8 has 97.0 % of the "
+        "dense score, 15.0 MB, 0.800 ms in pruneonce, over 2 tasks on average."
+    )
+    assert verdict(summary)[-1].startswith("Int8 in pruneonce takes 0.800 ms"), "the sparse one, not the dense one"
+    summary["results"] = [row for row in summary["results"] if row["task"] == "sentiment"]
+    del summary["benchmark"]
+    assert verdict(summary)[1] == (
+        "Beside dense int8 (87.0 % accuracy, 23.0 MB), sparse int8 has 84.4 % accuracy, 15.0 MB."
+    )
+    summary["results"] = [row for row in summary["results"] if row["arm"] != "int8"]
+    assert verdict(summary)[1].endswith("the sparse model has 84.6 % accuracy, 44.0 MB.")
 
 
 def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ WRITING = {
     "cli/main.py": "os.devnull",
     "cli/recipes.py": "a copy of a recipe, opened so that nothing is overwritten",
     "data/size.py": "a temporary file",
-    "models/card.py": "a folder that is not published yet",
+    "models/push.py": "a temporary folder",
     "plan/probe.py": "os.devnull",
     "runs/quickstart.py": "a folder that is not published yet",
     "storage/unpacking.py": "a folder that is not published yet",

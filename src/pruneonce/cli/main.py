@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 from safetensors import SafetensorError
 from typer.exceptions import TyperException
 
 from pruneonce import __version__, recipe
 from pruneonce.cli import benchmark as cli_benchmark
+from pruneonce.cli import check as cli_check
 from pruneonce.cli import deploy as cli_deploy
 from pruneonce.cli import methods as cli_methods
 from pruneonce.cli import packed_file as cli_storage
+from pruneonce.cli import publish as cli_publish
 from pruneonce.cli import recipes as cli_recipes
 from pruneonce.cli import stages as cli_stages
 from pruneonce.cli import tables, verbosity
 from pruneonce.cli.recipes import Name
 from pruneonce.cli.stages import AsJson, Model, Output, Sets
-from pruneonce.console import console, results
+from pruneonce.console import echo, errors, notes, results
 from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
 from pruneonce.system import durable, interruption
+from pruneonce.wording import shown
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -43,7 +45,9 @@ app = typer.Typer(
 app.add_typer(cli_stages.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
+app.add_typer(cli_publish.app)
 app.add_typer(cli_benchmark.app)
+app.add_typer(cli_check.app)
 app.add_typer(cli_recipes.app, name="recipes")
 app.add_typer(cli_methods.app, name="methods")
 
@@ -76,11 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             distributed.leave()
         if code == 130:
-            Console(stderr=True).print("interrupted")
+            errors.print("interrupted")
         return code
     except Interrupted as interrupted:
         if not others:
-            Console(stderr=True).print("interrupted; run the same command again to go on")
+            errors.print("interrupted; run the same command again to go on")
         return 128 + interrupted.signal
     except ToldByFirstError:
         return 2
@@ -107,9 +111,8 @@ def _line(error: Exception) -> str:
 
 def _fail(message: str, code: int, debug: bool = False) -> int:
     if debug:
-        traceback.print_exc()
-    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
-    Console(stderr=True).print(line, soft_wrap=True)
+        errors.print(traceback.format_exc(), soft_wrap=True, end="")
+    errors.print(Text.assemble(("error: ", "bold red"), shown(" ".join(message.split()))), soft_wrap=True)
     return code
 
 
@@ -160,14 +163,14 @@ def plan(
     resolved = recipe.load(name, sets)
     from pruneonce.plan import plan
 
-    with Console(stderr=True, quiet=console.quiet).status("measuring some steps of each stage"):
+    with notes.status("measuring some steps of each stage"):
         estimate = plan(resolved, seconds)
     if as_json:
         typer.echo(json.dumps(estimate.to_json(), indent=1))
         return
     results.print(tables.plan(estimate))
     for sentence in estimate.sentences():
-        results.print(sentence, markup=False)
+        results.print(sentence)
 
 
 @app.command(epilog="Example: [cyan]pruneonce quickstart --output quickstart[/cyan]")
@@ -184,8 +187,8 @@ def _show_results(summary: dict[str, Any], output: Path) -> None:
     for table in tables.results(summary) if summary["results"] else []:
         results.print(table)
     for sentence in filter(None, [*verdict(summary), of_seeds(summary)]):
-        results.print(sentence, markup=False)
-    typer.echo(f"report: {output / 'report.html'}")
+        results.print(sentence)
+    echo(f"report: {output / 'report.html'}")
 
 
 # -- looking at models ------------------------------------------------------------------------------------------
@@ -215,12 +218,12 @@ def verify(
     check = verify(child, against)
     if check.ok:
         absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
-        typer.echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")
+        echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")
         return
     lost = [layer for layer in check.layers if layer.lost]
     if lost:
         results.print(tables.lost_zeros(lost))
     more = f" and {len(check.wanted) - 1} more" if len(check.wanted) > 1 else ""
     absent = f"; not in the child, or of another shape: {check.wanted[0]}{more}" if check.wanted else ""
-    typer.echo(f"{child} does not keep the zeros of {against}{absent}")
+    echo(f"{child} does not keep the zeros of {against}{absent}")
     raise typer.Exit(1)

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
         load_vocabulary_model,
         without_dropout,
     )
-    from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE, content_key, key_of, read_provenance
+    from pruneonce.models.provenance import (
+        CERTIFICATE,
+        LIBRARIES,
+        METRICS,
+        PROVENANCE,
+        content_key,
+        key_of,
+        read_provenance,
+    )
     from pruneonce.models.sentence_transformers import MODULE, copy_sentence_transformer, local_folder
 else:
     __getattr__ = lazily(
@@ -28,6 +36,7 @@ else:
 
 __all__ = [
     "BEGUN",
+    "CERTIFICATE",
     "LIBRARIES",
     "METRICS",
     "MODULE",

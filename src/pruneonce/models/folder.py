@@ -57,7 +57,7 @@ def save_model(
         record = {**provenance, "versions": versions, SHA256: weights_hash(folder)}
         write_json(record, folder / PROVENANCE)
         write_json(dict(metrics), folder / METRICS)
-        write_card(type(model).__name__, folder, provenance)
+        write_card(folder)
         publish_folder(output)
     return output
 

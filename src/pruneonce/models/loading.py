@@ -222,9 +222,9 @@ def wanted(model: Any, names: Iterable[str]) -> set[str]:
 
 
 def _places(model: Any, names: Iterable[str]) -> dict[str, str]:
-    rules = get_model_conversion_mapping(model)
+    rules: Any = get_model_conversion_mapping(model)
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    renamings: list[Any] = [rule for rule in rules if rule not in converters]
+    renamings = [rule for rule in rules if rule not in converters]
     expected = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     found = {}
     for name in names:
@@ -417,7 +417,7 @@ def config_of(values: Mapping[str, Any], source: str | Path, **changes: Any) -> 
     Raises:
         UserError: transformers does not have the architecture.
     """
-    model_type = values.get("model_type")
+    model_type: Any = values.get("model_type")
     if model_type not in CONFIG_MAPPING:
         if "auto_map" in values:
             raise UserError(

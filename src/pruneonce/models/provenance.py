@@ -14,6 +14,7 @@ from pruneonce.system.durable import file_hash, read_json
 PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
 SHA256 = "sha256"  # of the weights, in provenance
+CERTIFICATE = "certificate.json"
 LIBRARIES = ("pruneonce", "torch", "transformers")
 
 
@@ -31,6 +32,7 @@ def content_key(source: str | Path) -> str:
         is_as_written(path)
         return str(provenance["key"])
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    files = [file for file in files if file.name != CERTIFICATE]
     return key_of([(file.name, file_hash(file)) for file in files])
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from pruneonce.console import asking_hub
 from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
 
@@ -35,8 +36,14 @@ OUTER = "model."  # a wrapper if all names have it; else the base model of a hea
 IMPLEMENTATION = re.compile(r"_?\w+_implementation(_internal)?")
 PIECE = 1 << 22  # bytes that are read at once
 HARMLESS = ("eager", "sdpa")  # implementations inside transformers and PyTorch
-MACHINE = ("configuration_files", "custom_pipelines", "fusion_config", "kernel_config", "transformers_weights")
-MACHINE += ("use_kernels",)
+MACHINE = {
+    "configuration_files",
+    "custom_pipelines",
+    "fusion_config",
+    "kernel_config",
+    "transformers_weights",
+    "use_kernels",
+}
 
 
 @dataclass(frozen=True)
@@ -318,7 +325,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def must_exist(source: str | Path) -> None:
-    """Refuse a local path without a model, which transformers would take for a hub id.
+    """Refuse a local path without a model, which transformers would take for a hub id; say that the hub is asked.
 
     Raises:
         UserError: there is no model folder at the path.
@@ -330,6 +337,8 @@ def must_exist(source: str | Path) -> None:
         raise UserError(f"{text} is not a model folder: it has no {CONFIG}")
     if looks_local and not path.is_dir():
         raise UserError(f"no model folder at {text}")
+    if not path.is_dir():
+        asking_hub(text)
 
 
 def check_bounds(values: Any, name: str, most: int = MOST) -> None:

@@ -13,13 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pruneonce.errors import UserError
 from pruneonce.models.source import first_line
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
-from pruneonce.report import comparison, plots, speed
+from pruneonce.report import beside, certificates, comparison, plots, speed
 from pruneonce.report.recovery import Results, recoveries_of
 from pruneonce.system.durable import read_json, write_text
-from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, tenths
+from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, shown, tenths
 
 __all__ = ["of_seeds", "verdict", "write_report"]
 
+MOST_CURVES = 40  # stages whose training is drawn; a picture takes a tenth of a second, and 20 kB
 RIVALS = {name: arm.title for name, arm in ARMS.items() if arm.role == "rival"}
 
 
@@ -33,6 +34,7 @@ def write_report(run: Path) -> Path:
         UserError: there is no summary, or it is damaged.
     """
     summary = read_json(run / "summary.json")
+    summary = _clean(summary)
     if not isinstance(summary, dict):
         raise UserError(f"no summary.json in {run}; make one with `pruneonce run RECIPE --output {run}`")
     environment = Environment(
@@ -55,6 +57,15 @@ def write_report(run: Path) -> Path:
     return file
 
 
+def _clean(value: Any) -> Any:
+    """Return a value of JSON whose texts have no characters that a page or a terminal obeys."""
+    if isinstance(value, dict):
+        return {shown(key): _clean(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    return shown(value) if isinstance(value, str) else value
+
+
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return the results in a few plain sentences: how sparse, how good, and whether a rival does better."""
     results = _by_task(summary)
@@ -73,12 +84,13 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             else f"the sparse models keep {mean} of the dense {measure} on average over {len(recovery_by_task)} tasks"
         )
     opening = "; ".join(sentences)
+    timed = (summary.get("benchmark") or {}).get("rows") or []
     lines = [opening[0].upper() + opening[1:] + "."] if opening else []
+    lines += beside.sentences(results, timed)
     lines += _quantized(results)
     against_rivals = [_against(rival, results) for rival in RIVALS]
     against_rivals.sort(key=lambda outcome: not outcome[0])  # bad news first
     lines += [text for _, text in against_rivals if text]
-    timed = (summary.get("benchmark") or {}).get("rows")
     if timed:
         lines.append(speed.sentence(timed))
     if not results and (encoder is not None or not timed):
@@ -153,10 +165,10 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         for arm, result in arms.items()
         for split, measured in (result.get("all") or {}).items()
     ]
+    trained = [(i, stage) for i, stage in enumerate(stages) if stage.get("history")]
     training = [
         {"name": stage["name"], "plot": plots.curves(stage["history"], _arm_of(stage), f"curves{i}")}
-        for i, stage in enumerate(stages)
-        if stage.get("history")
+        for i, stage in trained[:MOST_CURVES]
     ]
     return {
         "summary": {"description": "", "model": "", **summary},
@@ -171,12 +183,14 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "recoveries": comparison.recoveries(results, "recoveries"),
         "sweeps": comparison.sweeps(results),
         "of_seeds": of_seeds(summary),
+        "certificates": certificates.section(results),
         "measures": measures,
         "sizes": [size for task, arms in results.items() for size in _sizes(task, arms)],
         "sizes_plot": _sizes_plot(results),
         "metrics": list(dict.fromkeys(metric for row in measures for metric in row["measured"])),
         "heatmap": plots.heatmap(layers, "layers") if layers else "",
         "training": [stage for stage in training if stage["plot"]],
+        "not_drawn": max(0, len(trained) - MOST_CURVES),
         "stages": [_training_row(stage) for stage in stages],
         "total": _training_row({key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}),
         "speed": speed.section(summary.get("benchmark")),
@@ -236,6 +250,7 @@ def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
 
 def _training_row(stage: Mapping[str, Any]) -> dict[str, Any]:
     seconds, tokens = stage.get("seconds") or 0, stage.get("tokens") or 0
+    losses = [point["loss"] for point in stage.get("history") or [] if point.get("loss") is not None]
     return {
         "name": stage.get("name"),
         "how": _method_and_pattern(stage),
@@ -243,6 +258,7 @@ def _training_row(stage: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": f"{tokens:,}",
         "minutes": f"{seconds / 60:.1f}",
         "speed": f"{tokens / seconds:,.0f}" if seconds and tokens else "-",
+        "loss": f"{losses[-1]:.4g}" if losses else "",
     }
 
 

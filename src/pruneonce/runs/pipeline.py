@@ -21,6 +21,7 @@ from pruneonce.recipe import Quantization, Recipe, Transfer
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
 from pruneonce.report import write_report
 from pruneonce.runs import inputs
+from pruneonce.runs.certificates import write_certificates
 from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
@@ -31,6 +32,7 @@ from pruneonce.system import distributed, durable, locks
 from pruneonce.system.libraries import quiet
 from pruneonce.tasks import kind_of, loaded
 from pruneonce.training import checkpoints
+from pruneonce.training.reporting import check_report_to
 from pruneonce.wording import listed
 
 
@@ -73,6 +75,7 @@ def _has_work(output: Path) -> bool:
 
 def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
     _benchmark(recipe, output)
+    write_certificates(recipe, output)
     summary = summarize(recipe, output)
     durable.write_json(summary, output / "summary.json")
     write_report(output)
@@ -168,6 +171,7 @@ def _check_deployment(recipe: Recipe) -> None:
             f"`benchmark.engines` has {listed(engines)} alone, which runs no quantized model; "
             f"add {listed(integer_engines, 'or')}"
         )
+    check_report_to(recipe.report_to)
     for engine in engines:
         require(engine)
     if recipe.benchmark:

@@ -5,9 +5,11 @@ Messages of the libraries below are silenced while a stage works, see `pruneonce
 
 from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.calibrate import calibrate
+from pruneonce.stages.check import check
 from pruneonce.stages.convert import convert
-from pruneonce.stages.evaluate import evaluate
+from pruneonce.stages.evaluate import evaluate, measure
 from pruneonce.stages.export import export
+from pruneonce.stages.export_into import export_into
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.one_shot import one_shot
 from pruneonce.stages.prepare import prepare
@@ -21,10 +23,13 @@ from pruneonce.system.libraries import quiet
 __all__ = [
     "benchmark",
     "calibrate",
+    "check",
     "convert",
     "evaluate",
     "export",
+    "export_into",
     "finetune",
+    "measure",
     "one_shot",
     "prepare",
     "product_quantize",
@@ -37,10 +42,13 @@ __all__ = [
 
 benchmark = quiet(benchmark)
 calibrate = quiet(calibrate)
+check = quiet(check)
 convert = quiet(convert)
 evaluate = quiet(evaluate)
 export = quiet(export)
+export_into = quiet(export_into)
 finetune = quiet(finetune)
+measure = quiet(measure)
 one_shot = quiet(one_shot)
 prepare = quiet(prepare)
 product_quantize = quiet(product_quantize)

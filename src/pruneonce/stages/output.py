@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from pruneonce import training
-from pruneonce.console import console
+from pruneonce.console import console, styled
 from pruneonce.errors import InUseError, UserError
 from pruneonce.models import BEGUN, content_key, dropouts, load_config, read_provenance, remove_scratch, save_model
 from pruneonce.models.provenance import is_as_written
@@ -24,6 +24,7 @@ from pruneonce.recipe import Section
 from pruneonce.sparsity import inspect_module
 from pruneonce.system import distributed, durable, locks
 from pruneonce.training import Job, Trained
+from pruneonce.training.reporting import check_report_to
 
 
 def is_finished(output: Path, key: str) -> bool:
@@ -37,7 +38,7 @@ def _is_finished(output: Path, key: str) -> bool:
         return False
     is_as_written(output)
     remove_scratch(output)
-    console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
+    console.print(styled("  [dim]{output}: already made[/dim]", output=output), soft_wrap=True)
     return True
 
 
@@ -111,6 +112,9 @@ class Build:
     seed: int
     cache: Path | None = None
     report_to: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_report_to(self.report_to)
 
     def cache_in(self, begun: Path) -> Path:
         """Return the cache, which is inside the unfinished folder unless there is another."""

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.errors import UserError
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid
-from pruneonce.models.provenance import PROVENANCE, is_as_written
+from pruneonce.models.provenance import CERTIFICATE, METRICS, PROVENANCE, is_as_written
 from pruneonce.models.source import not_finite, unwrapped
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
@@ -26,8 +26,8 @@ CONFIG = "config.json"
 # Files with names of places, and the keys that have them.
 WITH_PLACES = (CONFIG, "tokenizer_config.json", PROVENANCE)
 PLACES = ("source", "_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file")
-# The log of training, of no use for inference.
-LEFT_OUT = ("metrics.json",)
+# The log of training, and the certificate, which tells the size of the packed file.
+LEFT_OUT = (METRICS, CERTIFICATE)
 
 
 @dataclass(frozen=True, eq=False)

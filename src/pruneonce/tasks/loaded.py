@@ -69,7 +69,15 @@ class LoadedTask:
     is_new: bool
 
     def examples(self, split: str, tokenizer: Any, training: bool = False) -> Dataset:
-        """Return model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
+        """Return model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it.
+
+        Raises:
+            UserError: a text cannot be encoded, or the tokenizer cannot fill up a batch.
+        """
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"the tokenizer of {tokenizer.name_or_path} has no `pad_token`, which fills up batches; set one"
+            )
         if split == TAUGHT and self.data.unlabelled is None:
             split = "train"
         identity = _tokenizer_key(tokenizer)

@@ -28,6 +28,7 @@ from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import MissingColumnError, UserError
 from pruneonce.metrics.units import Units
 from pruneonce.models import load_model, load_reporting
+from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Task, Training
 from pruneonce.tasks.cuts import Cut, beginnings, count_cut, in_parts, tokens_in
 from pruneonce.tasks.labels import Classes, names_of
@@ -83,6 +84,7 @@ class Kind(ABC, Generic[T]):
     derived: ClassVar[tuple[str, ...]] = ()  # columns of rows that depend on other splits too
 
     of_model: list[str] | None = None  # names of the measured model's classes, where the task has none of its own
+    text_settings = TextSettings()  # of the model, where the kind follows them; `for_model` reads them
     order: list[int] | None = None  # index of each class of the task in a model's outputs; None: the same order
 
     def __init__(self, task: T):
@@ -156,7 +158,7 @@ class Kind(ABC, Generic[T]):
 
     def cut(self, rows: Dataset, examples: Dataset, tokenizer: Any, training: bool = False) -> Cut:
         """Return the account of what `max_length` cuts off `rows`, of which `encode` made `examples`."""
-        most: int = self.task.max_length
+        most = self.max_length
         kept = [len(ids) for ids in examples["input_ids"]]
         full = [index for index, size in enumerate(kept) if size >= most]
         texts = self.inputs(rows, training) if full else []
@@ -164,6 +166,11 @@ class Kind(ABC, Generic[T]):
         whole = {index: sum(tokens_in(part, tokenizer) for part in of_one) for index, of_one in parts.items()}
         is_pair = any(len(of_one) > 1 for of_one in parts.values())
         return count_cut(kept, most, tokenizer.num_special_tokens_to_add(pair=is_pair), whole)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest input: `max_length` of the task, or those that the model is set to if fewer."""
+        return self.text_settings.longest(self.task.max_length)
 
     def inputs(self, rows: Dataset, training: bool) -> list[Any]:
         """Return the text or pair of each example of `encode`."""
@@ -230,7 +237,7 @@ class Kind(ABC, Generic[T]):
         return kind
 
     def for_model(self, source: str | Path) -> Self:
-        """Return this kind for one model, where the reading of outputs depends on the model."""
+        """Return this kind for one model, where the reading of texts or outputs depends on the model."""
         return self
 
     def check_settings(self, settings: Training) -> None:

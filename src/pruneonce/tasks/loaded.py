@@ -73,7 +73,7 @@ class LoadedTask:
         if split == TAUGHT and self.data.unlabelled is None:
             split = "train"
         identity = _tokenizer_key(tokenizer)
-        key = (self.key, split, training, identity) if self.key and identity else None
+        key = (self.key, split, training, identity, self.kind.text_settings) if self.key and identity else None
         return KEPT.get(key, lambda: self._encoded(split, tokenizer, training), _bytes)
 
     def _encoded(self, split: str, tokenizer: Any, training: bool) -> Dataset:

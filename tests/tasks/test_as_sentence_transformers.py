@@ -284,7 +284,7 @@ def test_a_student_is_taught_with_the_prompt(loud, tmp_path):
     assert max(map(len, ids)) == 9
     settings = Transfer(steps=2, batch_size=4, learning_rate=1e-3, dropout=0.0)
     sparse = stages.prune_one_shot(
-        dense, Prune(objective="hidden", learning_rate=1e-3, sparsity=0.6), tmp_path / "sparse"
+        dense, Prune(objective="hidden", steps=1, learning_rate=1e-3, sparsity=0.6), tmp_path / "sparse"
     )
     student = stages.transfer(sparse, task, settings, tmp_path / "student", teacher=dense)
     first, second = (theirs(student, [row[name] for row in rows]) for name in ("text", "text_pair"))

@@ -176,10 +176,13 @@ class EmbeddingKind(Kind[Embedding]):
                 f"an embedding task has no labels to learn, so `task_weight` has to be 0, not {settings.task_weight:g}"
             )
 
-    def check_teacher(self, student: Any, teacher: Any, name: str) -> None:
-        if self.task.embedding_weight and student.hidden_size != teacher.hidden_size:
+    def check_teacher(self, reader: Self, student: Any, teacher: Any, name: str) -> None:
+        assert self.pooling is not None
+        assert reader.pooling is not None
+        ours, theirs = self.pooling.width(student.hidden_size), reader.pooling.width(teacher.hidden_size)
+        if self.task.embedding_weight and ours != theirs:
             raise UserError(
-                f"{name} gives vectors of {teacher.hidden_size} numbers, the model {student.hidden_size}, so they "
+                f"{name} gives vectors of {theirs} numbers, the model {ours}, so they "
                 "cannot be compared; set the task's `embedding_weight: 0`, to distil their similarities alone, and "
                 "`hidden_weight: 0`"
             )

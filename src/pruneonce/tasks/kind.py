@@ -81,6 +81,7 @@ class Kind(ABC, Generic[T]):
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
     full_score: ClassVar[float] = 1.0  # the score of a perfect model by the kind's metrics
+    one_output: ClassVar[bool] = True  # a text has one output; False: each of its tokens has
     derived: ClassVar[tuple[str, ...]] = ()  # columns of rows that depend on other splits too
 
     of_model: list[str] | None = None  # names of the measured model's classes, where the task has none of its own
@@ -247,10 +248,11 @@ class Kind(ABC, Generic[T]):
             UserError: they ask for more than this kind can do.
         """
 
-    def check_teacher(self, student: Any, teacher: Any, name: str) -> None:
+    def check_teacher(self, reader: Self, student: Any, teacher: Any, name: str) -> None:
         """Check that the outputs of student and teacher can be compared.
 
         Args:
+            reader: this kind for the teacher.
             student: configuration of the model that is taught.
             teacher: configuration of the model that teaches.
             name: of the teacher, for the message.

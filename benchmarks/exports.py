@@ -33,9 +33,9 @@ from pruneonce.engines import timing
 from pruneonce.export import OPSETS, Options, to_onnx
 from pruneonce.export.openvino import convert
 from pruneonce.models import read_provenance
-from pruneonce.plan.clock import seconds_of_others
 from pruneonce.recipe import Quantization
 from pruneonce.system import machine
+from pruneonce.system.machine import seconds_of_others
 
 SHAPES = ((1, 16), (1, 32), (1, 64), (1, 128), (8, 128))
 ZEROS = (0.85, 0.9, 0.95)

@@ -22,6 +22,7 @@ QUANTIZE = {"epochs": 3, "batch_size": 32}
 PRODUCT_QUANTIZE = {"epochs": 6, "batch_size": 32}
 
 FIRST_FORMAT, NEWEST_OPSET = next(iter(FORMATS)), OPSETS[-1]
+INSIDE = listed([f"FOLDER/{name}" for name in FORMATS])
 
 app = typer.Typer()
 
@@ -96,7 +97,7 @@ def export(
     ] = None,
     into: Annotated[
         Path | None,
-        typer.Option(help="Folder that gets FOLDER/onnx and FOLDER/openvino: the model's own, or another one."),
+        typer.Option(help=f"Folder that gets {INSIDE}: the model's own, or another one."),
     ] = None,
     format: Annotated[
         recipe.Format | None,

@@ -176,5 +176,5 @@ def test_a_panic_of_the_tokenizer_is_one_line(file, kept, tmp_path, tokenizer, m
 
     monkeypatch.setattr(ClassificationKind, "encode", encode)
     data = loaded.load(kind_of(Classification(train=str(file), dev=str(file))), tmp_path)
-    with pytest.raises(UserError, match="the tokenizer of .* is damaged: no entry found for key"):
+    with pytest.raises(UserError, match=r"the tokenizer of .* is damaged: no entry found for key"):
         data.examples("dev", tokenizer)

@@ -11,7 +11,7 @@ from shared.clients import bert_tokenizer, make_embedder
 
 from pruneonce import stages
 from pruneonce.models import card as cards
-from pruneonce.models.card import card_of, is_as_written, refresh_card
+from pruneonce.models.card import card_of, is_unedited, refresh_card
 from pruneonce.recipe import Prune
 
 # https://github.com/huggingface/hub-docs/blob/main/modelcard.md
@@ -112,7 +112,7 @@ def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
 
 def test_an_edited_card_is_known(models):
     text = card_of(models[1])
-    assert is_as_written(text)
-    assert not is_as_written(text.replace("encoder", "model"))
-    assert not is_as_written(text + "more")
-    assert not is_as_written("mine")
+    assert is_unedited(text)
+    assert not is_unedited(text.replace("encoder", "model"))
+    assert not is_unedited(text + "more")
+    assert not is_unedited("mine")

@@ -17,8 +17,9 @@ from datasets.exceptions import DatasetsError
 from pruneonce.config.formats import COLUMNAR, suffixes
 from pruneonce.console import asking_hub
 from pruneonce.data import class_names, columnar, json_rows
-from pruneonce.data.streams import MOST_BYTES, first_line, kind, lines
+from pruneonce.data.streams import MOST_BYTES, kind, lines
 from pruneonce.errors import MissingColumnError, UserError
+from pruneonce.wording import first_line
 
 Record = dict[str, Any]
 DELIMITERS = {"csv": ",", "tsv": "\t"}

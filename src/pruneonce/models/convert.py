@@ -47,7 +47,6 @@ from pruneonce.models.source import (
     WEIGHTS,
     Stored,
     checked,
-    first_line,
     has_files,
     must_exist,
     reading,
@@ -55,6 +54,7 @@ from pruneonce.models.source import (
     weight_files,
 )
 from pruneonce.system.durable import file_hash, read_json, write_json
+from pruneonce.wording import first_line
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Pickles beside a model that are not its weights.

@@ -37,7 +37,6 @@ from pruneonce.models.source import (
     CONFIG,
     Stored,
     checked,
-    first_line,
     local_files,
     must_exist,
     not_finite,
@@ -46,6 +45,7 @@ from pruneonce.models.source import (
     reading,
     stored_weights,
 )
+from pruneonce.wording import first_line
 
 Shapes = Mapping[str, tuple[int, ...]]
 

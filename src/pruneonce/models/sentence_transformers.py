@@ -11,8 +11,8 @@ from huggingface_hub import snapshot_download
 
 from pruneonce.console import console
 from pruneonce.errors import UserError
-from pruneonce.models.source import first_line
 from pruneonce.system.durable import read_json
+from pruneonce.wording import first_line
 
 MODULES, NOTES = "modules.json", "config_sentence_transformers.json"
 # Settings of the encoder; the first of these files counts. Those after the first are names of earlier versions.

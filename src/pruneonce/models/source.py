@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.console import asking_hub
 from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
+from pruneonce.wording import first_line
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone
@@ -373,8 +374,3 @@ def panics_as_errors(message: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise UserError(f"{message}: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an exception's message, or the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

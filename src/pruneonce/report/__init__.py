@@ -11,12 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
-from pruneonce.models.source import first_line
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
 from pruneonce.report import beside, certificates, comparison, plots, speed
 from pruneonce.report.recovery import Results, recoveries_of
 from pruneonce.system.durable import read_json, write_text
-from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, shown, tenths
+from pruneonce.wording import first_line, listed, megabytes, of_seeds, percent, readable, shown, tenths
 
 __all__ = ["of_seeds", "verdict", "write_report"]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pruneonce.engines.rows import of_one_text
 from pruneonce.errors import UserError
 from pruneonce.metrics.units import Units
 from pruneonce.models import content_key
@@ -88,15 +89,12 @@ def _timing(timed: dict[str, Any] | None, arm: str) -> dict[str, Any]:
 
 
 def _speeds(timed: dict[str, Any] | None, arm: str) -> list[dict[str, Any]]:
-    """Return the milliseconds of a single text by engine: real texts, or else the longest."""
-    rows = [row for row in (timed or {"rows": []})["rows"] if row["batch"] == 1]
-    lengths = [row["length"] for row in rows]
-    length = "real" if "real" in lengths else max(lengths, default=None)
+    """Return the milliseconds of a single text by engine."""
     names = ("engine", "precision", "batch", "length", "milliseconds", "low", "high")
     return [
         {**{name: row[name] for name in names}, "busy": bool(row.get("busy"))}
-        for row in rows
-        if row["model"] == arm and row["length"] == length
+        for row in of_one_text(timed)
+        if row["model"] == arm
     ]
 
 

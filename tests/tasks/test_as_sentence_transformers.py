@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
-from shared.models import WORDS, make_model
+from shared.models import WORDS, make_loud, make_model
 from transformers import AutoModelForSequenceClassification
 
 from pruneonce import stages, storage
@@ -55,11 +54,7 @@ def describe(folder, pooling=None, encoder=None, notes=None, kinds=("Transformer
 @pytest.fixture(scope="session")
 def loud(tokenizer, tmp_path_factory):
     """An encoder whose layers count for something, as those of a new model hardly do."""
-    folder = make_model(tmp_path_factory.mktemp("models") / "loud", tokenizer)
-    weights = load_file(folder / "model.safetensors")
-    louder = {name: weight * 8 if name.startswith("encoder") else weight for name, weight in weights.items()}
-    save_file(louder, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return make_loud(make_model(tmp_path_factory.mktemp("models") / "loud", tokenizer))
 
 
 @pytest.fixture(scope="session")

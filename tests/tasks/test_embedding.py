@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from shared.folders import zeros_in_file
-from shared.models import WORDS, make_model
+from shared.models import WORDS, make_loud, make_model
 from transformers import AutoModel
 
 from pruneonce import stages, storage
@@ -70,11 +69,7 @@ def sentence_transformer(folder, pooling=None, kinds=NAMES):
 @pytest.fixture(scope="session")
 def dense(encoder, tmp_path_factory):
     """Its layers count for something, as those of a new model hardly do."""
-    folder = sentence_transformer(shutil.copytree(encoder, tmp_path_factory.mktemp("embedding") / "dense"))
-    weights = load_file(folder / "model.safetensors")
-    louder = {name: weight * 8 if name.startswith("encoder") else weight for name, weight in weights.items()}
-    save_file(louder, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return make_loud(sentence_transformer(shutil.copytree(encoder, tmp_path_factory.mktemp("embedding") / "dense")))
 
 
 @pytest.fixture(scope="session")

@@ -205,7 +205,11 @@ class Table:
 
 
 def read_file(path: Path, columns: list[str]) -> Table:
-    """Read `columns` of a file, or saved folder, of any format that is a table."""
+    """Read `columns` of a file, or saved folder, of any format that is a table.
+
+    A column may be named twice, such as one that is both texts of a pair.
+    """
+    columns = [*dict.fromkeys(columns)]
     values: dict[str, list[Any]] = {column: [] for column in columns}
     numbers = array("q")
     for number, record in records(path, columns):

@@ -111,7 +111,9 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
                 table.add_row(title)
                 continue
             timed = [speeds.get((engine, arm["arm"])) if number == 0 else None for engine in engines]
-            table.add_row(title or "", *_result(arm, arms[0]), *(f"{ms:.1f}" if ms else "" for ms in timed))
+            table.add_row(
+                title or "", *_result(arm, arms[0]), *(f"{ms:.{1 if ms >= 1 else 2}f}" if ms else "" for ms in timed)
+            )
     return table
 
 

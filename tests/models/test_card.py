@@ -40,7 +40,9 @@ def run_folder(models, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     shutil.copytree(models[1], run / "tasks" / "news" / "sparse")
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    (run / "tasks" / "news" / "sparse.json").write_text(json.dumps({"dev": {"accuracy": 0.75, "f1": 0.5}}))
+    (run / "tasks" / "news" / "sparse.json").write_text(
+        json.dumps({"dev": {"accuracy": 0.75, "f1": 0.5, "examples": 400}})
+    )
     return run
 
 
@@ -63,6 +65,7 @@ def test_metadata_is_as_the_hub_documents_it(run_folder):
     assert {(one.metric_type, one.metric_value) for one in again.eval_results} == {("accuracy", 0.75), ("f1", 0.5)}
     assert yaml.safe_load(again.to_yaml()) == data, "read and written by the hub's library, nothing is lost"
     assert "| news | dev | accuracy | 0.75 |" in text
+    assert "| news | dev | examples | 400 |" in text, "in the text, and no metric of the metadata"
     assert re.search(r"^\| transfer \| .*epochs 6, batch_size 8, learning_rate 0.003", text, re.M)
 
 

@@ -32,6 +32,7 @@ INHERITED = ("license", "license_name", "license_link", "language")
 MARK = "<!-- written by pruneonce; sha256 of all above: {} -->"
 MARKED = re.compile(r"<!-- written by pruneonce; sha256 of all above: ([0-9a-f]{64}) -->\n")
 RERANKING = "reranking"
+COUNT = "examples"  # stands beside the metrics in the scores of a split
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,7 @@ def _results(model: Carded, before: dict[str, Any]) -> dict[str, Any]:
         )
         for split, scores in model.task.scores.items()
         for metric, value in scores.items()
+        if metric != COUNT
     ]
     return {
         "eval_results": results,

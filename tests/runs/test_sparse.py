@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from pruneonce import sparsity, stages
 from pruneonce.cli.main import app
 from pruneonce.errors import UserError
-from pruneonce.plan import plan
+from pruneonce.plan import plan, probe
 from pruneonce.recipe import Prune, Recipe, validate
 from pruneonce.runs.pipeline import run
 
@@ -131,8 +131,9 @@ def test_a_changed_encoder_is_refused(pruning, foreign, tmp_path):
         run(validate(Recipe, values), tmp_path / "run")
 
 
-def test_a_plan_has_no_corpus(pruning, foreign, quick_probe):
-    planned = plan(validate(Recipe, taking(pruning, foreign)), seconds=0.1)
+def test_a_plan_has_no_corpus(pruning, foreign, monkeypatch):
+    monkeypatch.setattr(probe, "measure", lambda probes, seconds: [probe.Measured(2.0, 1.0, 3, 1) for _ in probes])
+    planned = plan(validate(Recipe, taking(pruning, foreign)))
     assert [stage.name for stage in planned.stages][:2] == ["tasks/mood/dense", "tasks/mood/sparse"]
     assert planned.disk.blocks == 0
     assert any(f"{foreign} as it is" in note for note in planned.notes)

@@ -278,7 +278,7 @@ def _arm_of(stage: Mapping[str, Any]) -> str:
 
 def _taken(taken: Mapping[str, Any] | None) -> str | None:
     """Return where a sparse encoder that the run did not prune came from."""
-    return taken and f"{taken['source']}, {taken['from']}, {percent(taken['zeros'])} zeros"
+    return f"{taken['source']}, {taken['from']}, {percent(taken['zeros'])} zeros" if taken else None
 
 
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from pruneonce.errors import UserError
 from pruneonce.losses import distillation
 from pruneonce.models import load_tokenizer
 from pruneonce.models import sentence_transformers as its_files
-from pruneonce.models.pooling import MODES, Pooling
+from pruneonce.models.pooling import MODES, OLDER, Pooling
 from pruneonce.recipe import (
     Calibrate,
     Embedding,
@@ -213,28 +213,27 @@ def test_each_text_is_encoded_once(task, tokenizer, tmp_path):
 def test_pooling_is_that_of_sentence_transformers(mode, older, encoder, tmp_path):
     with older_names():
         from sentence_transformers.models import Pooling as Theirs
-    name = f"pooling_mode_{mode.removesuffix('_tokens')}_{'token' if mode == 'cls' else 'tokens'}"
-    config = {name: True, "pooling_mode_weightedmean_tokens": False} if older else {"pooling_mode": mode}
+    names = {mode: name for name, mode in OLDER.items()}
+    config = {names[mode]: True, names["cls"]: mode == "cls"} if older else {"pooling_mode": mode}
     folder = sentence_transformer(shutil.copytree(encoder, tmp_path / "model"), config, NAMES[:2])
     ours = Pooling.of(folder)
-    assert ours == Pooling(mode, normalize=False)
+    assert ours == Pooling((mode,), normalize=False)
     hidden, mask = torch.randn(3, 4, 32), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
     theirs = Theirs(32, pooling_mode=mode)({"token_embeddings": hidden, "attention_mask": mask})
     torch.testing.assert_close(ours(hidden, mask), theirs["sentence_embedding"])
 
 
 def test_pooling_where_nothing_is_said(encoder, dense):
-    assert Pooling.of(encoder) == Pooling("mean", normalize=False)
-    assert Pooling.of(dense) == Pooling("mean", normalize=True)
+    assert Pooling.of(encoder) == Pooling(("mean",), normalize=False)
+    assert Pooling.of(dense) == Pooling(("mean",), normalize=True)
 
 
 @pytest.mark.parametrize(
     ("pooling", "kinds", "message"),
     [
-        ({"pooling_mode": "lasttoken"}, NAMES, "cannot pool by lasttoken; it can by one of cls, max, mean"),
-        ({"pooling_mode": ["cls", "mean"]}, NAMES, "cannot pool by cls and mean"),
+        ({"pooling_mode": "min"}, NAMES, "cannot pool by min; it can by cls, max, mean"),
         ({"pooling_mode": []}, NAMES, "cannot pool by nothing"),
-        ({"pooling_mode_weightedmean_tokens": True}, NAMES, "cannot pool by weightedmean_tokens"),
+        ({"pooling_mode_min_tokens": True}, NAMES, "does not know `pooling_mode_min_tokens`"),
         ({}, ["Transformer", "Pooling", "Dense"], "makes its vectors by Transformer, Pooling, Dense; an embedding"),
         ({}, ["Transformer"], "makes its vectors by Transformer; an embedding"),
     ],

@@ -22,6 +22,7 @@ from pruneonce.models.certificate import certificate_block
 from pruneonce.models.clients import BARE, HEADS, Usage, usage_blocks
 from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of
 from pruneonce.models.pooling import Pooling
+from pruneonce.models.text_settings import default_prompt
 from pruneonce.system import durable
 
 CARD = "README.md"
@@ -102,13 +103,21 @@ class Carded:
             return None
 
     @cached_property
+    def _plain_pooling(self) -> str | None:
+        """Name of the pooling where it, and perhaps scaling, is all that makes a vector of a text; else None."""
+        pooling = self.pooling
+        if pooling is None or pooling.dimensions or pooling.modes not in (("mean",), ("cls",)):
+            return None
+        return None if default_prompt(self.folder) else pooling.modes[0]
+
+    @cached_property
     def usage(self) -> Usage:
         return Usage(
             name=self.name,
             class_name=self.class_name,
             is_sentence_transformer=self.is_sentence_transformer,
             is_reranker=self.is_reranker,
-            pooling=self.pooling.mode if self.pooling and self.pooling.mode in ("mean", "cls") else None,
+            pooling=self._plain_pooling,
             normalize=self.pooling is not None and self.pooling.normalize,
             weights=self.weights,
             files=frozenset(

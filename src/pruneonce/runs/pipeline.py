@@ -26,15 +26,18 @@ from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
 from pruneonce.runs.task_run import TaskRun
-from pruneonce.stages.prune import check_same_shape
-from pruneonce.stages.take import check_counterpart, check_sparse
+from pruneonce.stages.prune import check_same_shape, check_same_tokens
+from pruneonce.stages.take import check_sparse
 from pruneonce.stages.task_training import check_teacher
 from pruneonce.system import distributed, durable, locks
 from pruneonce.system.libraries import quiet
 from pruneonce.tasks import kind_of, loaded
+from pruneonce.tasks.teachers import Reader, check_tokens
 from pruneonce.training import checkpoints
 from pruneonce.training.reporting import check_report_to
 from pruneonce.wording import listed
+
+SOME = 200  # examples whose tokens are compared with the teacher's before hours are spent
 
 
 @quiet
@@ -130,12 +133,12 @@ def check(recipe: Recipe, cache: Path) -> None:
         check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
     check_weights(recipe.model)
-    if recipe.sparse_model:
-        check_weights(recipe.sparse_model)
-        check_same_shape(recipe.sparse_model, recipe.model)
     if recipe.sparse:
         check_sparse(recipe.sparse)
-        check_counterpart(recipe.sparse, recipe.model)
+    for sparse in filter(None, (recipe.sparse, recipe.sparse_model)):
+        check_weights(sparse)
+        check_same_shape(sparse, recipe.model)
+        check_same_tokens(sparse, recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
         _check_task(recipe, name, tokenizer, cache)
@@ -148,14 +151,15 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
     kind = kind_of(task).for_model(recipe.model)
     data = loaded.load(kind, cache).data
     kind.encode(data.splits["dev"].select([0]), tokenizer)
-    student = load_config(recipe.model)
+    student, reader = load_config(recipe.model), Reader(kind, tokenizer, str(recipe.model))
     for _, settings in arms_of(recipe, name):
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
                 check_weights(task.teacher_model)
                 check_teacher(kind, task.teacher_model, data, student, task.completed(settings))
-                kind.for_model(task.teacher_model)
+                some = data.taught.select(range(min(SOME, len(data.taught))))
+                check_tokens(reader, task.teacher_model, some, task.completed(settings))
 
 
 def _check_deployment(recipe: Recipe) -> None:

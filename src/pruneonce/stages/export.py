@@ -21,6 +21,7 @@ from pruneonce.models import (
     load_tokenizer,
     publish_folder,
 )
+from pruneonce.models.sentence_transformers import RERANKER, type_for
 from pruneonce.recipe import Format
 from pruneonce.stages.output import is_finished, unfinished
 from pruneonce.system import distributed, durable
@@ -79,8 +80,9 @@ def write_plain_files(model: str | Path, folder: Path) -> None:
     config = load_config(model)
     config.save_pretrained(folder)
     load_tokenizer(model).save_pretrained(folder)
-    if any(name.endswith("Model") for name in config.architectures or []):
-        copy_sentence_transformer(model, folder)
+    kind = type_for(config)
+    if kind == RERANKER or any(name.endswith("Model") for name in config.architectures or []):
+        copy_sentence_transformer(model, folder, kind)
 
 
 def _saturation(model: str | Path, options: Options) -> dict[str, Any]:

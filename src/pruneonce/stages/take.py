@@ -12,13 +12,12 @@ import torch
 
 from pruneonce.console import console, styled
 from pruneonce.errors import UserError
-from pruneonce.models import content_key, load_encoder, load_tokenizer, read_provenance
+from pruneonce.models import content_key, load_encoder, read_provenance
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.recipe import Section
 from pruneonce.sparsity.inspection import Inspection, inspect_model, is_from_elsewhere
 from pruneonce.stages import keys
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
-from pruneonce.stages.prune import check_same_shape
 from pruneonce.system import distributed
 from pruneonce.wording import listed
 
@@ -81,20 +80,6 @@ def check_sparse(model: str | Path) -> Inspection:
     if len(inspection.scattered) == sum(layer.zeros > 0 for layer in inspection.layers):
         raise UserError(f"{model} has {inspection.encoder:.1%} zeros in its encoder; `sparse` takes a pruned one")
     return inspection
-
-
-def check_counterpart(model: str | Path, dense: str | Path) -> None:
-    """Raise unless the sparse and the dense model have one shape and read texts as the same tokens.
-
-    Raises:
-        UserError: they differ.
-    """
-    check_same_shape(model, dense)
-    if load_tokenizer(model).get_vocab() != load_tokenizer(dense).get_vocab():
-        raise UserError(
-            f"the tokenizer of {model} has other tokens than that of {dense}, which is to teach it; `model` is the "
-            "dense model that `sparse` was pruned from"
-        )
 
 
 def _without_task(config: Any) -> None:

@@ -165,3 +165,16 @@ def test_a_tokenizer_that_cannot_fill_up_a_batch(file, kept, tmp_path, tokenizer
     bare.pad_token = None
     with pytest.raises(UserError, match="has no `pad_token`, which fills up batches; set one"):
         loaded.load(kind_of(task), tmp_path).examples("dev", bare)
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(file, kept, tmp_path, tokenizer, monkeypatch):
+    class PanicException(BaseException):  # as the library in Rust calls it
+        pass
+
+    def encode(*arguments):
+        raise PanicException("no entry found for key")
+
+    monkeypatch.setattr(ClassificationKind, "encode", encode)
+    data = loaded.load(kind_of(Classification(train=str(file), dev=str(file))), tmp_path)
+    with pytest.raises(UserError, match=r"the tokenizer of .* is damaged: no entry found for key"):
+        data.examples("dev", tokenizer)

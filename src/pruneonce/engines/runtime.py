@@ -94,15 +94,16 @@ def limits(config: Any) -> str | None:
 def _packed(source: str | Path, scratch: Path) -> Path:
     """Return a packed file of a model folder or hub id: fp32, but for weights whose grid is recorded beside them."""
     from pruneonce import storage
-    from pruneonce.models import copy_sentence_transformer, load_as_saved, load_config, load_tokenizer
+    from pruneonce.models import copy_sentence_transformer, load_as_saved, load_tokenizer
     from pruneonce.models.sentence_transformers import type_for
 
     folder = Path(source)
     if not folder.is_dir():
         folder = scratch / "model"
-        load_as_saved(source).save_pretrained(folder)
+        model = load_as_saved(source)
+        model.save_pretrained(folder)
         load_tokenizer(source).save_pretrained(folder)
-        copy_sentence_transformer(source, folder, type_for(load_config(source)))
+        copy_sentence_transformer(source, folder, type_for(model.config))
     file = scratch / f"model{storage.SUFFIX}"
     storage.pack([folder], file, "fp32")
     return file

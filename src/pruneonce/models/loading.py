@@ -41,6 +41,7 @@ from pruneonce.models.source import (
     local_files,
     must_exist,
     not_finite,
+    panics_as_errors,
     read_config,
     reading,
     stored_weights,
@@ -436,7 +437,8 @@ def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
     """Turn the exceptions of transformers about a wrong folder or hub id into a `UserError` of one line."""
     must_exist(source)
     try:
-        yield
+        with panics_as_errors(f"cannot {what} from {source}"):
+            yield
     except UserError:
         raise
     except Exception as error:  # damaged and malicious files fail anywhere in transformers, in any way

@@ -360,6 +360,21 @@ def check_bounds(values: Any, name: str, most: int = MOST) -> None:
             raise UserError(f"{name} is damaged: `{key}` is {value}")
 
 
-def first_line(error: Exception) -> str:
+@contextmanager
+def panics_as_errors(message: str) -> Iterator[None]:
+    """Turn a panic of a library in Rust, which is no `Exception`, into a `UserError` of one line.
+
+    Raises:
+        UserError: the library panicked, as the tokenizers do on damaged files.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{message}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
     """First line of an exception's message, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -47,8 +47,8 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
         The model folders.
 
     Raises:
-        UserError: the file is of another kind or damaged, has no such member, or `folder` exists.
-        InUseError: another process unpacks to `folder`.
+        UserError: the file is of another kind or damaged, has no such member, `folder` exists, or another process
+            unpacks to it.
     """
     target = Path(folder)
     if target.exists():

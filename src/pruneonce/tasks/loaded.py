@@ -20,6 +20,7 @@ from pruneonce.console import note
 from pruneonce.data import packing
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
+from pruneonce.models.source import panics_as_errors
 from pruneonce.system import distributed
 from pruneonce.tasks.kind import Kind, TaskData
 
@@ -94,7 +95,8 @@ class LoadedTask:
     def _encoded(self, split: str, tokenizer: Any, training: bool, kind: Kind[Any]) -> Dataset:
         """Encode a split, and say what of it is cut for the model itself, not for its teacher."""
         rows = self.rows(split)
-        examples = kind.encode(rows, tokenizer, training)
+        with panics_as_errors(f"the tokenizer of {tokenizer.name_or_path} is damaged"):
+            examples = kind.encode(rows, tokenizer, training)
         if kind is not self.kind:
             return examples
         files = self.kind.task.data()

@@ -39,8 +39,8 @@ def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list
         teacher, labels = task.teacher_model or recipe.model, tuple(read.data.labels)
         learnt = TaskSample(task, labels, teacher, lengths[split].example)
         lengths[split] = replace(lengths[split], learnt=learnt)
-    block, sample = recipe.corpus.block_length, lengths["train"].sample
-    longer = sum(length > block for length in sample) / len(sample)
+    block, sample = recipe.corpus.block_length if recipe.corpus else None, lengths["train"].sample
+    longer = 0.0 if block is None else sum(length > block for length in sample) / len(sample)
     if longer > MANY:
         notes.append(
             f"{longer:.0%} of the examples of {name} are longer than the blocks of {block} tokens that the model is "

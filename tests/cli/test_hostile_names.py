@@ -46,7 +46,7 @@ def said(capsys, *arguments):
 
 def test_inspect(hostile_model, capsys):
     text = said(capsys, "inspect", hostile_model)
-    assert text.count(shown(HOSTILE)) == 2
+    assert text.count(shown(HOSTILE)) == 3  # the stage, its source, the weight without a place
 
 
 def test_verify(hostile_model, encoder, capsys):

@@ -18,7 +18,7 @@ from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, load_config, load_tokenizer
-from pruneonce.models.architectures import check_length, roles_of
+from pruneonce.models.architectures import check_length, check_supported
 from pruneonce.recipe import Quantization, Recipe, Transfer
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
 from pruneonce.report import write_report
@@ -123,7 +123,7 @@ def check(recipe: Recipe, cache: Path) -> None:
     Raises:
         UserError: a mistake in the recipe or its inputs.
     """
-    roles_of(load_config(recipe.model).model_type)
+    check_supported(load_config(recipe.model))
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
     if recipe.sparse_model:

@@ -27,7 +27,7 @@ from pruneonce.models import (
     load_vocabulary_model,
     without_dropout,
 )
-from pruneonce.models.architectures import base_of, check_length, describe, prunable_weights
+from pruneonce.models.architectures import check_length, describe, freeze_embeddings, prunable_weights
 from pruneonce.plugins import make
 from pruneonce.recipe import Corpus, Prune
 from pruneonce.sparsity import PruningSchedule, locked_masks, sparsity_of
@@ -101,7 +101,7 @@ def pruning_job(
     teacher, steps = frozen_teacher(teacher, device), blocks.steps(settings)
     if settings.objective == "hidden":
         # The embeddings stay dense, and equal to the teacher's, from which its hidden states follow.
-        base_of(student).embeddings.requires_grad_(False)
+        freeze_embeddings(student)
     step_blocks, frame = examples_of(settings, 1), frame_of(blocks.tokenizer)
     method = make(settings.method)
     student.to(device)

@@ -51,6 +51,7 @@ def kept_attention(
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):  # autocast keeps fp32 copies; softmax sums in fp32
+        query, key = query.to(value.dtype), key.to(value.dtype)  # rotated by positions in fp32, they come as fp32
         scores = (query * scaling) @ key.transpose(-1, -2)
         if attention_mask is not None:
             scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)

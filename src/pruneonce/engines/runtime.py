@@ -82,7 +82,7 @@ def outputs(model: Any, input_ids: Array, attention_mask: Array, token_type_ids:
 
 def limits(config: Any) -> str | None:
     """Return the reason why the engine does not run a model as it was saved; see `Engine`."""
-    from pruneonce.models.architectures import ARCHITECTURES
+    from pruneonce_runtime.architectures import ARCHITECTURES
 
     if config.model_type not in ARCHITECTURES:
         return f"it does not know the architecture {config.model_type}"

@@ -33,7 +33,9 @@ class Roles:
         position_offset: number of positions that no token takes. MPNet's code has a padding token of its own, whatever
             its configuration says.
         bf16: the code of transformers trains under autocast to bf16.
-        head_bias: the vocabulary head's bias where its Linear has none, inside the model.
+        head_bias: the module that adds the vocabulary head's bias where its Linear has none, inside the model.
+        wide_head: the vocabulary head, inside the model, where its Linear `decoder` makes a part of the product and the
+            transposed Linear `dense` the rest.
     """
 
     layers: str
@@ -42,6 +44,7 @@ class Roles:
     position_offset: Callable[[Any], int] = lambda config: 0
     bf16: bool = True
     head_bias: str | None = None
+    wide_head: str | None = None
 
 
 def _after_padding(config: Any) -> int:
@@ -65,12 +68,12 @@ ARCHITECTURES = {
     "distilbert": Roles("transformer.layer", attention=("attention.q_lin", "attention.k_lin", "attention.v_lin")),
     "electra": Roles("encoder.layer"),
     "ernie": BERT_LIKE,
-    "esm": Roles("encoder.layer", "pooler.dense", position_offset=_after_padding, head_bias="lm_head.bias"),
+    "esm": Roles("encoder.layer", "pooler.dense", position_offset=_after_padding, head_bias="lm_head"),
     "eurobert": Roles("layers", attention=PROJECTIONS),
     "gte": Roles("layers", "pooler.dense", PROJECTIONS),
     "jina_embeddings_v3": Roles("layers", "pooler.dense", PROJECTIONS),
     "megatron-bert": BERT_LIKE,
-    "mobilebert": BERT_LIKE,
+    "mobilebert": Roles("encoder.layer", "pooler.dense", wide_head="cls.predictions"),
     "modernbert": Roles("layers", attention=("attn.Wqkv",)),
     "mpnet": Roles(
         "encoder.layer", "pooler.dense", ("attention.attn.q", "attention.attn.k", "attention.attn.v"), lambda config: 2
@@ -177,6 +180,12 @@ def _unsupported(model_type: str, reason: str) -> UserError:
 def base_of(model: nn.Module) -> nn.Module:
     """The encoder under any head (`model` itself if it has no head)."""
     return getattr(model, str(model.base_model_prefix), model)
+
+
+def trains_in_bf16(model: nn.Module) -> bool:
+    """Return whether the code of a model trains under autocast to bf16."""
+    config: Any = model.config
+    return ARCHITECTURES.get(config.model_type, BERT_LIKE).bf16
 
 
 def attention_inputs(model: nn.Module) -> list[nn.Module]:

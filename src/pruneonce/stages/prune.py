@@ -19,6 +19,7 @@ from pruneonce.data.corpus import corpus_key
 from pruneonce.data.packing import frame_of
 from pruneonce.errors import UserError
 from pruneonce.losses.objectives import held_out_loss, likelihood_objective, pruning_objective
+from pruneonce.losses.vocabulary import check_head
 from pruneonce.models import (
     content_key,
     load_config,
@@ -181,4 +182,5 @@ def load_dense(model: str | Path, settings: Prune, dropout: float | None, *, hea
             f"{model} has no MLM head, which `objective: {settings.objective}` needs; "
             "run the stage `prepare` first, or use `objective: hidden`"
         )
+    check_head(loaded, model)
     return loaded

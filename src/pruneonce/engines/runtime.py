@@ -99,7 +99,7 @@ def _packed(source: str | Path, scratch: Path) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         folder = scratch / "model"
-        load_as_saved(source).save_pretrained(folder)
+        load_as_saved(source).save_pretrained(folder, save_original_format=False)
         load_tokenizer(source).save_pretrained(folder)
         copy_sentence_transformer(source, folder)
     file = scratch / f"model{storage.SUFFIX}"

@@ -236,7 +236,7 @@ def without_decoder(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
     decoder: Any = model.get_output_embeddings()
     if roles and roles.wide_head:
         head = model.get_submodule(roles.wide_head)
-        head.forward = head.transform
+        head.forward = head.transform.forward
         try:
             yield torch.cat([decoder.weight, head.dense.weight.T], dim=1), decoder.bias
         finally:

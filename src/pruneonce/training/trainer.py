@@ -134,7 +134,7 @@ class SparseTrainer(Trainer):
 
         def fill(folder: Path) -> None:
             assert self.model is not None
-            self.model.save_pretrained(folder)  # type: ignore[operator]
+            self.model.save_pretrained(folder, save_original_format=False)  # type: ignore[operator]
             self._save_optimizer_and_scheduler(str(folder))
             for rank, state in enumerate(states):
                 save_file(state, folder / f"process-{rank}.safetensors")

@@ -130,12 +130,12 @@ class Trial:
 
         from pruneonce.training import trainer
 
-        class Killed(Exception):
+        class KilledError(Exception):
             pass
 
         class Kill(TrainerCallback):  # type: ignore[misc]
             def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                raise Killed
+                raise KilledError
 
         usual = trainer.SparseTrainer.__init__
 
@@ -147,7 +147,7 @@ class Trial:
         try:
             self.prune(name="resumed", checkpoint_every=2)
             raise AssertionError("no checkpoint was written")
-        except Killed:
+        except KilledError:
             pass
         finally:
             trainer.SparseTrainer.__init__ = usual  # type: ignore[method-assign]

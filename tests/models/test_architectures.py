@@ -83,8 +83,13 @@ def test_other_types_are_known_by_their_module_tree(model_type):
 
 @pytest.mark.parametrize(
     ("model_type", "reason"),
-    [("albert", "all its layers are one"), ("fnet", "takes no `attention_mask`"), ("bart", "it has a decoder")]
-    + [("ibert", "no stack with Linears"), ("xlm", "several stacks: attentions, ffns")],
+    [
+        ("albert", "all its layers are one"),
+        ("fnet", "takes no `attention_mask`"),
+        ("bart", "it has a decoder"),
+        ("ibert", "no stack with Linears"),
+        ("xlm", "several stacks: attentions, ffns"),
+    ],
 )
 def test_what_cannot_be_pruned_is_refused_with_the_reason(model_type, reason):
     with pytest.raises(UserError, match=reason):

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from pruneonce.config.lengths import as_steps
 from pruneonce.errors import DivergedError
 from pruneonce.models.architectures import trains_in_bf16
-from pruneonce.plugins.run import Batch
+from pruneonce.plugins.run import Batch, Objective
 from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.system import distributed
 from pruneonce.system.interruption import ReceivedSignal
@@ -38,7 +38,8 @@ class SparseTrainer(Trainer):
 
     def __init__(self, job: Job, args: TrainingArguments):
         super().__init__(job.model, args, data_collator=job.collate, train_dataset=job.examples)
-        self.job_model, self.objective = job.model, job.objective
+        self.job_model = job.model
+        self.objective: Objective = job.objective
         self.settings = job.settings
         self.sparsifier = job.sparsifier
         self.method = job.method

@@ -17,6 +17,7 @@ import zstandard
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.reliability import data_files, labels
 from benchmarks.reliability.exports import Exports
 from benchmarks.reliability.mutations import LINES, lie, mutated
 from pruneonce import quantization, recipe, storage
@@ -45,12 +46,15 @@ class Share(NamedTuple):
 
 
 SHARES = {
-    "recipe": Share("recipes, and `--set`", 30, 300),
-    "packed_bytes": Share("packed files, damaged", 38, 100),
+    "recipe": Share("recipes, and `--set`", 26, 300),
+    "packed_bytes": Share("packed files, damaged", 30, 100),
     "packed_lies": Share("packed files, lying: every hash is right", 11, 60),
+    "tables": Share("tables of tasks, damaged and odd: rows as Python's own readers give them", 6, 150),
+    "conll_files": Share("files of CoNLL, damaged and odd", 2, 60),
     "grids": Share("scales and input ranges of a quantized model", 8, 60),
     "checkpoint_files": Share("checkpoints: each change must be found", 6, 60),
     "model_folder": Share("weights and configuration of a model folder", 2, 25),
+    "labels": Share("labels: each the right class by name, or refused", 4, 150),
     "exports_damaged": Share("exports for ONNX Runtime and OpenVINO, damaged", 4, 60),
     "exports_lying": Share("exports, damaged with the hash put right: engines on their own", 1, 25),
 }
@@ -86,6 +90,12 @@ class Targets:
         exports = Exports(folder / "exports")
         self.exports_damaged, self.exports_lying = exports.damaged, exports.lying
 
+    def tables(self, data: Any, folder: Path) -> None:
+        data_files.tables(data, folder)
+
+    def conll_files(self, data: Any, folder: Path) -> None:
+        data_files.conll_files(data, folder)
+
     def _fill(self, folder: Path) -> None:
         for name in ("model.safetensors", "config.json"):
             shutil.copyfile(self.model / name, folder / name)
@@ -106,6 +116,10 @@ class Targets:
         keys = ("prune.steps", "tasks.mood", "tasks.x.train", "corpus", "prune.sparsity.x", "", "=", "name")
         sets = [f"{data.draw(st.sampled_from(keys))}={data.draw(st.text(max_size=12) | LINES)}"]
         recipe.load(str(file), sets if how == "set" else [])
+
+    def labels(self, data: Any, folder: Path) -> None:
+        """Names, numbers and orders of labels in data, task and model."""
+        labels.read(data, folder)
 
     def packed_bytes(self, data: Any, folder: Path) -> None:
         (folder / "x.pruneonce").write_bytes(mutated(data, self.packed))

@@ -16,6 +16,10 @@ class DivergedError(UserError):
     """Divergence of training to infinity, perhaps with the present settings alone."""
 
 
+class MissingColumnError(UserError):
+    """Lack of a column in data."""
+
+
 class ToldByFirstError(UserError):
     """Mistake that the first of several processes found and reports."""
 

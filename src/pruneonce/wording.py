@@ -2,8 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+# Code points that a terminal or a page obeys instead of showing them: control characters (escape sequences begin with
+# one), separators of lines, lone surrogates, and marks that change the direction of the text around them.
+_OBEYED = {"Cc", "Cs", "Zl", "Zp"}
+_DIRECTIONS = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_ESCAPES = {
+    point: f"\\u{point:04x}" if point > 0xFF else f"\\x{point:02x}"
+    for point in range(0x10000)
+    if unicodedata.category(chr(point)) in _OBEYED or point in _DIRECTIONS
+} | {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+_ESCAPES_BUT_LINES = {point: escape for point, escape in _ESCAPES.items() if point not in (0x0A, 0x09)}
+
+
+def shown(value: Any) -> str:
+    """Return text from a file in one line, with the characters that a terminal obeys written out, as in repr."""
+    return str(value).translate(_ESCAPES)
+
+
+def shown_lines(text: str) -> str:
+    """Return text as `shown` does, with its line breaks and tabs kept."""
+    return text.translate(_ESCAPES_BUT_LINES)
+
+
+def as_in_file(value: Any) -> str:
+    """Return `value` in the notation of a data file: null and true rather than None and True."""
+    return f"{json.dumps(value, default=str):.40}"
 
 
 def milliseconds(value: float) -> str:

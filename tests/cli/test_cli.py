@@ -440,8 +440,9 @@ def evaluated(monkeypatch):
     """What `evaluate` hands over, of models with these configurations."""
     given = {}
 
-    def evaluate(model, task, *, splits):
+    def evaluate(model, task, *, splits, names_of_model):
         given.update(task=task, splits=splits)
+        assert names_of_model
         return {"dev": {"accuracy": 1.0}}
 
     def of(architecture, *labels):
@@ -463,7 +464,7 @@ def test_evaluate_on_a_known_task(evaluated, capsys):
         "dev": "validation_matched",
         "mismatched": "validation_mismatched",
     }
-    assert given["task"].labels == ["yes", "maybe", "no"]
+    assert given["task"].labels is None
     assert main(["evaluate", "m", "--task", "mnli", "--test", "x.jsonl"]) == 0
     assert given["splits"] == ["test"]
     assert given["task"].splits() == dict.fromkeys(("train", "dev", "test"), "x.jsonl")
@@ -473,12 +474,7 @@ def test_evaluate_knows_what_a_model_is_for(evaluated, capsys):
     given = evaluated("BertForTokenClassification", "NOUN", "VERB")
     assert main(["evaluate", "m", "--dev", "x.jsonl", "--set", "task.tags=pos", "--set", "task.max_length=64"]) == 0
     found = given["task"]
-    assert (found.kind, found.tags, found.labels, found.max_length) == (
-        "token-classification",
-        "pos",
-        ["NOUN", "VERB"],
-        64,
-    )
+    assert (found.kind, found.tags, found.labels, found.max_length) == ("token-classification", "pos", None, 64)
     assert found.metric == "accuracy", "there is no f1 of these"
     given = evaluated("BertForSequenceClassification", "LABEL_0")
     assert main(["evaluate", "m", "--dev", "x.jsonl"]) == 0

@@ -255,7 +255,7 @@ def test_hub_failures_are_one_line(tmp_path, tokenizer, monkeypatch, raised, mes
         ("a.txt", b"the river was fine\n", r"too small: 4 tokens"),
         ("a.txt", b"fine\n" * 3000 + b"\xff\xfe\n", r"a\.txt, line 3001: not UTF-8"),
         ("a.jsonl", b'{"text": "fine"}\n\n{"text": "fi\n', r"a\.jsonl, line 3: broken JSON, "),
-        ("a.json", b'[{"text": "fine"}]', r"a\.json, line 1: not a JSON object; write one object a line"),
+        ("a.json", b'[{"text": "fine"}, 3]', r"a\.json, row 2: not a JSON object; write one object a line, or a list"),
         (
             "a.jsonl",
             b'{"texts": "x", "id": 1}',
@@ -272,9 +272,9 @@ def test_hub_failures_are_one_line(tmp_path, tokenizer, monkeypatch, raised, mes
         ("a.txt.bz2", b"not bzip2", r"cannot read .*a\.txt\.bz2 after line 0: "),
         ("a.parquet", b"PAR1 not really", r"cannot read .*a\.parquet after row 0: "),
         (
-            "a.csv",
+            "a.conll",
             b"text\nfine\n",
-            r"cannot read .*a\.csv: its name has to end in \.txt, \.jsonl, \.json, \.parquet",
+            r"cannot read .*a\.conll: its name has to end in \.txt, \.jsonl, \.ndjson, \.json, \.csv, ",
         ),
         ("a.parquet.gz", b"", r"cannot read .*a\.parquet\.gz: its name has to end in"),
     ],

@@ -62,7 +62,9 @@ QUESTIONS = [row("the City of stone", "a"), row("«awful»", "b"), row("12.5%", 
 # -- reading ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["q.json", "q.json.gz", "pretty.json", "q.jsonl", "lines.json", "q.parquet"])
+@pytest.mark.parametrize(
+    "name", ["q.json", "q.json.gz", "pretty.json", "q.jsonl", "lines.json", "list.json", "q.parquet"]
+)
 def test_every_form_reads_the_same(tmp_path, name):
     path = tmp_path / name
     rows = [flat(question) for question in QUESTIONS]
@@ -70,6 +72,8 @@ def test_every_form_reads_the_same(tmp_path, name):
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif name in ("q.jsonl", "lines.json"):
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    elif name == "list.json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     elif name == "q.json.gz":
         path.write_bytes(gzip.compress(json.dumps(nested(*QUESTIONS)).encode()))
     else:
@@ -141,8 +145,10 @@ def test_a_wrong_column_names_those_there_are(tmp_path):
     [
         ("", "is empty"),
         ("{", "broken JSON"),
-        ("[" * 100_000, "nested too deep"),
-        ("[]", "neither JSON lines nor"),
+        ('{"a":' * 100_000, "nested too deep"),
+        ("[" * 100_000, "row 1: not a JSON object"),
+        ("3", "neither JSON lines nor"),
+        ("[]", "is empty"),
         ('{"data": []}', "holds no questions"),
         ('{"version": "1.1"}', "no column 'id'"),
         ('{"data": [3]}', r"data\[0\] has to be an object with a list 'paragraphs', not 3"),
@@ -464,3 +470,60 @@ def test_gold_of_xquad(tokenizer, split):
         assert re.search(r"\w\w$|^\w\w", around)
     assert len(inexact) < len(rows) / 50
     assert squad.score(found, {q.id: q.answers for q in rows})["f1"] > 98
+
+
+# -- offsets with holes -------------------------------------------------------------------------------------
+
+
+def with_holes(before, is_trimmed=True):
+    """A byte-level step behind another pre-tokenizer, as RobBERT-2023 has; common letters are one token with the space.
+
+    `trim_offsets` takes the space before a word for a part of its offsets, where it is none.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", "<pad>", *alphabet])}
+    merges = [("Ġ", letter) for letter in "NTwi(1"] + [("ĠN", "a"), ("a", "p")]
+    vocabulary |= {left + right: len(vocabulary) + number for number, (left, right) in enumerate(merges)}
+    backend = Tokenizer(models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([before, pre_tokenizers.ByteLevel(add_prefix_space=True)])
+    backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=is_trimmed)
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", sep_token="</s>", pad_token="<pad>")
+    fast.model_input_names = ["input_ids", "attention_mask"]
+    return fast
+
+
+@pytest.mark.parametrize("is_trimmed", [True, False])
+@pytest.mark.parametrize(
+    "before",
+    [pre_tokenizers.Whitespace(), pre_tokenizers.BertPreTokenizer(), pre_tokenizers.WhitespaceSplit()],
+    ids=lambda before: type(before).__name__,
+)
+def test_letters_that_no_token_covers_are_in_the_answer(before, is_trimmed):
+    context = "The Nalapi was there (1 in winter), Nap and Ida. " * 3
+    texts = ["Nalapi", "The", "(1 in winter)", "winter", "Nap and Ida", "Ida"]
+    texts = [
+        text for text in texts if not isinstance(before, pre_tokenizers.WhitespaceSplit) or text != "(1 in winter)"
+    ]
+    rows = [row(text, text, context) for text in texts]
+    tokenizer = with_holes(before, is_trimmed)
+    holes = [
+        place
+        for place in range(len(context))
+        if not context[place].isspace()
+        and not any(
+            start <= place < end for start, end in tokenizer(context, return_offsets_mapping=True)["offset_mapping"]
+        )
+    ]
+    assert bool(holes) == is_trimmed  # the offsets of the tokenizer itself lack letters
+    for max_length, doc_stride in ((384, 128), (48, 12)):
+        made = windows(rows, tokenizer, max_length, doc_stride, training=True)
+        assert best_answers(*one_hot(made), made, rows) == {text: text for text in texts}
+
+
+def test_what_tokenizers_drop_on_purpose_stays_out():
+    from pruneonce.data.questions.windows import fill_holes
+
+    context = "\u200bstone\ufffd cafe\u0301 x"
+    offsets = np.array([[-1, -1], [1, 6], [8, 12], [14, 15]], dtype=np.int32)
+    fill_holes(context, [offsets])
+    assert offsets.tolist() == [[-1, -1], [1, 6], [8, 13], [14, 15]]  # the accent is a part of its letter

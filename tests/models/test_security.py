@@ -137,6 +137,7 @@ def test_names_in_a_recipe_are_no_paths(name, recipe_values):
         ('"a\\nb": 1', "unknown key `a b`"),
         ("a: 2026-13-45", "is not valid YAML"),
         ("a: !!float abc", "is not valid YAML"),
+        ("prune: {}\nname: x\nprune: {}", "the key 'prune' comes twice, in line 1 and in line 3; keep one of the two"),
         ("x" * 200_000, "larger than 100,000 bytes"),
         ("a: " + ":".join(["59"] * 30_000), "a number is far too large"),  # in base 60
     ],

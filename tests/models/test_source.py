@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from shared.models import CONFIGS, make_model
 from transformers import AutoModelForSequenceClassification
 
-from pruneonce import UserError
+from pruneonce import UserError, console
+from pruneonce.data.readers import hub_faults
 from pruneonce.models import load_as_saved, load_encoder
 from pruneonce.models.architectures import prunable_names, prunable_weights
-from pruneonce.models.source import read_config, stored_weights
+from pruneonce.models.source import must_exist, read_config, stored_weights
 from pruneonce.sparsity import inspect_model, inspect_module, verify
 
 
@@ -110,3 +111,18 @@ def test_damage_is_one_line(look, what, message, encoder, tmp_path):
     damaged(folder, what)
     with pytest.raises(UserError, match=message):
         look(folder)
+
+
+def test_asking_the_hub_is_said_once(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    console.asking_hub.cache_clear()
+    must_exist("some/model")
+    must_exist("some/model")
+    assert capsys.readouterr().err == "asking the Hugging Face hub for some/model\n"
+    console.asking_hub.cache_clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    must_exist("some/model")
+    with hub_faults("some/data"):
+        pass
+    assert capsys.readouterr().err == ""
+    console.asking_hub.cache_clear()

@@ -12,6 +12,7 @@ from datasets import Dataset
 from shared.models import make_model
 
 from pruneonce.cli import main
+from pruneonce.config.pattern import Pattern
 from pruneonce.data.corpus import token_blocks
 from pruneonce.data.size import count_blocks
 from pruneonce.errors import UserError
@@ -19,7 +20,7 @@ from pruneonce.plan import clock, plan, probe
 from pruneonce.plan.corpus_work import corpus_works
 from pruneonce.plan.jobs import usual
 from pruneonce.plan.task_work import Lengths, task_works
-from pruneonce.recipe import Classification, Corpus, Recipe, Training, validate
+from pruneonce.recipe import Classification, Corpus, Prune, Recipe, Training, validate
 from pruneonce.runs import pipeline
 from pruneonce.tasks import kind_of
 
@@ -183,6 +184,13 @@ def test_a_probe_that_dies_is_said(monkeypatch):
     monkeypatch.setattr(probe, "_measure_all", dies)
     with pytest.raises(UserError, match="was killed, most likely for want of memory"):
         probe.measure([], 1)
+
+
+@pytest.mark.parametrize(("pattern", "sparsity"), [("6:64", 0.91), ("1:20", 0.95), ("2:4", 0.5)])
+def test_usual_settings_fit_the_pattern(pattern, sparsity):
+    settings = Prune(pattern=pattern, sparsity=sparsity, steps=10, learning_rate=1e-3)
+    assert usual(settings).pattern == pattern
+    assert usual(settings).sparsity == max(0.9, Pattern.parse(pattern).least_sparsity)
 
 
 def test_usual_settings_keep_what_costs():

@@ -355,3 +355,18 @@ def test_extends_in_a_circle(write):
     write("extends: mine", "other.yaml")
     assert mistake(write("extends: other")).endswith("recipes extend one another in a circle")
     assert mistake(write("extends: mine")).endswith("recipes extend one another in a circle")
+
+
+def test_a_pattern_without_quotes_is_one_line(write):
+    """YAML reads 2:4 as 124, two hours and four minutes."""
+    with pytest.raises(UserError, match=r'`prune.pattern`: a pattern such as "2:4" wants quotes: without them YAML'):
+        recipe.load(write(yaml.safe_dump(MINIMAL).replace("  steps: 100", "  steps: 100\n  pattern: 2:4")))
+    quoted = yaml.safe_dump(MINIMAL).replace("  steps: 100", "  steps: 100\n  sparsity: 0.91\n  pattern: 6:64")
+    assert recipe.load(write(quoted)).prune.pattern == "6:64"
+
+
+def test_the_least_sparsity_of_a_pattern_is_said_and_taken():
+    settings = {"pattern": "6:64", "steps": 1, "learning_rate": 1e-3}
+    with pytest.raises(UserError, match=r"has at least 90.63% of zeros; raise `sparsity` to 0.9063$"):
+        recipe.validate(recipe.Prune, {**settings, "sparsity": 0.9})
+    assert recipe.validate(recipe.Prune, {**settings, "sparsity": 0.9063}).sparsity == 0.9063

@@ -109,7 +109,7 @@ def test_page_shows_every_arm_and_value(tmp_path: Path, summary: dict[str, Any])
     assert ["71.0", "84.3", "%"] in cells
     assert ["0.1234"] in cells, "the other metrics"
     assert cells[cells.index(["100"]) :][:4] == [["100"], ["60,000"], ["2.0"], ["500"]], "what a stage spent"
-    assert cells[-5:] == [["total"], ["900"], ["540,000"], ["18.0"], ["500"]]
+    assert cells[-6:] == [["total"], ["900"], ["540,000"], ["18.0"], ["500"], []]
     for text in (
         "some/MiniLM",
         "one model, two tasks",
@@ -174,6 +174,22 @@ def test_hostile_text_is_only_text(tmp_path: Path, summary: dict[str, Any]) -> N
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert len(Page(html).tags) > 100
+
+
+def test_control_characters_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
+    name = "a\x1b[31m\u202eb\ud83d\x00"
+    summary["model"] = summary["layers"][0]["name"] = summary["stages"][0]["name"] = name
+    summary["results"] = [{**row, "task": f"{row['task']}{name}"} for row in summary["results"]]
+    page = build(tmp_path, summary)
+    assert r"a\x1b[31m\u202eb\ud83d\x00" in page
+    assert not set(page) & {"\x1b", "\u202e", "\ud83d", "\x00"}
+
+
+def test_of_many_stages_the_first_are_drawn(tmp_path: Path, summary: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr("pruneonce.report.MOST_CURVES", 2)
+    page = build(tmp_path, summary)
+    assert page.count("over 100 steps") == 2 < len(summary["stages"])
+    assert f"The first 2 stages are drawn; the last loss of the other {len(summary['stages']) - 2} is in" in page
 
 
 def test_verdict_when_prune_once_wins(summary: dict[str, Any]) -> None:

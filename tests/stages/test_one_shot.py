@@ -76,7 +76,7 @@ def test_the_same_again_is_made_already_and_other_settings_are_refused(dense, ta
     [
         ({"sparsity": 0}, r"has 0\.0% of zeros already; `sparsity` is to be above that, not 0"),
         ({"sparsity": 0.1, "pattern": "64x64"}, "by `pattern: 64x64` prunes nothing here; raise it"),
-        ({"sparsity": 0.5, "pattern": "1:3"}, r"at least 67% of zeros"),
+        ({"sparsity": 0.5, "pattern": "1:3"}, r"at least 66.67% of zeros; raise `sparsity` to 0.6667"),
         ({"rounds": 2}, "`rounds` changes nothing by magnitude; give a `method`"),
         ({"batch_size": 8}, "`batch_size` changes nothing by magnitude"),
         ({"sparsity": 0.9, "pattern": "1:5"}, "does not divide the 32 inputs"),
@@ -93,9 +93,18 @@ def test_it_takes_a_finished_model_of_the_same_labels(dense, task, tokenizer, tm
     bare = make_model(tmp_path / "bare", tokenizer)
     with pytest.raises(UserError, match="has no head for classification"):
         stages.one_shot(bare, task, settings, tmp_path / "pruned")
-    other = task.model_copy(update={"labels": ["positive", "negative"]})
-    with pytest.raises(UserError, match="has the labels"):
+    other = task.model_copy(update={"labels": ["negative", "positive", "neutral"]})
+    with pytest.raises(UserError, match="has the labels 'negative', 'positive', the task has 'negative', 'positive', "):
         stages.one_shot(dense, other, settings, tmp_path / "pruned")
+
+
+def test_labels_in_another_order_give_the_same_model(dense, task, tmp_path):
+    settings = recipe.OneShot(sparsity=0.5, method={"name": "obert", "gradients": 8})
+    tasks = [task.model_copy(update={"labels": labels}) for labels in (None, ["positive", "negative"])]
+    one, other = (stages.one_shot(dense, each, settings, tmp_path / str(i)) for i, each in enumerate(tasks))
+    tensors, other_tensors = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert all(torch.equal(tensor, other_tensors[name]) for name, tensor in tensors.items())
+    assert (one / "config.json").read_text() == (other / "config.json").read_text()
 
 
 def test_a_method_needs_labels(encoder, corpus_file, task_files, tmp_path):

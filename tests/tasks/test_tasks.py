@@ -135,7 +135,7 @@ def test_labels(tmp_path, make, train, settings, names, numbers):
 @pytest.mark.parametrize(
     ("train", "dev", "settings", "message"),
     [
-        ([0, 1], [0, 2], {}, r"dev\.jsonl, line 2: label 2 is none of '0', '1', nor a number from 0 to 1"),
+        ([0, 1], [0, 2], {}, r"dev\.jsonl, line 2: label 2 is none of '0', '1'$"),
         ([0, 1], [-1, 1], {}, r"dev\.jsonl, line 1: label -1 is none of"),
         (
             [0, 3],
@@ -226,7 +226,7 @@ def test_bad_labels_are_one_line(tmp_path, make, train, dev, settings, message):
             b'{"text": "a", "label": 1}\n{"text": "b"}',
             r"a\.jsonl, line 2: no column 'label', only 'text'",
         ),
-        ("a.txt", b"fine", r"cannot read .*a\.txt: its name has to end in \.jsonl, \.json, \.csv, \.parquet"),
+        ("a.txt", b"fine", r"cannot read .*a\.txt: its name has to end in \.jsonl, \.ndjson, \.json, \.csv, "),
         ("folder/a.jsonl", None, r"no such file: .*folder.a\.jsonl"),
         ("", None, r"is a folder; give a file"),
     ],

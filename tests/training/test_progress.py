@@ -17,7 +17,7 @@ from pruneonce.training import progress
 def shown(monkeypatch, widgets=False, **kwargs):
     """What a bar of ten steps writes to a console."""
     file = io.StringIO()
-    made = _Progress(file=file, width=80, highlight=False, **kwargs)
+    made = _Progress(file=file, width=80, **kwargs)
     if not made.is_jupyter:
         made.file = file
     monkeypatch.setattr(progress, "console", made)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson, Sets
-from pruneonce.cli.task_options import PairColumn, TextColumn
-from pruneonce.console import console, results
+from pruneonce.cli.task_options import TABLE_FILES, PairColumn, TextColumn
+from pruneonce.console import echo, notes, results
 from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
 from pruneonce.wording import listed
@@ -47,7 +46,7 @@ def benchmark(
     threads: Annotated[int | None, typer.Option(help="Threads of every engine. Default: PyTorch's number.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Time each model in each cell for so long. Default: 1.")] = None,
     texts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSONL, CSV or Parquet file of real texts to time unpadded.")
+        Path | None, typer.Option(metavar="FILE", help=f"Real texts to time unpadded: {TABLE_FILES}.")
     ] = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -72,7 +71,7 @@ def benchmark(
 
     real_texts = _read(texts, text or "text", text_pair) if texts else None
     folders = dict(zip(member_names([Path(model) for model in models]), models, strict=True))
-    with Console(stderr=True, quiet=console.quiet).status("exporting and timing"):
+    with notes.status("exporting and timing"):
         measurements = stages.benchmark(folders, settings, real_texts)
     if as_json:
         typer.echo(json.dumps(measurements, indent=1))
@@ -81,7 +80,7 @@ def benchmark(
     if output:
         report = _write(measurements, output)
         if not as_json:
-            typer.echo(f"report: {report}")
+            echo(f"report: {report}")
 
 
 def _read(file: Path, text: str, text_pair: str | None) -> list[Any]:
@@ -105,7 +104,7 @@ def _show(measurements: dict[str, Any]) -> None:
         results.print(table)
         results.print()
     for line in [*notes(measurements), sentence(measurements["rows"])]:
-        results.print(line, markup=False, soft_wrap=True)
+        results.print(line, soft_wrap=True)
 
 
 def _write(measurements: dict[str, Any], output: Path) -> Path:

@@ -9,6 +9,7 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli.stages import Model, Output, Seed, Sets, epilog_of, sections, show_result
 from pruneonce.cli.task_options import takes_task, task_values
+from pruneonce.console import echo
 from pruneonce.engines import ENGINES
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
@@ -75,7 +76,7 @@ def product_quantize(
     folder = stages.product_quantize(model, data, settings, output, teacher=teacher, seed=seed)
     bytes_by_part = codebooks.size(folder)
     parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in bytes_by_part.items() if part != "total")
-    typer.echo(f"size as codebooks: {bytes_by_part['total'] / 1e6:.2f} MB ({parts})")
+    echo(f"size as codebooks: {bytes_by_part['total'] / 1e6:.2f} MB ({parts})")
     show_result(folder, "evaluate", output, *(("--dev", values["dev"]) if "dev" in values else ()))
 
 
@@ -96,4 +97,4 @@ def export(
     # Weights above 2 GB stand in a further file, whose name begins with that of the model.
     files = FORMATS[format].files
     size = sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith(files))
-    typer.echo(f"made {folder}: {size / 1e6:.1f} MB for {format}")
+    echo(f"made {folder}: {size / 1e6:.1f} MB for {format}")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 from safetensors import SafetensorError
 from typer.exceptions import TyperException
@@ -30,9 +29,10 @@ from pruneonce.cli import stages as cli_stages
 from pruneonce.cli import tables, verbosity
 from pruneonce.cli.recipes import Name
 from pruneonce.cli.stages import AsJson, Model, Output, Sets
-from pruneonce.console import console, results
+from pruneonce.console import echo, errors, notes, results
 from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
 from pruneonce.system import durable, interruption
+from pruneonce.wording import shown
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -76,11 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             distributed.leave()
         if code == 130:
-            Console(stderr=True).print("interrupted")
+            errors.print("interrupted")
         return code
     except Interrupted as interrupted:
         if not others:
-            Console(stderr=True).print("interrupted; run the same command again to go on")
+            errors.print("interrupted; run the same command again to go on")
         return 128 + interrupted.signal
     except ToldByFirstError:
         return 2
@@ -107,9 +107,8 @@ def _line(error: Exception) -> str:
 
 def _fail(message: str, code: int, debug: bool = False) -> int:
     if debug:
-        traceback.print_exc()
-    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
-    Console(stderr=True).print(line, soft_wrap=True)
+        errors.print(traceback.format_exc(), soft_wrap=True, end="")
+    errors.print(Text.assemble(("error: ", "bold red"), shown(" ".join(message.split()))), soft_wrap=True)
     return code
 
 
@@ -160,14 +159,14 @@ def plan(
     resolved = recipe.load(name, sets)
     from pruneonce.plan import plan
 
-    with Console(stderr=True, quiet=console.quiet).status("measuring some steps of each stage"):
+    with notes.status("measuring some steps of each stage"):
         estimate = plan(resolved, seconds)
     if as_json:
         typer.echo(json.dumps(estimate.to_json(), indent=1))
         return
     results.print(tables.plan(estimate))
     for sentence in estimate.sentences():
-        results.print(sentence, markup=False)
+        results.print(sentence)
 
 
 @app.command(epilog="Example: [cyan]pruneonce quickstart --output quickstart[/cyan]")
@@ -184,8 +183,8 @@ def _show_results(summary: dict[str, Any], output: Path) -> None:
     for table in tables.results(summary) if summary["results"] else []:
         results.print(table)
     for sentence in filter(None, [*verdict(summary), of_seeds(summary)]):
-        results.print(sentence, markup=False)
-    typer.echo(f"report: {output / 'report.html'}")
+        results.print(sentence)
+    echo(f"report: {output / 'report.html'}")
 
 
 # -- looking at models ------------------------------------------------------------------------------------------
@@ -215,10 +214,10 @@ def verify(
     check = verify(child, against)
     absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
     if check.ok:
-        typer.echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")
+        echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")
         return
     lost = [layer for layer in check.layers if layer.lost]
     if lost:
         results.print(tables.lost_zeros(lost))
-    typer.echo(f"{child} does not keep the zeros of {against}{absent}")
+    echo(f"{child} does not keep the zeros of {against}{absent}")
     raise typer.Exit(1)

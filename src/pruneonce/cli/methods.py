@@ -11,7 +11,7 @@ from rich.markdown import Markdown
 
 from pruneonce import methods
 from pruneonce.cli import tables
-from pruneonce.console import results
+from pruneonce.console import results, styled
 from pruneonce.errors import UserError
 from pruneonce.plugins import Plugin
 
@@ -42,11 +42,11 @@ def show_method(
     if plugin is None:
         raise UserError(f"no method is named {name!r}; these are: {', '.join(methods.plugins())}")
     example = yaml.safe_dump({"method": {"name": name, **plugin.example}}, sort_keys=False)
-    results.print(f"[bold]{name}[/bold]: {plugin.summary}")
+    results.print(styled("[bold]{name}[/bold]: {summary}", name=name, summary=plugin.summary))
     results.print(f"source: {plugin.paper}; works in: {', '.join(sorted(plugin.stages))}\n", soft_wrap=True)
     if len(plugin.options.model_fields) > 1:
         results.print(tables.options(plugin.options))
-    results.print(f"\nIn a recipe's section of such a stage:\n\n{example}", markup=False)
+    results.print(f"\nIn a recipe's section of such a stage:\n\n{example}")
     if readme := _readme(plugin):
         results.print(Markdown(readme))
 

@@ -11,7 +11,7 @@ import typer
 
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson
-from pruneonce.console import results
+from pruneonce.console import echo, results
 
 app = typer.Typer()
 
@@ -40,10 +40,8 @@ def pack(
         return
     results.print(tables.sizes(sizes))
     for part, error in sizes.to_json()["rounding"].items():
-        typer.echo(
-            f"rounding changed the {part} by {error['relative']:.2%}, any weight by {error['largest']:.2g} at most"
-        )
-    typer.echo(f"next: pruneonce unpack {shlex.join([str(output), output.stem])}")
+        echo(f"rounding changed the {part} by {error['relative']:.2%}, any weight by {error['largest']:.2g} at most")
+    echo(f"next: pruneonce unpack {shlex.join([str(output), output.stem])}")
 
 
 @app.command(epilog="Example: [cyan]pruneonce unpack family.pruneonce sick --member sick[/cyan]")
@@ -56,4 +54,4 @@ def unpack(
     from pruneonce import storage
 
     for unpacked in storage.unpack(file, folder, member):
-        typer.echo(f"made {unpacked}")
+        echo(f"made {unpacked}")

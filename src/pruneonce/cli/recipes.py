@@ -15,7 +15,7 @@ from rich.syntax import Syntax
 from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson
-from pruneonce.console import results
+from pruneonce.console import echo, results, styled
 from pruneonce.errors import UserError
 from pruneonce.recipe.keys import find_place, places
 
@@ -70,7 +70,7 @@ def copy_recipe(
             stream.write(text)
     except FileExistsError:
         raise UserError(f"{target} exists; choose another file") from None
-    typer.echo(f"next: pruneonce run {shlex.quote(str(target))} --output {shlex.quote(f'runs/{target.stem}')}")
+    echo(f"next: pruneonce run {shlex.quote(str(target))} --output {shlex.quote(f'runs/{target.stem}')}")
 
 
 @app.command(
@@ -113,7 +113,9 @@ def show_keys(
             described = {"section": place.name, "at": place.at, "summary": place.summary}
             typer.echo(json.dumps({**described, "keys": [asdict(key) for key in place.all_keys()]}, indent=1))
             return
-        results.print(f"[bold]{place.name}[/bold]: {place.summary}\nstands in: {', '.join(place.at)}\n")
+        at = ", ".join(place.at)
+        line = "[bold]{name}[/bold]: {summary}\nstands in: {at}\n"
+        results.print(styled(line, name=place.name, summary=place.summary, at=at))
         results.print(tables.keys(place.all_keys()))
 
 

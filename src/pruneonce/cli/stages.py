@@ -15,7 +15,8 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli import tables
 from pruneonce.cli.task_options import MEASURED, TaskSets, as_options, takes_task, task_values, with_sets
-from pruneonce.console import results
+from pruneonce.config.formats import CORPUS, FORMATS, listed_suffixes
+from pruneonce.console import echo, results
 from pruneonce.errors import UserError
 
 # Defaults of the stage verbs. The paper's: steps, sequences a step (32 x 8) and warm-up of pre-training, and the
@@ -26,7 +27,8 @@ TRANSFER = {"epochs": 8, "batch_size": 32, "learning_rate": 1.5e-4}
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.", show_default=False)]
 Output = Annotated[Path, typer.Option(help="Folder to write; what it holds is never overwritten.")]
-Source = Annotated[str, typer.Option("--corpus", help="Text, JSONL or Parquet file, a folder of them, or a hub id.")]
+CORPUS_FILES = f"File ({', '.join(listed_suffixes([FORMATS[name] for name in CORPUS]))})"
+Source = Annotated[str, typer.Option("--corpus", help=f"{CORPUS_FILES}, a folder of such files, or a hub id.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -167,17 +169,14 @@ def evaluate(
     from pruneonce.storage import as_folder
     from pruneonce.tasks import kind_for
 
-    with as_folder(model) as folder:
-        config = load_config(folder)
     values = with_sets(recipe.with_preset(task_values(task)), sets)
-    values = {"kind": kind_for(config), **values}
+    with as_folder(model) as folder:
+        values = {"kind": kind_for(load_config(folder), values, folder), **values}
     if "labels" in recipe.KINDS.get(values["kind"], recipe.Task).model_fields:
-        # No metric is quoted, and accuracy exists for any labels.
-        of_model = {"labels": [config.id2label[index] for index in range(config.num_labels)], "metric": "accuracy"}
-        values = {**of_model, **values}
+        values = {"metric": "accuracy", **values}  # no metric is quoted, and accuracy exists for any labels
     measured = values.get("dev") or values.get("test")  # in the place of `train`, which is not read
     data = recipe.make_task({"dev": measured, **values, "train": measured}, "task")
-    scores = stages.evaluate(model, data, splits=splits or None)
+    scores = stages.evaluate(model, data, splits=splits or None, names_of_model=True)
     if as_json:
         typer.echo(json.dumps(scores, indent=1))
     else:
@@ -214,5 +213,5 @@ def show_result(folder: Path, *following: str | Path) -> None:
     from pruneonce.models import read_provenance
 
     provenance = read_provenance(folder) or {}
-    typer.echo(f"made {folder}: {provenance['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
-    typer.echo(f"next: pruneonce {shlex.join(map(str, following))}")
+    echo(f"made {folder}: {provenance['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
+    echo(f"next: pruneonce {shlex.join(map(str, following))}")

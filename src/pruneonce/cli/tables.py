@@ -11,9 +11,10 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
+from pruneonce.console import styled
 from pruneonce.engines import title_of
 from pruneonce.recipe.arms import ARMS, DENSE
-from pruneonce.wording import milliseconds
+from pruneonce.wording import milliseconds, shown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -62,13 +63,14 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
         by_task.setdefault(row["task"], {})[row["arm"]] = row
     arms = [arm for arm in ARMS if any(arm in arms_of_task for arms_of_task in by_task.values())]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("task\n[dim]metric[/dim]", overflow="fold", max_width=22)
+    table.add_column(styled("task\n[dim]metric[/dim]"), overflow="fold", max_width=22)
     for arm in arms:
-        table.add_column(f"{arm}\n[dim]{'' if arm == DENSE else '% kept'}[/dim]", justify="right", overflow="fold")
+        heading = Text.assemble(arm, "\n", ("" if arm == DENSE else "% kept", "dim"))
+        table.add_column(heading, justify="right", overflow="fold")
     for task, arms_of_task in by_task.items():
         metric = next(iter(arms_of_task.values()))["metric"]
         cells = [_compared(arms_of_task[arm]) if arm in arms_of_task else Text("-") for arm in arms]
-        table.add_row(Text.assemble(task, "\n", (metric, "dim")), *cells)
+        table.add_row(Text.assemble(shown(task), "\n", (shown(metric), "dim")), *cells)
     means = ["" if arm == DENSE else _mean(recoveries_of(by_task, arm)) for arm in arms]
     table.add_row("mean % kept", *means, style="bold")
     return table
@@ -193,7 +195,7 @@ def options(section: type[BaseModel]) -> Table:
 def metrics(measures_by_split: Mapping[str, Mapping[str, float]]) -> Table:
     """Return a table of an evaluation: metrics down, splits across."""
     names = list(dict.fromkeys(name for values in measures_by_split.values() for name in values))
-    table = _table("metric", *measures_by_split)
+    table = _table("metric", *map(shown, measures_by_split))
     for name in names:
         table.add_row(name, *(f"{values[name]:.4g}" for values in measures_by_split.values()))
     return table
@@ -203,7 +205,7 @@ def layers(rows: Sequence[Layer]) -> Table:
     """Return a table of layers, with shape and sparsity."""
     table = _table("layer", "shape", "sparsity")
     for layer in rows:
-        table.add_row(layer.name, "x".join(map(str, layer.shape)), f"{layer.sparsity:.2%}")
+        table.add_row(shown(layer.name), "x".join(map(str, layer.shape)), f"{layer.sparsity:.2%}")
     return table
 
 
@@ -215,7 +217,9 @@ def totals(inspection: Inspection) -> Table:
     table.add_row("model", f"{inspection.model:.2%} of all {inspection.parameters:,} parameters")
     table.add_row("bytes", f"{inspection.bytes:,}")
     table.add_row("pattern", inspection.pattern)
-    table.add_row("made by", f"{provenance['stage']} from {provenance['source']}" if provenance else "not pruneonce")
+    table.add_row(
+        "made by", shown(f"{provenance['stage']} from {provenance['source']}") if provenance else "not pruneonce"
+    )
     return table
 
 
@@ -223,7 +227,7 @@ def lost_zeros(rows: Sequence[LostZeros]) -> Table:
     """Return a table of the layers that lost zeros, with the number of zeros and of lost ones."""
     table = _table("layer", "zeros", "lost")
     for layer in rows:
-        table.add_row(layer.name, f"{layer.zeros:,}", f"{layer.lost:,}")
+        table.add_row(shown(layer.name), f"{layer.zeros:,}", f"{layer.lost:,}")
     return table
 
 
@@ -286,14 +290,14 @@ def speeds(rows: Sequence[dict[str, Any]]) -> list[Table]:
         cells = {(row["engine"], row["model"], row["length"]): row for row in inside}
         for engine, model, weights in dict.fromkeys((row["engine"], row["model"], row["weights"]) for row in inside):
             timings = [cells.get((engine, model, length)) for length in lengths]
-            table.add_row(engine, model, weights, *(_speed(row) for row in timings))
+            table.add_row(engine, shown(model), weights, *(_speed(row) for row in timings))
         tables.append(table)
     return tables
 
 
-def _speed(row: dict[str, Any] | None) -> str:
+def _speed(row: dict[str, Any] | None) -> Text:
     if row is None:
-        return "-"
+        return Text("-")
     faster = f"  {row['speedup']:.1f}x" if row["speedup"] else ""
     low, high = milliseconds(row["low"]), milliseconds(row["high"])
-    return f"{milliseconds(row['milliseconds'])}{faster}\n[dim]{low}-{high}[/dim]"
+    return Text.assemble(f"{milliseconds(row['milliseconds'])}{faster}\n", (f"{low}-{high}", "dim"))

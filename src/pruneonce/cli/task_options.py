@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce import recipe
+from pruneonce.config.formats import FORMATS, TABLES, listed_suffixes
 from pruneonce.errors import UserError
 from pruneonce.wording import listed
 
@@ -20,6 +21,7 @@ def _task_option(help: str, *names: str, metavar: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Task")
 
 
+TABLE_FILES = f"File ({', '.join(listed_suffixes([FORMATS[name] for name in TABLES]))}) or saved folder"
 KIND_NAMES = listed(list(recipe.KINDS), "or")
 TextColumn = Annotated[str | None, _task_option("Default: text.", "--text", metavar="COLUMN")]
 PairColumn = Annotated[str | None, _task_option("Second text of a pair.", "--text-pair", metavar="COLUMN")]
@@ -31,7 +33,7 @@ TASK: dict[str, Any] = {
         _task_option(f"A known one, data and columns: {', '.join(recipe.PRESETS)}.", "--task", metavar="NAME"),
     ],
     "kind": Annotated[str | None, _task_option(f"{KIND_NAMES}. Default: {next(iter(recipe.KINDS))}.", metavar="KIND")],
-    "train": Annotated[str | None, _task_option("JSONL, CSV or Parquet file; with --hub, a split.", metavar="FILE")],
+    "train": Annotated[str | None, _task_option(f"{TABLE_FILES}; with --hub, a split.", metavar="FILE")],
     "dev": Annotated[str | None, _task_option("Held-out file or split.", metavar="FILE")],
     "test": Annotated[str | None, _task_option("File or split to measure on.", metavar="FILE")],
     "source": Annotated[str | None, _task_option("Hub data set, instead of files.", "--hub", metavar="ID")],

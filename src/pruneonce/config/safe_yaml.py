@@ -12,6 +12,7 @@ from pruneonce.errors import UserError
 MOST_BYTES = 100_000  # PyYAML takes quadratic time for some texts
 MOST_VALUES = 100_000
 DEEPEST = 50
+MERGE = "tag:yaml.org,2002:merge"  # of the key "<<"
 MOST_BITS = 256  # of a whole number; Python refuses to print numbers of some thousands
 
 
@@ -41,7 +42,7 @@ def parse(text: str) -> Any:
         ValueError: the text is not valid YAML, or its value is too large or nested too deep.
     """
     try:
-        value = yaml.safe_load(text)
+        value = _load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     except RecursionError:
@@ -50,6 +51,34 @@ def parse(text: str) -> Any:
         raise ValueError(str(error)) from None
     _count(value, 0, {})
     return value
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader of plain values, which takes no key twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, of which PyYAML would keep the last of two values under one key.
+
+        Raises:
+            ValueError: a key comes twice.
+        """
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], yaml.Node] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                before = first.setdefault((key.tag, key.value), key)
+                if before is not key:
+                    places = f"in line {before.start_mark.line + 1} and in line {key.start_mark.line + 1}"
+                    raise ValueError(f"the key {key.value!r} comes twice, {places}; keep one of the two")
+        return node
+
+
+def _load(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _count(value: Any, depth: int, known: dict[int, int]) -> int:

@@ -1,13 +1,14 @@
 """Reader of tagged words in the format of the CoNLL shared tasks (https://aclanthology.org/W03-0419).
 
-A line holds a word and its tags, in columns. An empty line ends a sentence.
+A line holds a word and its tags, in columns. A line that is empty, or has white space alone, ends a sentence.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pruneonce.data.readers import Table, lines, place
+from pruneonce.data.readers import Table, place
+from pruneonce.data.streams import lines
 from pruneonce.errors import UserError
 
 DOCUMENT = "-DOCSTART-"  # stands in place of a sentence at the beginning of a document
@@ -27,7 +28,7 @@ def read_conll(path: Path, words: str, tags: str) -> Table:
     width, is_new = 0, True
     for number, line in lines(path):
         columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-        if not columns or columns[0] == DOCUMENT:
+        if not line.strip() or columns[0] == DOCUMENT:
             is_new = True
             continue
         width = width or len(columns)

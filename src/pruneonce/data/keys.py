@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pruneonce.data import packing
+from pruneonce.data import columnar, packing
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus, Task
 from pruneonce.system.durable import file_hash
@@ -61,13 +61,19 @@ def source_key(source: str) -> list[list[str]] | None:
 
 
 def file_key(file: str | Path) -> str:
-    """Hash (sha256) of a file's content. A process reads a file again only if its size or time has changed.
+    """Hash (sha256) of a file's content, or of the data files of a folder that `datasets` saved.
+
+    A process reads a file again only if its size or time has changed.
 
     Raises:
         UserError: the file cannot be read.
     """
+    path = Path(file).expanduser()
+    if (path / columnar.STATE).is_file():
+        names = [[data.name, file_key(data)] for data in columnar.data_files(path)]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
     try:
-        return _file_key(*_stamp(Path(file).expanduser()))
+        return _file_key(*_stamp(path))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
 

@@ -11,20 +11,27 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from pruneonce.data import readers
+from pruneonce.config.formats import CORPUS, suffixes
+from pruneonce.console import console
+from pruneonce.data import columnar, readers, streams
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})  # of blocks
-CORPUS_FILES = ("text", "json", "parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+# Other formats that lie beside these in a folder, such as a table of licences or a compressed copy, are left out.
+FIRST = re.compile(r"\.(txt|jsonl|json)(\.(gz|bz2|xz))?$|\.parquet$", re.IGNORECASE)
+
+WORD = 10_000  # characters in which a space is looked for
+BETWEEN_WORDS = re.compile(r"(?<=\w) (?=\w)")
 
 FILES_AT_ONCE = 64  # open files have a limit, and each holds a decompressor
 DOCUMENTS_AT_ONCE = 1_000
@@ -101,8 +108,7 @@ def _tokenized(
     read = 0
     for batch in _batches(documents):
         # transformers' own call also makes offsets, which takes a fourth of the time.
-        for encoding in words.encode_batch_fast(batch, add_special_tokens=False):
-            ids: list[int] = encoding.ids
+        for ids in _ids(batch, words):
             kept = ids if most is None else ids[: most - read]
             read += len(kept)
             if kept:
@@ -110,6 +116,35 @@ def _tokenized(
         count(read)
         if read == most:
             return
+
+
+def _ids(documents: list[str], words: Tokenizer) -> Iterator[list[int]]:
+    """Token ids of each document; one that is longer than `CHARACTERS_AT_ONCE` is tokenized in pieces."""
+    for size, group in groupby(documents, key=lambda document: len(document) > CHARACTERS_AT_ONCE):
+        if not size:
+            yield from (one.ids for one in words.encode_batch_fast(list(group), add_special_tokens=False))
+            continue
+        for document in group:
+            ids: list[int] = []
+            for piece in pieces(document):
+                ids += words.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+            yield ids
+
+
+def pieces(text: str, size: int = CHARACTERS_AT_ONCE) -> Iterator[str]:
+    """Cut a text into pieces of at most `size` characters, before a space between two words where there is one.
+
+    Tokenizers split a text there first of all, so the tokens of the pieces are those of the text.
+    """
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        backwards = text[max(start + 1, end - WORD) : end][::-1]
+        space = BETWEEN_WORDS.search(backwards)
+        end -= space.end() if space else 0
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
@@ -138,8 +173,8 @@ def _documents(corpus: Corpus, files: list[Path] | None) -> Iterator[str]:
 
 
 def _file_documents(file: Path, column: str) -> Iterator[str]:
-    if readers.kind(file) == "text":
-        return (text for _, line in readers.lines(file) if (text := line.strip()))
+    if streams.kind(file) == "text":
+        return (text for _, line in streams.lines(file) if (text := line.strip()))
     return _texts(readers.records(file, [column]), column, lambda number: readers.place(file, number))
 
 
@@ -170,13 +205,31 @@ def local_files(source: str) -> list[Path] | None:
     """The files of a local source; None when `source` is a hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and readers.kind(file) in CORPUS_FILES)
-        if not files:
-            raise UserError(f"nothing to read in the folder {path}: no file ends in {readers.suffixes(CORPUS_FILES)}")
-        return files
+        return _files_in(path)
     if path.exists():
-        readers.check_file(path, CORPUS_FILES)
+        readers.check_file(path, CORPUS)
         return [path]
-    if readers.kind(path) or not HUB_ID.fullmatch(source):
+    if streams.kind(path) or not HUB_ID.fullmatch(source):
         raise UserError(f"no such file or folder: {source}")
     return None
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files of a folder and its subfolders: those of `FIRST`, or, where there is none, of all other formats."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and streams.kind(file) in CORPUS)
+    # Beside its data, `datasets` keeps descriptions in a saved folder, and copies that it made in working with it.
+    saved = {file.parent for file in files if file.name == columnar.STATE and any(file.parent.glob("*.arrow"))}
+    data = {file for inner in saved for file in columnar.data_files(inner)}
+    files = [file for file in files if file in data or not (file.parent in saved or file.name == columnar.SPLITS)]
+    first = [file for file in files if FIRST.search(file.name)]
+    if not files:
+        raise UserError(f"nothing to read in the folder {folder}: no file ends in {suffixes(CORPUS)}")
+    if first and len(first) < len(files):
+        other = next(file.name for file in files if file not in first)
+        console.print(
+            f"{folder}: {len(first)} of {len(files)} files are read, those in .txt, .jsonl, .json or .parquet; "
+            f"put the others, such as {other}, into a folder of their own to read them",
+            markup=False,
+            soft_wrap=True,
+        )
+    return first or files

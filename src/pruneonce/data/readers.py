@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import difflib
-import json
-import lzma
-import zlib
-from collections.abc import Collection, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from pruneonce.errors import UserError
-
-SUFFIXES = {
-    ".txt": "text",
-    ".conll": "conll",
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
-COMPRESSIONS = (".gz", ".bz2", ".xz")
+from pruneonce.config.formats import COLUMNAR, suffixes
+from pruneonce.console import asking_hub
+from pruneonce.data import class_names, columnar, json_rows
+from pruneonce.data.streams import MOST_BYTES, first_line, kind, lines
+from pruneonce.errors import MissingColumnError, UserError
 
 Record = dict[str, Any]
-
-
-def kind(path: Path) -> str | None:
-    """Format of a file by its suffix: `text`, `conll`, `json` (one object a line), `csv` or `parquet`, else None.
-
-    All formats but Parquet, which compresses by itself, may carry one more suffix of `COMPRESSIONS`.
-    """
-    if path.suffix.lower() in COMPRESSIONS:
-        inner = SUFFIXES.get(Path(path.stem).suffix.lower())
-        return None if inner == "parquet" else inner
-    return SUFFIXES.get(path.suffix.lower())
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 def check_file(path: Path, kinds: Collection[str]) -> None:
-    """Raise a `UserError` unless `path` is a file of one of `kinds`."""
-    if path.is_dir():
+    """Raise a `UserError` unless `path` is a file, or saved folder, of one of the formats `kinds`."""
+    if (path / columnar.SPLITS).is_file():
+        splits = sorted(str(split) for split in path.iterdir() if split.is_dir())
+        raise UserError(f"{path} holds several splits; give one of them: {', '.join(splits)}")
+    if path.is_dir() and not (kind(path) == "saved" and "saved" in kinds):
         raise UserError(f"{path} is a folder; give a file")
     if not path.exists():
         raise UserError(f"no such file: {path}")
@@ -56,15 +37,11 @@ def check_file(path: Path, kinds: Collection[str]) -> None:
         raise UserError(f"cannot read {path}: its name has to end in {suffixes(kinds)}")
 
 
-def suffixes(kinds: Collection[str]) -> str:
-    """Phrase that lists the suffixes of `kinds`, for a message."""
-    plain = ", ".join(suffix for suffix, name in SUFFIXES.items() if name in kinds)
-    return f"{plain} (all but .parquet also with {', '.join(COMPRESSIONS)})"
-
-
 def place(path: Path, number: int) -> str:
     """Phrase that names the place of a record, for a message."""
-    return f"{path}, {'row' if kind(path) == 'parquet' else 'line'} {number}"
+    format = kind(path)
+    has_lines = format not in COLUMNAR and not (format == "json" and json_rows.is_list(path))
+    return f"{path}, {'line' if has_lines else 'row'} {number}"
 
 
 def require(columns: Iterable[str], existing: Iterable[str], where: str) -> None:
@@ -74,73 +51,84 @@ def require(columns: Iterable[str], existing: Iterable[str], where: str) -> None
         if column not in existing:
             near = difflib.get_close_matches(column, existing, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{where}: no column {column!r}, only {', '.join(map(repr, existing))}{hint}")
+            raise MissingColumnError(f"{where}: no column {column!r}, only {', '.join(map(repr, existing))}{hint}")
 
 
 # -- streams ------------------------------------------------------------------------------------------------
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield `(line number from 1, line with its end)` of a UTF-8 file, decompressed on the way.
-
-    Lines are decoded one by one, so that the number of a bad line is exact.
-    """
-    number = 0
-    try:
-        with fsspec.open(str(path), "rb", compression="infer") as file:
-            for number, raw in enumerate(file, 1):
-                yield number, (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{place(path, number)}: not UTF-8; convert the file to UTF-8") from None
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"cannot read {path} after line {number}: {_first_line(error)}") from None
-
-
 def records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]:
-    """Yield `(line or row number from 1, record)` of a JSON, CSV or Parquet file; each record has all `columns`."""
-    readers = {"json": _json_records, "csv": _csv_records, "parquet": _parquet_records}
+    """Yield `(line or row number from 1, record)` of a table; each record has all `columns`.
+
+    Raises:
+        UserError: the file cannot be read; it lacks one of `columns`, or has it twice.
+    """
+    readers: dict[str, Callable[[Path, list[str]], Iterator[tuple[int, Record]]]] = {
+        **dict.fromkeys(COLUMNAR, _columnar_records),
+        **dict.fromkeys(DELIMITERS, _csv_records),
+        "json": _json_records,
+    }
     check_file(path, readers)
     return readers[kind(path) or ""](path, columns)
 
 
 def _json_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]:
-    for number, line in lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{place(path, number)}: broken JSON, {error}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{place(path, number)}: not a JSON object; write one object a line")
-        require(columns, record, place(path, number))
+    for number, record in json_rows.rows(path, columns):
+        if not record.keys() >= set(columns):
+            require(columns, record, place(path, number))
         yield number, record
 
 
 def _csv_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]:
-    reader = csv.DictReader((line for _, line in lines(path)), strict=True)
+    format = kind(path) or ""
+    reader = csv.reader((line for _, line in lines(path)), strict=True, delimiter=DELIMITERS[format])
+    header: list[str] | None = None
+    while (row := _csv_row(reader, path)) is not None:
+        if not row:
+            continue
+        if header is None:
+            header = row
+            _check_header(columns, header, str(path))
+            continue
+        at = f"{path}, line {reader.line_num}"
+        if len(row) != len(header):
+            raise UserError(f"{at}: not as many fields as the header has")
+        if format == "tsv" and any("\n" in field for field in row):
+            raise UserError(
+                f"{at}: a field in quotes goes on over the end of a line; if quotes are plain characters in this file, "
+                "write it as JSON lines, and if not, as CSV"
+            )
+        yield reader.line_num, dict(zip(header, row, strict=True))
+
+
+def _csv_row(reader: Any, path: Path) -> list[str] | None:
+    """Return the next row; None after the last one. Fields may be as long as any text, see `MOST_BYTES`."""
+    usual = csv.field_size_limit(MOST_BYTES)
     try:
-        require(columns, reader.fieldnames or columns, str(path))  # a file with no header at all is empty
-        for record in reader:
-            if None in record or None in record.values():
-                raise UserError(f"{place(path, reader.line_num)}: not as many fields as the header has")
-            yield reader.line_num, record
+        row: list[str] | None = next(reader, None)
     except csv.Error as error:
-        broken = reader.reader.line_num  # DictReader's own number counts only the lines before the fault
-        raise UserError(f"{place(path, broken)}: broken CSV, {error}") from None
+        reason = str(error)
+        if "field limit" in reason:
+            reason = f"a field is longer than {MOST_BYTES >> 20} MiB; is a quote left open?"
+        raise UserError(f"{path}, line {reader.line_num}: broken CSV, {reason}") from None
+    finally:
+        csv.field_size_limit(usual)
+    return row
 
 
-def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            require(columns, file.schema_arrow.names, str(path))
-            for batch in file.iter_batches(batch_size=1000, columns=columns):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot read {path} after row {number}: {_first_line(error)}") from None
+def _columnar_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Record]]:
+    _check_header(columns, columnar.schema(path).names, str(path))
+    return columnar.rows(path, columns)
+
+
+def _check_header(columns: list[str], header: list[str], where: str) -> None:
+    """Raise a `UserError` where one of `columns` is missing or comes twice."""
+    require(columns, header, where)
+    for column in columns:
+        if header.count(column) > 1:
+            raise UserError(
+                f"{where}: the header has the column {column!r} {header.count(column)} times; rename all but one"
+            )
 
 
 # -- the hub ------------------------------------------------------------------------------------------------
@@ -148,7 +136,8 @@ def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Reco
 
 @contextmanager
 def hub_faults(source: str) -> Iterator[None]:
-    """Turn the exceptions of `datasets` about `source` into a `UserError` of one line."""
+    """Say that the hub is asked for `source`, and turn the exceptions of `datasets` into a `UserError` of one line."""
+    asking_hub(source)
     try:
         yield
     except ConnectionError:
@@ -157,7 +146,7 @@ def hub_faults(source: str) -> Iterator[None]:
             "correct the path, or go online"
         ) from None
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise UserError(f"cannot load {source!r} from the Hugging Face hub: {_first_line(error)}") from None
+        raise UserError(f"cannot load {source!r} from the Hugging Face hub: {first_line(error)}") from None
 
 
 def hub_records(source: str, subset: str | None, split: str, column: str) -> Iterator[tuple[int, Record]]:
@@ -168,11 +157,29 @@ def hub_records(source: str, subset: str | None, split: str, column: str) -> Ite
             yield number, record
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
 # -- tables -------------------------------------------------------------------------------------------------
+
+
+class Places(Sequence[str]):
+    """Names of the places of a file's records, each made when it is asked for."""
+
+    def __init__(self, path: Path, numbers: Iterable[int]):
+        self.path = path
+        self.numbers = array("q", numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [place(self.path, number) for number in self.numbers[row]]
+        return place(self.path, self.numbers[row])
 
 
 @dataclass(frozen=True)
@@ -188,7 +195,7 @@ class Table:
 
     name: str
     columns: dict[str, list[Any]]
-    places: list[str] | None = None
+    places: Sequence[str] | None = None
     class_names: dict[str, list[str]] = field(default_factory=dict)
 
     def place(self, row: int) -> str:
@@ -197,10 +204,15 @@ class Table:
 
 
 def read_file(path: Path, columns: list[str]) -> Table:
-    """Read `columns` of a JSON, CSV or Parquet file."""
-    numbered = list(records(path, columns))
-    values = {column: [record[column] for _, record in numbered] for column in columns}
-    return _not_empty(Table(str(path), values, [place(path, number) for number, _ in numbered]))
+    """Read `columns` of a file, or saved folder, of any format that is a table."""
+    values: dict[str, list[Any]] = {column: [] for column in columns}
+    numbers = array("q")
+    for number, record in records(path, columns):
+        numbers.append(number)
+        for column in columns:
+            values[column].append(record[column])
+    names = class_names.of_schema(columnar.schema(path)) if kind(path) in COLUMNAR else {}
+    return _not_empty(Table(str(path), values, Places(path, numbers), names))
 
 
 def read_hub(source: str, subset: str | None, split: str, columns: list[str], cache: Path) -> Table:

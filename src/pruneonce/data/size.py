@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pruneonce.data import packing
+from pruneonce.config.formats import COMPRESSIONS
+from pruneonce.data import json_rows, packing, streams
 from pruneonce.errors import UserError
 from pruneonce.recipe import Corpus
 
@@ -35,12 +36,19 @@ def count_blocks(corpus: Corpus, tokenizer: Any) -> tuple[int | None, str]:
             if blocks < 2:
                 raise UserError(f"the corpus {corpus.source!r} is too small: {blocks} blocks, where two are needed")
             return blocks, "counted"
-        if all(file.suffix.lower() in (".txt", ".jsonl", ".json") for file in files):
+        if all(map(_has_texts_in_lines, files)):
             return _estimate(corpus, files, size, words)
     if corpus.max_tokens is not None:
         capacity = corpus.block_length - sum(map(len, packing.frame(words)))
         return corpus.max_tokens // capacity, "if it has as many tokens as `corpus.max_tokens`"
-    return None, "cannot be told without reading all of it: it is compressed, Parquet, or on the hub"
+    return None, "cannot be told without reading all of it: it is compressed, in columns, or on the hub"
+
+
+def _has_texts_in_lines(file: Path) -> bool:
+    """Return whether the first lines of a file are a file of the same format."""
+    is_plain = file.suffix.lower() not in COMPRESSIONS and streams.encoding_of(file).startswith("utf-8")
+    format = streams.kind(file)
+    return is_plain and (format == "text" or (format == "json" and not json_rows.is_list(file)))
 
 
 def _estimate(corpus: Corpus, files: list[Path], size: int, words: Tokenizer) -> tuple[int, str]:

@@ -12,9 +12,7 @@ first: in the order of the file, a model with equal scores everywhere would be p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,35 +44,40 @@ def ndcg(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:
     trec_eval's and hence BEIR's `ndcg_cut_10` (https://arxiv.org/abs/2104.08663), not 2^relevance - 1; for
     relevances of 0 and 1 these are the same.
     """
-    groups = _ranked(scores, relevances)
+    gains, sizes = _ranked(scores, relevances)
     # The mean of a sum is the sum of means: each rank of a tie gets the mean relevance of the tie.
-    expected = np.array([np.mean(group) for group in groups for _ in group])[:cut]
-    best = np.sort([relevance for group in groups for relevance in group])[::-1][:cut]
+    starts = np.cumsum(sizes) - sizes
+    expected = np.repeat(np.add.reduceat(gains, starts) / sizes, sizes)[:cut] if len(gains) else gains
+    best = np.sort(gains)[::-1][:cut]
     discounts = 1 / np.log2(np.arange(2, len(best) + 2))
     return float(expected @ discounts / (best @ discounts)) if best.any() else 0.0
 
 
 def reciprocal_rank(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:
     """Reciprocal rank of the first relevant candidate of one query, 0 to 1; 0 if the rank is beyond the cut."""
-    before = 0
-    for group in _ranked(scores, relevances):
-        size, relevant = len(group), int(np.count_nonzero(group))
-        if relevant:
-            # In a random order of the tie, its first relevant candidate is at place i, from 1, with a probability of
-            # C(size - i, relevant - 1) / C(size, relevant): the other relevant candidates are at later places.
-            places = range(1, min(size - relevant + 1, cut - before) + 1)
-            ways = math.comb(size, relevant)
-            return sum(math.comb(size - i, relevant - 1) / ways / (before + i) for i in places)
-        before += size
-    return 0.0
+    gains, sizes = _ranked(scores, relevances)
+    ends = np.cumsum(sizes)
+    if not gains.any():
+        return 0.0
+    tie = int(np.searchsorted(ends, np.flatnonzero(gains)[0], side="right"))  # the first with a relevant candidate
+    size, before = int(sizes[tie]), int(ends[tie] - sizes[tie])
+    relevant = int(np.count_nonzero(gains[before : before + size]))
+    # In a random order of the tie, its first relevant candidate is at place i, from 1, with the probability that the
+    # places before it are not relevant, and it is: none of the `relevant` ones is drawn in i - 1 draws, then one is.
+    value, none_yet = 0.0, 1.0
+    for place in range(1, min(size - relevant + 1, cut - before) + 1):
+        left = size - place + 1
+        value += none_yet * relevant / left / (before + place)
+        none_yet *= 1 - relevant / left
+    return value
 
 
-def _ranked(scores: ArrayLike, relevances: ArrayLike) -> list[list[float]]:
-    """Relevances by descending score, grouped by equal score."""
+def _ranked(scores: ArrayLike, relevances: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Relevances [n] by descending score, and the sizes of the ties of equal score, in that order."""
     scores = np.nan_to_num(np.asarray(scores, dtype=np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     gains = np.maximum(np.asarray(relevances, dtype=np.float64), 0)
     if scores.shape != gains.shape or scores.ndim != 1:
         raise ValueError(f"{scores.shape} scores for {gains.shape} relevances; both have to be [n]")
     order = np.argsort(-scores, kind="stable")
-    ties = groupby(order.tolist(), key=lambda candidate: scores[candidate])
-    return [[float(gains[candidate]) for candidate in tie] for _, tie in ties]
+    _, sizes = np.unique(-scores, return_counts=True)
+    return gains[order], sizes

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from pruneonce.console import asking_hub
 from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
 
@@ -112,7 +113,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def must_exist(source: str | Path) -> None:
-    """Refuse a local path without a model, which transformers would take for a hub id.
+    """Refuse a local path without a model, which transformers would take for a hub id; say that the hub is asked.
 
     Raises:
         UserError: there is no model folder at the path.
@@ -124,6 +125,8 @@ def must_exist(source: str | Path) -> None:
         raise UserError(f"{text} is not a model folder: it has no {CONFIG}")
     if looks_local and not path.is_dir():
         raise UserError(f"no model folder at {text}")
+    if not path.is_dir():
+        asking_hub(text)
 
 
 def must_be_bounded(source: str | Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
+from pruneonce.config.pattern import Pattern
 from pruneonce.models import load_config, load_tokenizer
 from pruneonce.recipe import Gradual, Prepare, Prune, Task, Training, Transfer, changed
 from pruneonce.stages.corpus_blocks import CorpusBlocks
@@ -43,7 +44,8 @@ def usual(settings: Training) -> Training:
     """Return `settings` without the keys that leave a step's time and memory alone: equal ones are measured once."""
     changes: dict[str, Any] = {**USUAL, "accumulate": min(2, settings.accumulate)}
     if isinstance(settings, (Prune, Gradual)):
-        changes |= USUAL_SPARSIFICATION
+        sparsity = max(USUAL_SPARSIFICATION["sparsity"], Pattern.parse(settings.pattern).least_sparsity)
+        changes |= {**USUAL_SPARSIFICATION, "sparsity": sparsity}
     if isinstance(settings, Prepare):
         changes |= {"head_steps": MOST}
     return changed(settings, changes)  # type: ignore[no-any-return]

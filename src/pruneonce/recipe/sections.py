@@ -6,10 +6,12 @@ below 1 they are a fraction of the stage's steps, from 1 on they are steps.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pruneonce.config.formats import CORPUS, suffixes
 from pruneonce.config.pattern import Pattern
 from pruneonce.config.section import Section
 from pruneonce.plugins import engine_names, format_names, installed_engines
@@ -29,12 +31,12 @@ class Corpus(Section):
     """Unlabelled text for `prepare` and `prune`: where it is, and how it is cut into blocks."""
 
     source: str = Field(
-        description="File, folder of files, or hub id. Files are .txt (a document a line), .jsonl or .json (an object "
-        "a line) and .parquet; all but Parquet may be compressed (.gz, .bz2, .xz)."
+        description=f"File, folder of files, or hub id. Files end in {suffixes(CORPUS)}. A folder may also be one that "
+        "`datasets` saved."
     )
     subset: str | None = Field(None, description="Configuration of a hub data set, such as 20231101.en.")
     split: str = Field("train", description="Split of a hub data set.")
-    column: str = Field("text", description="Column with the text in JSONL, Parquet and hub data.")
+    column: str = Field("text", description="Column with the text, in all files but .txt, and in hub data.")
     block_length: int = Field(128, ge=8, description="Tokens in a training block, special tokens included.")
     max_tokens: int | None = Field(
         None, ge=1, description="Tokens to read at most. Without it, all of the text is read."
@@ -156,6 +158,13 @@ class Zeros(Section):
         "outputs x inputs such as `1x4`, or N:M such as `2:4`. An error where `sparsity` is below that of N:M.",
     )
 
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _is_quoted(cls, pattern: Any) -> Any:
+        if isinstance(pattern, int):
+            raise ValueError('a pattern such as "2:4" wants quotes: without them YAML reads it as a number')
+        return pattern
+
     @field_validator("pattern")
     @classmethod
     def _is_a_pattern(cls, pattern: str) -> str:
@@ -165,7 +174,10 @@ class Zeros(Section):
     def _reaches_the_pattern(self) -> Zeros:
         least = Pattern.parse(self.pattern).least_sparsity
         if self.sparsity < least:
-            raise ValueError(f"`pattern: {self.pattern}` has at least {least:.0%} of zeros; raise `sparsity` to it")
+            above = math.ceil(round(1e4 * least, 6)) / 1e4
+            raise ValueError(
+                f"`pattern: {self.pattern}` has at least {100 * above:g}% of zeros; raise `sparsity` to {above:g}"
+            )
         return self
 
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from pruneonce.config.validation import KIND, validate
 from pruneonce.errors import UserError
@@ -86,6 +87,22 @@ class TextTask(Task):
         return {**self.splits(), **({"unlabelled": self.unlabelled} if self.unlabelled else {})}
 
 
+def _quoted(labels: Any) -> Any:
+    """Refuse names that YAML reads as other values.
+
+    Raises:
+        ValueError: a name is none.
+    """
+    if isinstance(labels, list) and any(not isinstance(name, str) for name in labels):
+        read = json.dumps(next(name for name in labels if not isinstance(name, str)), default=str)
+        raise ValueError(f'names want quotes, such as ["no", "yes"]: without them YAML reads one as {read}')
+    return labels
+
+
+# Names of classes, in order.
+Names = Annotated[list[str], BeforeValidator(_quoted)]
+
+
 class Classification(TextTask):
     """One class out of several, for a text or a pair of texts."""
 
@@ -99,9 +116,9 @@ class Classification(TextTask):
         None, description="Column with the second text of a pair. Without it, there are no pairs."
     )
     label: str = Field("label", description="Column with the label: a name, or a number from 0.")
-    labels: list[str] | None = Field(
+    labels: Names | None = Field(
         None,
-        description="Label names in order. Without it, the names of the hub data set or those in the training data.",
+        description="Label names in order. Without it, those in the metadata of the data, or in the training data.",
     )
     metric: str = Field(
         "accuracy",
@@ -165,9 +182,9 @@ class TokenClassification(Task):
     kind: Literal["token-classification"] = Field("token-classification", description="A tag for each word.")
     tokens: str = Field("tokens", description="Column with the list of words.")
     tags: str = Field("tags", description="Column with the list of their tags: names, or numbers from 0.")
-    labels: list[str] | None = Field(
+    labels: Names | None = Field(
         None,
-        description="Tag names in order. Without it, the names of the hub data set or those in the training data.",
+        description="Tag names in order. Without it, those in the metadata of the data, or in the training data.",
     )
     metric: str = Field(
         "f1",

@@ -15,10 +15,11 @@ from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
 from pruneonce.report import comparison, plots, speed
 from pruneonce.report.recovery import Results, recoveries_of
 from pruneonce.system.durable import read_json, write_text
-from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, tenths
+from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, shown, tenths
 
 __all__ = ["of_seeds", "verdict", "write_report"]
 
+MOST_CURVES = 40  # stages whose training is drawn; a picture takes a tenth of a second, and 20 kB
 RIVALS = {name: arm.title for name, arm in ARMS.items() if arm.role == "rival"}
 
 
@@ -32,6 +33,7 @@ def write_report(run: Path) -> Path:
         UserError: there is no summary, or it is damaged.
     """
     summary = read_json(run / "summary.json")
+    summary = _clean(summary)
     if not isinstance(summary, dict):
         raise UserError(f"no summary.json in {run}; make one with `pruneonce run RECIPE --output {run}`")
     environment = Environment(
@@ -45,6 +47,15 @@ def write_report(run: Path) -> Path:
     file = run / "report.html"
     write_text(file, page)
     return file
+
+
+def _clean(value: Any) -> Any:
+    """Return a value of JSON whose texts have no characters that a page or a terminal obeys."""
+    if isinstance(value, dict):
+        return {shown(key): _clean(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
@@ -145,10 +156,10 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         for arm, result in arms.items()
         for split, measured in (result.get("all") or {}).items()
     ]
+    trained = [(i, stage) for i, stage in enumerate(stages) if stage.get("history")]
     training = [
         {"name": stage["name"], "plot": plots.curves(stage["history"], _arm_of(stage), f"curves{i}")}
-        for i, stage in enumerate(stages)
-        if stage.get("history")
+        for i, stage in trained[:MOST_CURVES]
     ]
     return {
         "summary": {"description": "", "model": "", **summary},
@@ -169,6 +180,7 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": list(dict.fromkeys(metric for row in measures for metric in row["measured"])),
         "heatmap": plots.heatmap(layers, "layers") if layers else "",
         "training": [stage for stage in training if stage["plot"]],
+        "not_drawn": max(0, len(trained) - MOST_CURVES),
         "stages": [_training_row(stage) for stage in stages],
         "total": _training_row({key: sum(s.get(key) or 0 for s in stages) for key in ("steps", "tokens", "seconds")}),
         "speed": speed.section(summary.get("benchmark")),
@@ -228,6 +240,7 @@ def _facts(summary: Mapping[str, Any], results: Results) -> dict[str, str]:
 
 def _training_row(stage: Mapping[str, Any]) -> dict[str, Any]:
     seconds, tokens = stage.get("seconds") or 0, stage.get("tokens") or 0
+    losses = [point["loss"] for point in stage.get("history") or [] if point.get("loss") is not None]
     return {
         "name": stage.get("name"),
         "how": _method_and_pattern(stage),
@@ -235,6 +248,7 @@ def _training_row(stage: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": f"{tokens:,}",
         "minutes": f"{seconds / 60:.1f}",
         "speed": f"{tokens / seconds:,.0f}" if seconds and tokens else "-",
+        "loss": f"{losses[-1]:.4g}" if losses else "",
     }
 
 

@@ -33,6 +33,7 @@ from pruneonce.system import distributed, durable, locks
 from pruneonce.system.libraries import quiet
 from pruneonce.tasks import kind_of, loaded
 from pruneonce.training import checkpoints
+from pruneonce.training.reporting import check_report_to
 from pruneonce.wording import listed
 
 
@@ -168,6 +169,7 @@ def _check_deployment(recipe: Recipe) -> None:
             f"`benchmark.engines` has {listed(engines)} alone, which runs no quantized model; "
             f"add {listed(integer_engines, 'or')}"
         )
+    check_report_to(recipe.report_to)
     for engine in engines:
         require(engine)
     if recipe.benchmark:

@@ -49,7 +49,7 @@ def sweep(settings: Swept, output: Path, train: Train, measure: Measure, metric:
         try:
             train(candidates[number], place)
         except DivergedError as error:
-            console.print(f"  lost: {error}", markup=False, soft_wrap=True)
+            console.print(f"  lost: {error}", soft_wrap=True)
         record = distributed.by_first(partial(_record, output, points, record, place, measure))
     best = record["chosen"]
     if best is None:
@@ -57,7 +57,7 @@ def sweep(settings: Swept, output: Path, train: Train, measure: Measure, metric:
             f"no candidate for {output} has a value of {metric}; sweep lower `learning_rate`s in another folder"
         )
     value = f"{metric} {record['candidates'][best]['value']:.4f} on dev"
-    console.print(f"  {output.name}: of {len(points)} the best is {_as_text(points[best])} ({value})", markup=False)
+    console.print(f"  {output.name}: of {len(points)} the best is {_as_text(points[best])} ({value})")
     distributed.by_first(lambda: _move(_place(output, best, len(points)), output))
     model = train(candidates[best], output)  # skips the training, which is finished
     distributed.by_first(lambda: shutil.rmtree(_folder(output), ignore_errors=True))

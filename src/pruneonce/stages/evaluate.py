@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pruneonce import quantization
+from pruneonce.console import note
 from pruneonce.engines import engine_of, open_engine
 from pruneonce.errors import UserError
 from pruneonce.models import load_config, load_tokenizer
@@ -21,11 +22,17 @@ from pruneonce.storage import as_folder
 from pruneonce.system import distributed
 from pruneonce.tasks import Batch, Collate, Kind, kind_of, loaded
 from pruneonce.tasks.kind import Array
+from pruneonce.tasks.labels import names_of
 from pruneonce.tasks.prediction import in_batches, predict
 
 
 def evaluate(
-    model: str | Path, task: Task, *, splits: list[str] | None = None, cache: Path | None = None
+    model: str | Path,
+    task: Task,
+    *,
+    splits: list[str] | None = None,
+    cache: Path | None = None,
+    names_of_model: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Return `{split: {metric: value}}` of a task model on `dev` and on the task's `test` and further splits.
 
@@ -35,6 +42,11 @@ def evaluate(
 
     Args:
         model: a model folder (or hub id), an exported folder, or a packed file, FILE or FILE/MEMBER.
+        task: the task. Where its classes stand in another order than the model's, names are looked up.
+        splits: those to measure on; None: all but `train`.
+        cache: folder that hub data is downloaded to.
+        names_of_model: take the names of the classes from the model where the task gives no `labels`; otherwise they
+            come from the training data.
 
     Raises:
         UserError: a mistake in the model or the task; the model's labels are not the task's, or `max_length` is more
@@ -43,10 +55,14 @@ def evaluate(
     with as_folder(model) as folder, TemporaryDirectory() as scratch:
         check_length(task.max_length, folder, "max_length")
         device = distributed.start(seed=0)
-        kind = kind_of(task).for_model(folder)
+        kind, config = kind_of(task).for_model(folder), load_config(folder)
+        if names_of_model and "labels" in type(task).model_fields:
+            kind.of_model = names_of(config, str(model))
         task_data = loaded.load(kind, cache or Path(scratch))
         data = task_data.data
-        kind.check_model(load_config(folder), data, str(model))
+        kind = kind.reading(config, data, str(model))
+        if data.classes is not None and (task_data.is_new or kind.order):
+            note(data.classes.line(names_of(config, str(model))))
         engine = engine_of(model)
         run = _in_engine(model, kind, engine) if engine else _in_torch(model, kind, device)
         tokenizer = load_tokenizer(folder)
@@ -57,6 +73,8 @@ def evaluate(
                 raise UserError(f"the task has no split {split!r}")
             rows, examples = data.splits[split], task_data.examples(split, tokenizer)
             measures[split] = {**kind.measure(run(examples, collate), rows, examples), "examples": len(rows)}
+            if undefined := kind.undefined(rows, data):
+                note(f"{split}: {undefined}")
     return measures
 
 

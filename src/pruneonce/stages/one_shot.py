@@ -53,7 +53,7 @@ def one_shot(
         kind = kind_of(task).for_model(model)
         pruned = kind.load_finished(model).to(device)
         data = distributed.first_then_all(lambda: loaded.load(kind, build.cache_in(begun)))
-        kind.check_model(pruned.config, data.data, str(model))
+        kind = kind.reading(pruned.config, data.data, str(model))
         examples = data.examples("train", tokenizer, training=True)
         order = PassesByLength(examples, len(examples), seed, settings.batch_size)
         weights = prunable_weights(pruned)

@@ -16,13 +16,14 @@ from typing import Any
 from torch import nn
 
 from pruneonce import training
-from pruneonce.console import console
+from pruneonce.console import console, styled
 from pruneonce.errors import InUseError, UserError
 from pruneonce.models import BEGUN, content_key, dropouts, load_config, read_provenance, remove_scratch, save_model
 from pruneonce.recipe import Section
 from pruneonce.sparsity import inspect_module
 from pruneonce.system import distributed, durable, locks
 from pruneonce.training import Job, Trained
+from pruneonce.training.reporting import check_report_to
 
 
 def is_finished(output: Path, key: str) -> bool:
@@ -35,7 +36,7 @@ def _is_finished(output: Path, key: str) -> bool:
     if not provenance or provenance.get("key") != key:
         return False
     remove_scratch(output)
-    console.print(f"  [dim]{output}: already made[/dim]", soft_wrap=True)
+    console.print(styled("  [dim]{output}: already made[/dim]", output=output), soft_wrap=True)
     return True
 
 
@@ -109,6 +110,9 @@ class Build:
     seed: int
     cache: Path | None = None
     report_to: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_report_to(self.report_to)
 
     def cache_in(self, begun: Path) -> Path:
         """Return the cache, which is inside the unfinished folder unless there is another."""

@@ -25,6 +25,7 @@ class ProductQuantizeStage(TaskStage[ProductQuantize]):
     """Distillation into a model whose weights go onto codebooks meanwhile, its zeros locked."""
 
     name = "product-quantize"
+    has_head = True
 
     def sparsifier(self, job: Job, settings: ProductQuantize, seed: int) -> OnCodebooks:
         groups = groups_of(job.model, settings)

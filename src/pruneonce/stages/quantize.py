@@ -23,6 +23,7 @@ class QuantizeStage(TaskStage[Quantize]):
     """Distillation with fake quantization; zeros stay zeros."""
 
     name = "quantize"
+    has_head = True
 
     def change_model(self, model: nn.Module, settings: Quantize) -> None:
         start_learning(model, settings, settings.averaging)

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from pruneonce.console import console
 from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
@@ -24,6 +25,7 @@ from pruneonce.stages import keys
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
 from pruneonce.tasks import Kind, TaskData, kind_of, loaded
+from pruneonce.tasks.labels import corresponding, first_few, names_of
 from pruneonce.tasks.objectives import distilled_objective, task_objective
 from pruneonce.training import Job, examples_of, frozen_teacher, total_steps
 from pruneonce.training.sparsifier import Sparsifier
@@ -52,6 +54,7 @@ class TaskStage(Generic[S]):
     """A stage that trains a model on a task. A subclass adds its changes to the model, its masks, and its files."""
 
     name: ClassVar[str]  # in keys, provenance and progress lines
+    has_head: ClassVar[bool] = False  # the model to start from was trained on the task, and keeps its head
 
     def change_model(self, model: nn.Module, settings: S) -> None:
         """Change the model before it is trained, in place."""
@@ -106,7 +109,10 @@ class TaskStage(Generic[S]):
             teaching = kind.load_model(teacher, **head) if head_may_be_new else kind.load_finished(teacher)
             assert isinstance(settings, Transfer)
             _freeze_what_is_not_taught(kind, student, settings)
-            objective = distilled_objective(kind, frozen_teacher(teaching, device), settings, kind.for_model(teacher))
+            reader = kind.for_model(teacher)
+            if not head_may_be_new:
+                reader = reader.reading(load_config(teacher), inputs.data, f"the teacher {teacher}")
+            objective = distilled_objective(kind, frozen_teacher(teaching, device), settings, reader)
         self.change_model(student, settings)
         steps = total_steps(settings, len(examples))
         job = Job(
@@ -140,6 +146,8 @@ class TaskStage(Generic[S]):
             kind = kind_of(task).for_model(model)
             kind.check_settings(settings)
             inputs = _read(kind, load_tokenizer(model), build.cache_in(begun), teacher)
+            if self.has_head:
+                _check_order(inputs, model)
             if teacher is not None:
                 assert isinstance(settings, Transfer)
                 check_teacher(kind, teacher, inputs.data, load_config(model), settings)
@@ -153,8 +161,26 @@ class TaskStage(Generic[S]):
 def _read(kind: Kind[Any], tokenizer: Any, cache: Path, teacher: str | Path | None) -> TaskExamples:
     """Return the examples to train on; with a teacher, unlabelled examples are among them."""
     task = distributed.first_then_all(lambda: loaded.load(kind, cache))
+    if task.data.classes is not None and task.is_new:
+        console.print(f"  {task.data.classes.line()}", soft_wrap=True)
     examples = task.examples("train" if teacher is None else loaded.TAUGHT, tokenizer, training=True)
     return TaskExamples(kind, task.data, examples, tokenizer)
+
+
+def _check_order(inputs: TaskExamples, model: str | Path) -> None:
+    """Refuse a model whose head has the task's classes in another order.
+
+    Raises:
+        UserError: the order differs.
+    """
+    classes, config = inputs.data.classes, load_config(model)
+    if classes is None or not corresponding(classes.names, names := names_of(config, str(model))):
+        return
+    if classes.order_in(names, str(model)):
+        raise UserError(
+            f"{model} has the labels in the order {first_few(names)}, the task in the order "
+            f"{first_few(classes.names)}; give `labels` of the task the model's order"
+        )
 
 
 def _freeze_what_is_not_taught(kind: Kind[Any], student: nn.Module, settings: Transfer) -> None:

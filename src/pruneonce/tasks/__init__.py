@@ -3,11 +3,16 @@
 The settings of a kind, and the list of kinds, are in `pruneonce.recipe.tasks`.
 """
 
+from collections.abc import Collection
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pruneonce.recipe import KINDS, Task
+from pruneonce.system.durable import read_json
 from pruneonce.tasks.kind import Batch, Collate, Kind, TaskData
+
+NOTES = "config_sentence_transformers.json"
 
 __all__ = ["Batch", "Collate", "Kind", "TaskData", "kind_class", "kind_for", "kind_of"]
 
@@ -23,6 +28,17 @@ def kind_of(task: Task) -> Kind[Any]:
     return kind_class(task.kind)(task)
 
 
-def kind_for(config: Any) -> str:
-    """Return the kind of a model's configuration, as far as it shows; else the first kind."""
-    return next((kind for kind in KINDS if kind_class(kind).is_for(config)), next(iter(KINDS)))
+def kind_for(config: Any, keys: Collection[str] = (), folder: str | Path = "") -> str:
+    """Return the kind of a model's configuration, as far as it shows; else the first kind.
+
+    Args:
+        config: configuration of the model.
+        keys: keys given for the task; columns of texts, not of queries and passages, make a reranker a regression, as
+            models of sentence similarity have the same configuration.
+        folder: the model's folder, in which sentence-transformers notes a `CrossEncoder`.
+    """
+    kind = next((kind for kind in KINDS if kind_class(kind).is_for(config)), next(iter(KINDS)))
+    noted = read_json(Path(folder) / NOTES) if folder else None
+    if kind == "regression" and isinstance(noted, dict) and noted.get("model_type") == "CrossEncoder":
+        kind = "reranking"
+    return "regression" if kind == "reranking" and {"text", "text_pair"} & set(keys) else kind

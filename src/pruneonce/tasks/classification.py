@@ -17,7 +17,7 @@ from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue
 from pruneonce.recipe import Classification
 from pruneonce.tasks.kind import Array, TaskData, architecture
-from pruneonce.tasks.labels import class_names, class_numbers
+from pruneonce.tasks.labels import Classes
 from pruneonce.tasks.texts import LabelledTexts
 
 METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation"]
@@ -36,18 +36,18 @@ class ClassificationKind(LabelledTexts[Classification]):
     def load(self, cache: Path) -> TaskData:
         """Read and check all splits, as `Kind.load`.
 
-        A label is a name or a number from 0. The names are the recipe's, else those that hub data comes with, else the
-        sorted names (or the numbers) in the training data.
+        A label is a name or a number, see `pruneonce.tasks.labels`.
         """
         task = self.task
         tables = {split: self.read(where, self._columns(), cache) for split, where in task.splits().items()}
         train = tables["train"]
-        labels = class_names(task.labels, train, task.label, enumerate(train.columns[task.label]))
+        classes = Classes.of(task.labels, self.of_model, train, task.label, enumerate(train.columns[task.label]))
+        labels = classes.names
         self.check_metric(_metrics_for(len(labels)), f"a task of {len(labels)} classes")
-        splits = {split: self._checked(table, labels) for split, table in tables.items()}
-        if len(set(splits["train"]["label"][:])) < 2:
+        splits = {split: self._checked(table, classes) for split, table in tables.items()}
+        if self.of_model is None and len(set(splits["train"]["label"][:])) < 2:
             raise UserError(f"{train.name}: all labels are the same; a classifier needs at least two classes")
-        return TaskData(splits, labels, self.unlabelled(cache))
+        return TaskData(splits, labels, self.unlabelled(cache), classes)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(output, labels)
@@ -58,16 +58,26 @@ class ClassificationKind(LabelledTexts[Classification]):
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         return glue.classification(np.stack(outputs), np.asarray(rows["label"][:]))
 
+    def undefined(self, rows: Dataset, data: TaskData) -> str:
+        numbers = set(rows["label"][:])
+        if len(numbers) > 1:
+            return ""
+        (number,) = numbers
+        metrics = (
+            "f1 and matthews_correlation are" if len(data.labels) == 2 and number == 0 else ("matthews_correlation is")
+        )
+        return f"every label is {data.labels[number]!r}, so {metrics} undefined; 0 stands for it"
+
     def _columns(self) -> list[str]:
         return [*self.columns().values(), self.task.label]
 
-    def _checked(self, table: Table, labels: list[str]) -> Dataset:
+    def _checked(self, table: Table, classes: Classes) -> Dataset:
         """Return the table under its canonical names, with every value checked."""
         columns = self.read_texts(table)
         values = table.columns[self.task.label]
         if all(value is None or value in (-1, "-1") for value in values):
             raise UserError(f"{table.name} is unlabelled (every {self.task.label!r} is null or -1); use a labelled one")
-        numbers = class_numbers(labels, table, self.task.label, enumerate(values))
+        numbers = classes.numbers(table, self.task.label, enumerate(values))
         return Dataset.from_dict({**columns, "label": numbers})
 
 

@@ -53,8 +53,11 @@ class EmbeddingKind(Kind[Embedding]):
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
         """Encode each text in training; otherwise each distinct text once, whatever rows it is in."""
-        texts = Dataset.from_dict({"text": rows["text"][:] if training else self.texts(rows)})
+        texts = Dataset.from_dict({"text": self.inputs(rows, training)})
         return tokenized(texts, tokenizer, ["text"], self.task.max_length)
+
+    def inputs(self, rows: Dataset, training: bool) -> list[Any]:
+        return rows["text"][:] if training else self.texts(rows)
 
     def texts(self, rows: Dataset) -> list[Any]:
         """Return the distinct texts, in the order of their first rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,17 +23,25 @@ from datasets import (
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from pruneonce.data import readers
+from pruneonce.data import readers, streams
 from pruneonce.data.readers import Table, read_file, read_hub
-from pruneonce.errors import UserError
+from pruneonce.errors import MissingColumnError, UserError
 from pruneonce.models import load_model, load_reporting
 from pruneonce.recipe import Task, Training
+from pruneonce.tasks.cuts import Cut, beginnings, count_cut, in_parts, tokens_in
+from pruneonce.tasks.labels import Classes, names_of
+from pruneonce.wording import as_in_file, listed
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, Tensor]
 Collate = Callable[[list[Any]], Batch]
 T = TypeVar("T", bound=Task)
 
+COLUMN_KEYS = (
+    *("text", "text_pair", "query", "passage", "tokens", "tags", "question", "context", "answers", "id", "label"),
+    "train_text",
+)  # keys of a task that name columns
+CROSS_ENCODER = ("sentence_transformers", "sbert_ce_default_activation_function")  # keys of its configuration
 MULTIPLE = 8  # batches are padded to a multiple of these tokens: few lengths, as kernels are compiled for each
 
 
@@ -45,11 +53,13 @@ class TaskData:
         splits: `train`, `dev` and, where the task has them, `test` and further ones, with the columns of its kind.
         labels: the classes' names, in order; empty where there are none.
         unlabelled: rows without a label, for stages with a teacher.
+        classes: the classes with the decisions on them; None where there are none.
     """
 
     splits: dict[str, Dataset]
     labels: list[str] = field(default_factory=list)
     unlabelled: Dataset | None = None
+    classes: Classes | None = None
 
     @property
     def taught(self) -> Dataset:
@@ -69,6 +79,9 @@ class Kind(ABC, Generic[T]):
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
     full_score: ClassVar[float] = 1.0  # the score of a perfect model by the kind's metrics
+
+    of_model: list[str] | None = None  # names of the measured model's classes, where the task has none of its own
+    order: list[int] | None = None  # index of each class of the task in a model's outputs; None: the same order
 
     def __init__(self, task: T):
         self.task = task
@@ -120,13 +133,33 @@ class Kind(ABC, Generic[T]):
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         """Return the metrics of the outputs for `examples`, one each, which `encode` made of `rows`."""
 
+    def undefined(self, rows: Dataset, data: TaskData) -> str:
+        """Return a sentence on metrics that cannot tell models apart on `rows`; empty where all can."""
+        return ""
+
     @abstractmethod
     def texts(self, rows: Dataset) -> list[Any]:
         """Return a text or a pair for each row, as a tokenizer takes them."""
 
+    def cut(self, rows: Dataset, examples: Dataset, tokenizer: Any, training: bool = False) -> Cut:
+        """Return the account of what `max_length` cuts off `rows`, of which `encode` made `examples`."""
+        most: int = self.task.max_length
+        kept = [len(ids) for ids in examples["input_ids"]]
+        full = [index for index, size in enumerate(kept) if size >= most]
+        texts = self.inputs(rows, training) if full else []
+        parts = {index: texts[index] if isinstance(texts[index], tuple) else (texts[index],) for index in full}
+        whole = {index: sum(tokens_in(part, tokenizer) for part in of_one) for index, of_one in parts.items()}
+        is_pair = any(len(of_one) > 1 for of_one in parts.values())
+        return count_cut(kept, most, tokenizer.num_special_tokens_to_add(pair=is_pair), whole)
+
+    def inputs(self, rows: Dataset, training: bool) -> list[Any]:
+        """Return the text or pair of each example of `encode`."""
+        return self.texts(rows)
+
     def output(self, outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the outputs [rows, ...] out of the named tensors of a model or an engine."""
-        return outputs["logits"]
+        logits = outputs["logits"]
+        return logits if self.order is None else logits[..., self.order]
 
     def collate(self, tokenizer: Any) -> Collate:
         """Return the collator that makes batches of examples from `encode`."""
@@ -164,9 +197,24 @@ class Kind(ABC, Generic[T]):
         Raises:
             UserError: it is for other labels.
         """
-        names = [config.id2label[index] for index in range(config.num_labels)]
-        if names != data.labels:
-            raise UserError(f"{name} has the labels {names}, the task has {data.labels}")
+        if data.classes is not None:
+            data.classes.order_in(names_of(config, name), name)
+
+    def reading(self, config: Any, data: TaskData, name: str) -> Self:
+        """Return this kind for the outputs of a model, whose classes may stand in another order than the task's.
+
+        Args:
+            config: configuration of the model.
+            data: the task's data.
+            name: of the model, for the message.
+
+        Raises:
+            UserError: as `check_model`.
+        """
+        self.check_model(config, data, name)
+        kind = copy.copy(self)
+        kind.order = None if data.classes is None else data.classes.order_in(names_of(config, name), name)
+        return kind
 
     def for_model(self, source: str | Path) -> Self:
         """Return this kind for one model, where the reading of outputs depends on the model."""
@@ -196,16 +244,21 @@ class Kind(ABC, Generic[T]):
 
     def read(self, where: str, columns: list[str], cache: Path) -> Table:
         """Read `columns` of a file, or of a split of the task's hub data."""
-        if self.task.source is None:
-            return read_file(Path(where).expanduser(), columns)
-        return read_hub(self.task.source, self.task.subset, where, columns, cache)
+        try:
+            if self.task.source is None:
+                return read_file(Path(where).expanduser(), columns)
+            return read_hub(self.task.source, self.task.subset, where, columns, cache)
+        except MissingColumnError as error:
+            keys = [key for key in COLUMN_KEYS if getattr(self.task, key, None) in columns]
+            names = listed([f"`{key}`" for key in keys])
+            raise UserError(f"{error}; {names} of the task name the columns of {self.task.kind}") from None
 
     def training_texts(self, where: str, column: str, cache: Path, most: int | None = None) -> list[str]:
         """Return the first `most` texts that are not blank: lines of a text file, else a column's."""
         file = Path(where).expanduser()
-        if self.task.source is None and readers.kind(file) == "text":
+        if self.task.source is None and streams.kind(file) == "text":
             readers.check_file(file, ["text"])
-            candidates: Iterator[str] = (line.strip() for _, line in readers.lines(file))
+            candidates: Iterator[str] = (line.strip() for _, line in streams.lines(file))
         else:
             candidates = iter(checked_texts(self.read(where, [column], cache), column))
         texts = list(islice((text for text in candidates if text.strip()), most))
@@ -228,13 +281,32 @@ def architecture(config: Any) -> str:
     return str((config.architectures or [""])[0])
 
 
+def is_reranker(config: Any) -> bool:
+    """Return whether a model with one label ranks passages.
+
+    The loss of a reranker made here is in its configuration; a `CrossEncoder` of sentence-transformers has the function
+    behind its score there.
+    """
+    made_here = getattr(config, "problem_type", None) == "multi_label_classification"
+    cross_encoder = any(
+        hasattr(config, name) for name in ("sentence_transformers", "sbert_ce_default_activation_function")
+    )
+    return bool(config.num_labels == 1 and (made_here or cross_encoder))
+
+
 def tokenized(
     rows: Dataset, tokenizer: Any, columns: Sequence[str], max_length: int, labels: str | None = None
 ) -> Dataset:
     """Return texts, or pairs, as model input; `labels` is the column that becomes `labels`."""
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = tokenizer(*(batch[column] for column in columns), truncation=True, max_length=max_length)
+        rows = zip(*(batch[column] for column in columns), strict=True)
+        texts = list(zip(*(beginnings(row, tokenizer, max_length) for row in rows), strict=True))
+        parts = [
+            tokenizer(*(column[start:end] for column in texts), truncation=True, max_length=max_length)
+            for start, end in in_parts(texts)
+        ]
+        encoded = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         return {**encoded, **({"labels": batch[labels]} if labels else {})}
 
     with no_progress_bars():
@@ -263,17 +335,12 @@ def checked_numbers(table: Table, column: str) -> list[float]:
     for row, value in enumerate(table.columns[column]):
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise UserError(f"{table.place(row)}: {column!r} has to be a number, not {as_in_file(value)}")
         numbers.append(number)
     return numbers
-
-
-def as_in_file(value: Any) -> str:
-    """Return `value` in the notation of a data file: null and true rather than None and True."""
-    return f"{json.dumps(value, default=str):.40}"
 
 
 @contextmanager

@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 
 from datasets import Dataset
 
+from pruneonce.console import note
 from pruneonce.data import packing
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
+from pruneonce.system import distributed
 from pruneonce.tasks.kind import Kind, TaskData
 
 MOST_BYTES = 1 << 30  # of Arrow data; more than any task of GLUE or SQuAD takes with its tokens
@@ -58,11 +60,13 @@ class LoadedTask:
         kind: reads and encodes it.
         data: its splits.
         key: identifies the data; None: it is not kept.
+        is_new: the data were read just now, by no earlier stage of this process.
     """
 
     kind: Kind[Any]
     data: TaskData
     key: Hashable
+    is_new: bool
 
     def examples(self, split: str, tokenizer: Any, training: bool = False) -> Dataset:
         """Return model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
@@ -70,7 +74,18 @@ class LoadedTask:
             split = "train"
         identity = _tokenizer_key(tokenizer)
         key = (self.key, split, training, identity) if self.key and identity else None
-        return KEPT.get(key, lambda: self.kind.encode(self.rows(split), tokenizer, training), _bytes)
+        return KEPT.get(key, lambda: self._encoded(split, tokenizer, training), _bytes)
+
+    def _encoded(self, split: str, tokenizer: Any, training: bool) -> Dataset:
+        """Encode a split, and say what of it is cut."""
+        rows = self.rows(split)
+        examples = self.kind.encode(rows, tokenizer, training)
+        files = self.kind.task.data()
+        names = [split] if split != TAUGHT else ["train", "unlabelled"]
+        where = " and ".join(f"{name} ({files[name]})" for name in names if name in files)
+        if distributed.rank() == 0 and (line := self.kind.cut(rows, examples, tokenizer, training).line(where)):
+            note(line)
+        return examples
 
     def rows(self, split: str) -> Dataset:
         """Return the rows of a split, or of `TAUGHT`."""
@@ -88,8 +103,9 @@ def load(kind: Kind[Any], cache: Path) -> LoadedTask:
         UserError: a mistake in the task or its data, see `Kind.load`.
     """
     key = _task_key(kind, cache)
+    is_new = key is None or key not in KEPT.values
     data = KEPT.get(key, lambda: kind.load(cache), lambda data: sum(map(_bytes, _tables(data))))
-    return LoadedTask(kind, data, key)
+    return LoadedTask(kind, data, key, is_new)
 
 
 def _task_key(kind: Kind[Any], cache: Path) -> Hashable:
@@ -99,7 +115,8 @@ def _task_key(kind: Kind[Any], cache: Path) -> Hashable:
         data = task_key(task, taught=True)
     except UserError:
         return None  # `Kind.load` raises with the name of the missing file and its use
-    return data, task.metric, str(cache.resolve()) if task.source else None
+    names = None if kind.of_model is None else tuple(kind.of_model)
+    return data, task.metric, names, str(cache.resolve()) if task.source else None
 
 
 def _tokenizer_key(tokenizer: Any) -> Hashable:

@@ -16,11 +16,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
-from pruneonce.data.questions import Question, Windows, best_answers, from_table, read, windows
+from pruneonce.data.questions import Question, Windows, best_answers, from_table, most_question_tokens, read, windows
 from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import squad
 from pruneonce.recipe import QuestionAnswering
+from pruneonce.tasks.cuts import Cut, tokens_in
 from pruneonce.tasks.kind import Array, Collate, TaskData, architecture, no_progress_bars
 from pruneonce.tasks.texts import TextKind
 
@@ -72,6 +73,13 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
                 inputs = inputs.remove_columns(["start_positions", "end_positions"])
                 inputs = inputs.add_column("labels", [list(pair) for pair in positions])
             return inputs
+
+    def cut(self, rows: Dataset, examples: Dataset, tokenizer: Any, training: bool = False) -> Cut:
+        """Return the account of the questions; a context is in windows, of which none is cut."""
+        most = most_question_tokens(tokenizer, self.task.max_length, self.task.doc_stride)
+        sizes = [tokens_in(question, tokenizer) for question in rows["question"]]
+        lost = [max(0, size - most) for size in sizes]
+        return Cut(len(sizes), sum(map(bool, lost)), sum(sizes), sum(lost), most, "questions")
 
     def collate(self, tokenizer: Any) -> Collate:
         pad = super().collate(tokenizer)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pruneonce.errors import UserError
 from pruneonce.metrics import glue
 from pruneonce.recipe import Regression
-from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers
+from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers, is_reranker
 from pruneonce.tasks.texts import LabelledTexts
 
 METRICS = ["pearson", "spearman"]
@@ -28,7 +28,11 @@ class RegressionKind(LabelledTexts[Regression]):
 
     @classmethod
     def is_for(cls, config: Any) -> bool:
-        return architecture(config).endswith("ForSequenceClassification") and config.num_labels == 1
+        return (
+            architecture(config).endswith("ForSequenceClassification")
+            and config.num_labels == 1
+            and (not is_reranker(config))
+        )
 
     def load(self, cache: Path) -> TaskData:
         self.check_metric(METRICS, "a regression")

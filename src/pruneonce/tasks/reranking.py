@@ -17,7 +17,7 @@ from pruneonce.errors import UserError
 from pruneonce.metrics.retrieval import ranking
 from pruneonce.recipe import Reranking
 from pruneonce.tasks.judgements import METRICS, by_query, check_relevances
-from pruneonce.tasks.kind import Array, TaskData, checked_numbers
+from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers, is_reranker
 from pruneonce.tasks.texts import TextKind
 
 
@@ -31,6 +31,10 @@ class RerankingKind(TextKind[Reranking]):
     """
 
     target = "target"
+
+    @classmethod
+    def is_for(cls, config: Any) -> bool:
+        return architecture(config).endswith("ForSequenceClassification") and is_reranker(config)
 
     def columns(self) -> dict[str, str]:
         return {"query": self.task.query, "passage": self.task.passage}

@@ -17,15 +17,18 @@ from datasets import Sequence as ListOf
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-from pruneonce.data import readers
+from pruneonce.config.formats import LISTS
+from pruneonce.data import readers, streams
 from pruneonce.data.conll import read_conll
 from pruneonce.data.readers import Table
 from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import glue, spans
 from pruneonce.recipe import TokenClassification
-from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, architecture, as_in_file, no_progress_bars
-from pruneonce.tasks.labels import class_names, class_numbers
+from pruneonce.tasks.cuts import Cut, count_cut
+from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, architecture, no_progress_bars
+from pruneonce.tasks.labels import Classes
+from pruneonce.wording import as_in_file
 
 PLAIN_METRICS = ["accuracy", "f1_macro"]
 IGNORED = -100  # the label of a token that is not the first of a word; transformers' collator pads with it
@@ -49,20 +52,19 @@ class TokenClassificationKind(Kind[TokenClassification]):
     def load(self, cache: Path) -> TaskData:
         """Read and check all splits, as `Kind.load`.
 
-        A tag is a name or a number from 0. The names are the recipe's, else those that hub data comes with, else the
-        sorted names (or the numbers) in the training data.
+        A tag is a name or a number, see `pruneonce.tasks.labels`.
         """
         task = self.task
         tables = {split: self._table(where, cache) for split, where in task.splits().items()}
         for table in tables.values():
             _check_sentences(table, task.tokens, task.tags)
         train = tables["train"]
-        labels = class_names(task.labels, train, task.tags, _each(train.columns[task.tags]))
-        self._check_metric(labels)
-        splits = {split: self._numbered(table, labels) for split, table in tables.items()}
-        if len({tag for tags in splits["train"]["tags"] for tag in tags}) < 2:
+        classes = Classes.of(task.labels, self.of_model, train, task.tags, _each(train.columns[task.tags]))
+        self._check_metric(classes.names)
+        splits = {split: self._numbered(table, classes) for split, table in tables.items()}
+        if self.of_model is None and len({tag for tags in splits["train"]["tags"] for tag in tags}) < 2:
             raise UserError(f"{train.name}: all tags are the same; there have to be at least two")
-        return TaskData(splits, labels)
+        return TaskData(splits, classes.names, classes=classes)
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
         """Encode sentences as `Kind.encode`: in training with the `labels` of first tokens, else with `words`."""
@@ -83,6 +85,17 @@ class TokenClassificationKind(Kind[TokenClassification]):
 
         with no_progress_bars():
             return rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+
+    def cut(self, rows: Dataset, examples: Dataset, tokenizer: Any, training: bool = False) -> Cut:
+        kept = [len(ids) for ids in examples["input_ids"]]
+        most, spaced = self.task.max_length, _marks_spaces(tokenizer)
+        whole = {}
+        for index in (index for index, size in enumerate(kept) if size >= most):
+            words = rows[index]["tokens"]
+            words = _with_spaces(words) if spaced else words
+            encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False)
+            whole[index] = len(encoded["input_ids"])
+        return count_cut(kept, most, tokenizer.num_special_tokens_to_add(), whole)
 
     def collate(self, tokenizer: Any) -> Collate:
         pad = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=MULTIPLE)
@@ -134,10 +147,10 @@ class TokenClassificationKind(Kind[TokenClassification]):
         task = self.task
         if task.source is None:
             path = Path(where).expanduser()
-            if readers.kind(path) == "csv":
+            if streams.kind(path) in readers.DELIMITERS:
                 raise UserError(f"{path}: CSV cannot hold lists of words and tags; use JSONL, Parquet or CoNLL's .txt")
-            readers.check_file(path, ("json", "parquet", "text", "conll"))
-            if readers.kind(path) in ("text", "conll"):
+            readers.check_file(path, ("text", "conll", *LISTS))
+            if streams.kind(path) in ("text", "conll"):
                 return read_conll(path, task.tokens, task.tags)
         return self.read(where, [task.tokens, task.tags], cache)
 
@@ -148,13 +161,13 @@ class TokenClassificationKind(Kind[TokenClassification]):
             other = next(name for name in labels if not spans.is_tag(name))
             self.check_metric(PLAIN_METRICS, f"tags that do not mark spans by O, B-, I-, ... ({other!r} does not)")
 
-    def _numbered(self, table: Table, labels: list[str]) -> Dataset:
-        """Return the table under its canonical names, its tags as indices into `labels`."""
+    def _numbered(self, table: Table, classes: Classes) -> Dataset:
+        """Return the table under its canonical names, its tags as indices into the names of the classes."""
         words, tags = table.columns[self.task.tokens], table.columns[self.task.tags]
-        numbers = iter(class_numbers(labels, table, self.task.tags, _each(tags)))
+        numbers = iter(classes.numbers(table, self.task.tags, _each(tags)))
         rows = {"tokens": words, "tags": [[next(numbers) for _ in row] for row in tags]}
         return Dataset.from_dict(
-            rows, features=Features(tokens=ListOf(Value("string")), tags=ListOf(ClassLabel(names=labels)))
+            rows, features=Features(tokens=ListOf(Value("string")), tags=ListOf(ClassLabel(names=classes.names)))
         )
 
 

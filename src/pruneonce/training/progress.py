@@ -17,11 +17,11 @@ class Bar(TrainerCallback):
     def __init__(self, title: str):
         self.title = title
         self.progress = Progress(
-            TextColumn(f"  {title:<20}"),
+            TextColumn("  {task.description:<20}", markup=False),
             BarColumn(bar_width=10),
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_live or console.quiet,
         )

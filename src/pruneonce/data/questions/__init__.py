@@ -5,7 +5,7 @@ SQuAD 1.1: https://arxiv.org/abs/1606.05250. SQuAD 2.0, with unanswerable questi
 
 from pruneonce.data.questions.answers import Answer, best_answers, n_best_answers
 from pruneonce.data.questions.reading import COLUMNS, Question, from_table, read
-from pruneonce.data.questions.windows import Windows, windows
+from pruneonce.data.questions.windows import Windows, most_question_tokens, windows
 
 __all__ = [
     "COLUMNS",
@@ -14,6 +14,7 @@ __all__ = [
     "Windows",
     "best_answers",
     "from_table",
+    "most_question_tokens",
     "n_best_answers",
     "read",
     "windows",

@@ -9,11 +9,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pruneonce.data.readers import Table, check_file, kind, lines, read_file, require
+from pruneonce.config.formats import LISTS
+from pruneonce.data import json_rows
+from pruneonce.data.readers import Table, check_file, read_file, require
+from pruneonce.data.streams import kind, lines
 from pruneonce.errors import UserError
 
 COLUMNS = ["id", "question", "context", "answers"]
 SAME = MappingProxyType({name: name for name in COLUMNS})
+MOST_OF_A_TEXT = 2_000_000  # characters, which all become windows at once
 MOST_CHARACTERS = 500_000_000  # of a nested file, which is parsed as a whole; SQuAD 2.0 has 42 million
 
 
@@ -38,14 +42,14 @@ def read(path: Path, columns: Mapping[str, str] = SAME) -> list[Question]:
 
     Args:
         path: SQuAD's JSON (`{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}`), recognised by its content;
-            or JSON lines, or Parquet, with `columns`. JSON may be compressed.
+            or rows with `columns`: JSON lines or a list of objects, Parquet, Arrow. JSON may be compressed.
         columns: `{one of COLUMNS: its name in rows}`; SQuAD's JSON has names of its own.
 
     Raises:
         UserError: the file cannot be read or has no questions; a question does not meet the rules of `from_table`.
     """
-    check_file(path, ("json", "parquet"))
-    document = _document(path) if kind(path) == "json" else None
+    check_file(path, LISTS)
+    document = _document(path) if kind(path) == "json" and not json_rows.is_list(path) else None
     if document is None:
         return from_table(read_file(path, list(columns.values())), columns)
     return _checked(str(path), _nested(document, str(path)))
@@ -72,7 +76,7 @@ def _document(path: Path) -> Any:
     """Parse SQuAD's nested value; return None for JSON lines."""
     text: list[str] = []
     size = 0
-    for number, line in lines(path):
+    for number, line in lines(path, MOST_CHARACTERS):
         if not text and not line.strip():
             continue
         if not text and _is_row(line):
@@ -197,6 +201,10 @@ def _text(value: Any, name: str, where: str) -> str:
         value.encode()
     except UnicodeEncodeError:  # half of a character, as "\ud83d" in JSON; tokenizers refuse it
         raise UserError(f"{where}: {name!r} is not valid Unicode: {_excerpt(value)}") from None
+    if len(value) > MOST_OF_A_TEXT:
+        raise UserError(
+            f"{where}: {name!r} is longer than {MOST_OF_A_TEXT:,} characters; give the part of it that has the answer"
+        )
     return value
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+from unicodedata import combining
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -18,6 +19,7 @@ from pruneonce.data.questions.reading import Question
 from pruneonce.errors import UserError
 
 MOST_QUESTION_TOKENS = 64  # as in BERT's preprocessing of SQuAD; a longer question is cut
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for damaged bytes; BERT drops it
 NO_ANSWER = 0  # the position of the first token, [CLS], which means "no answer"
 _BATCH = 1000  # questions at a time: windows as Python numbers take ten times the memory of a Dataset
 
@@ -59,14 +61,7 @@ def windows(
         raise UserError("question answering needs a fast tokenizer (tokenizer.json), which knows where its tokens are")
     if tokenizer.padding_side != "right":
         raise UserError('question answering needs a tokenizer that pads on the right; set its padding_side to "right"')
-    # The question gets at most half of the room beside the overlap, so that a window always brings many new tokens.
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - doc_stride
-    if doc_stride < 0 or room < 2:
-        raise UserError(
-            f"max_length {max_length} leaves no room for a question beside a doc_stride of {doc_stride}, which has to "
-            "be 0 or more; a third of max_length is usual"
-        )
-    most = min(MOST_QUESTION_TOKENS, room // 2)
+    most = most_question_tokens(tokenizer, max_length, doc_stride)
     inputs: list[Dataset] = []
     example: list[int] = []
     offsets: list[np.ndarray] = []
@@ -86,6 +81,8 @@ def windows(
             _of_context(mapping, encoded.sequence_ids(window))
             for window, mapping in enumerate(encoded.pop("offset_mapping"))
         ]
+        for index, group in groupby(range(len(of_batch)), key=of_batch.__getitem__):
+            fill_holes(batch[index].context, [batch_offsets[window] for window in group])
         columns = dict(encoded)
         if training:
             columns["start_positions"], columns["end_positions"] = _positions(batch, of_batch, batch_offsets)
@@ -93,6 +90,21 @@ def windows(
         example += [first + index for index in of_batch]
         offsets += batch_offsets
     return Windows(concatenate_datasets(inputs), np.array(example), offsets)
+
+
+def most_question_tokens(tokenizer: Any, max_length: int, doc_stride: int) -> int:
+    """Tokens of a question at most: half of the room beside the overlap, so that a window brings many new tokens.
+
+    Raises:
+        UserError: `max_length` leaves no room beside `doc_stride`.
+    """
+    room: int = max_length - tokenizer.num_special_tokens_to_add(pair=True) - doc_stride
+    if doc_stride < 0 or room < 2:
+        raise UserError(
+            f"max_length {max_length} leaves no room for a question beside a doc_stride of {doc_stride}, which has to "
+            "be 0 or more; a third of max_length is usual"
+        )
+    return min(MOST_QUESTION_TOKENS, room // 2)
 
 
 def _cut(question: str, tokenizer: Any, most: int) -> str:
@@ -114,6 +126,46 @@ def _of_context(mapping: Sequence[tuple[int, int]], sequence: Sequence[int | Non
     offsets = np.array(mapping, dtype=np.int32).reshape(-1, 2)
     offsets[[index != 1 for index in sequence]] = -1
     return offsets
+
+
+def fill_holes(context: str, windows_of_one: Sequence[np.ndarray]) -> None:
+    """Give each character that no token covers to the token beside it, in place.
+
+    A tokenizer with a byte-level step behind another pre-tokenizer takes the space that it puts before a word for a
+    character of the word, and leaves the word's first letter out of its offsets
+    (https://github.com/EuroEval/EuroEval/issues/2171). A character goes to the token after it, or, where none begins
+    there and for a combining mark, to the token before it. White space and characters that are not printed, which
+    tokenizers drop on purpose, stay out.
+
+    Args:
+        context: the text.
+        windows_of_one: offsets of all its windows, as in `Windows`.
+    """
+    covered = np.zeros(len(context) + 1, dtype=np.int32)
+    for offsets in windows_of_one:
+        inside = offsets[offsets[:, 0] >= 0]
+        np.add.at(covered, inside[:, 0], 1)
+        np.add.at(covered, inside[:, 1], -1)
+    bare = np.flatnonzero(covered.cumsum()[:-1] == 0).tolist()
+    holes = [place for place in bare if _is_seen(context[place])]
+    for offsets in windows_of_one if holes else ():
+        begins, stops = offsets.T
+        for place in reversed(holes):
+            after = np.flatnonzero(begins == place + 1)
+            if len(after) and not combining(context[place]):
+                begins[after[0]] = place
+        for place in holes:
+            before = np.flatnonzero((stops == place) & (begins >= 0))
+            if len(before) and not (begins == place).any():
+                stops[before[-1]] = place + 1
+    for offsets in windows_of_one:
+        inside = np.flatnonzero(offsets[:, 0] >= 0)
+        # A token for the space before a word is put behind the first letter of the word in the same way.
+        offsets[inside, 0] = np.minimum.accumulate(offsets[inside[::-1], 0])[::-1]
+
+
+def _is_seen(character: str) -> bool:
+    return character.isprintable() and not character.isspace() and character != REPLACEMENT
 
 
 def _positions(

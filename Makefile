@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
-.PHONY: setup quickstart test slow lint docs reference audit reliability benchmark clean
+.PHONY: setup quickstart test slow clients lint docs reference audit reliability benchmark clean
 
 setup: .venv/.done .venv/.runtime
 
@@ -38,6 +38,10 @@ test: setup lint
 slow: setup
 	$(BIN)/python -m pytest -m slow
 	cd runtime && ../$(BIN)/python -m pytest -m slow
+
+# Libraries of other projects load our exports; downloads some 150 MB once.
+clients: setup
+	$(BIN)/python -m pytest -m clients
 
 lint: setup
 	$(BIN)/ruff check .

@@ -59,7 +59,10 @@ def milliseconds(summary: dict[str, Any], row: dict[str, Any]) -> str | None:
     if row["task"] != summary["results"][0]["task"]:
         return None
     of_model = [one for one in timed if (one["model"], one["batch"], one["length"]) == (row["arm"], 1, "real")]
-    return ", ".join(f"{one['engine']} {one['milliseconds']:.1f}" for one in of_model) or None
+    return (
+        ", ".join(f"{one['engine']} {one['milliseconds']:.{1 if one['milliseconds'] >= 1 else 2}f}" for one in of_model)
+        or None
+    )
 
 
 if __name__ == "__main__":

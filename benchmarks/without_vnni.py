@@ -17,10 +17,11 @@ import typer
 
 from benchmarks import common, tables
 from benchmarks.agreement import compared
-from pruneonce import engines, recipe, stages
+from pruneonce import engines, quantization, recipe, stages
 from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.engines import timing
 from pruneonce.engines.session import Session
+from pruneonce.export import Options
 from pruneonce.models import load_tokenizer
 from pruneonce.system import machine
 
@@ -28,7 +29,8 @@ TEXT = (
     "MiniLM on tweets, from the quickstart: dense, dense and calibrated to int8, and 90 % zeros trained on the int8 "
     "grid.",
     "`set`: integers are multiplied as pruneonce sets the engine on such a processor. ONNX Runtime multiplies uint8 by "
-    "uint8, and OpenVINO the fp32 numbers that the integers stand for. `by itself`: as the engine does by default.",
+    "uint8, and OpenVINO the fp32 numbers that the integers stand for. `by itself`: as the engine does by default. "
+    "`safe`: exported with `--safe`.",
     "Classes and logits on test are compared with those of PyTorch, which has fake quantization for int8. Differences "
     "are in percent of the largest logit.",
     "The last columns, texts x tokens, say how many times faster than the dense model in the same engine a model is: "
@@ -70,7 +72,12 @@ def opened(model: Path, engine: str, folder: Path) -> dict[str, Session]:
     made = stages.export(model, folder, format=engines.ENGINES[engine].format)
     found = {"set": engines.open_engine(made, engine)}
     with patch.object(machine, "overflows_int8", return_value=False):
-        return {**found, "by itself": engines.open_engine(made, engine)}
+        found["by itself"] = engines.open_engine(made, engine)
+        if quantization.is_quantized(model):
+            safe = folder.with_name(f"{folder.name}-safe")
+            stages.export(model, safe, format=engines.ENGINES[engine].format, options=Options(safe=True))
+            found["safe, by itself"] = engines.open_engine(safe, engine)
+    return found
 
 
 def timed(ways: dict[Any, engines.Engine]) -> dict[Any, list[float]]:

@@ -19,7 +19,7 @@ from pruneonce_runtime.spec import Linear, Matrix
 from benchmarks import common, tables
 from pruneonce.engines.timing import in_turns
 
-SHAPES = [(1536, 384), (384, 1536)]
+SHAPES = [(384, 1536), (768, 768)]
 TOKENS = [16, 32, 64]
 KERNELS = ("dense", "groups", "interleaved", "windows")
 PATTERNS = ("dense", "1x4, 80 %", "1x4, 90 %", "unstructured, 90 %", "unstructured, 95 %", "8 of 64", "4 of 64")

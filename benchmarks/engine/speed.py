@@ -148,7 +148,7 @@ def engines(folder: Path, threads: int) -> Iterator[tuple[str, Run]]:
 
 def measure(folder: Path, threads: int, seconds: float, what: dict[str, Any]) -> list[dict[str, Any]]:
     from pruneonce.engines.timing import figures, in_turns
-    from pruneonce.plan.clock import seconds_of_others
+    from pruneonce.system.machine import seconds_of_others
 
     runs = dict(engines(folder, threads))
     rows = []

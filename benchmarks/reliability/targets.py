@@ -19,9 +19,10 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.reliability import data_files, labels
 from benchmarks.reliability.exports import Exports
-from benchmarks.reliability.mutations import LINES, lie, mutated
+from benchmarks.reliability.mutations import LINES, lie, mutated, other_settings, other_tensors
 from pruneonce import quantization, recipe, storage
-from pruneonce.models import load_encoder
+from pruneonce.models import load_as_saved, load_encoder
+from pruneonce.sparsity import inspect_model
 from pruneonce.system import durable
 from pruneonce.training import checkpoints
 
@@ -46,14 +47,15 @@ class Share(NamedTuple):
 
 
 SHARES = {
-    "recipe": Share("recipes, and `--set`", 26, 300),
-    "packed_bytes": Share("packed files, damaged", 30, 100),
+    "recipe": Share("recipes, and `--set`", 25, 300),
+    "packed_bytes": Share("packed files, damaged", 26, 100),
     "packed_lies": Share("packed files, lying: every hash is right", 11, 60),
     "tables": Share("tables of tasks, damaged and odd: rows as Python's own readers give them", 6, 150),
     "conll_files": Share("files of CoNLL, damaged and odd", 2, 60),
     "grids": Share("scales and input ranges of a quantized model", 8, 60),
     "checkpoint_files": Share("checkpoints: each change must be found", 6, 60),
-    "model_folder": Share("weights and configuration of a model folder", 2, 25),
+    "model_folder": Share("weights and configuration of a model folder, damaged", 2, 25),
+    "model_lies": Share("names, shapes and settings of a model folder: no weight may be new", 5, 120),
     "labels": Share("labels: each the right class by name, or refused", 4, 150),
     "exports_damaged": Share("exports for ONNX Runtime and OpenVINO, damaged", 4, 60),
     "exports_lying": Share("exports, damaged with the hash put right: engines on their own", 1, 25),
@@ -67,6 +69,9 @@ class Targets:
         from shared.models import make_model, make_tokenizer
 
         self.model = make_model(folder / "model", make_tokenizer())
+        self.tensors = load_file(self.model / "model.safetensors")
+        for number, name in enumerate(self.tensors):  # no two alike, and none like new ones, which are 0 and 1
+            self.tensors[name] = self.tensors[name] + np.float32(0.001 * (number + 1))
         tensors = load_file(self.model / "model.safetensors")
         for name, weight in tensors.items():
             if weight.ndim == 2 and "embeddings" not in name:
@@ -168,6 +173,33 @@ class Targets:
         changed = json.dumps(lie(data, json.loads(content))).encode() if lies else mutated(data, content)
         (folder / name).write_bytes(changed)
         load_encoder(folder)
+
+    def model_lies(self, data: Any, folder: Path) -> None:
+        """Other names, shapes, numbers or settings; a model that is loaded has all its weights from the file."""
+        shutil.copytree(self.model, folder, dirs_exist_ok=True)
+        tensors = dict(self.tensors)
+        for _ in range(data.draw(st.integers(0, 3))):
+            tensors = other_tensors(data, tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((self.model / "config.json").read_text())
+        for _ in range(data.draw(st.integers(0, 2))):
+            config = other_settings(data, config)
+        try:
+            (folder / "config.json").write_text(json.dumps(config))
+        except UnicodeError:  # lone surrogates
+            return
+        given = {weight.astype(np.float32).tobytes() for weight in tensors.values()}
+        masked = [name.removesuffix("_orig") for name in tensors if name.endswith("_orig")]
+        given |= {
+            (tensors[f"{name}_orig"] * tensors[f"{name}_mask"]).astype(np.float32).tobytes()
+            for name in masked
+            if f"{name}_mask" in tensors and tensors[f"{name}_mask"].shape == tensors[f"{name}_orig"].shape
+        }
+        for load in (load_encoder, load_as_saved):
+            model = load(folder)
+            strange = [name for name, weight in model.state_dict().items() if weight.numpy().tobytes() not in given]
+            assert not strange, f"{load.__name__} made up {strange}"
+        inspect_model(folder)
 
     def checkpoint_files(self, data: Any, folder: Path) -> None:
         """Every change of a checkpoint is found."""

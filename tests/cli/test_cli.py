@@ -23,6 +23,7 @@ VERBS = [
     "transfer",
     "one-shot",
     "evaluate",
+    "check",
     "inspect",
     "verify",
     "quantize",

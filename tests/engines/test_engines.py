@@ -18,8 +18,9 @@ from shared.processes import Started
 
 from pruneonce import engines, stages, storage
 from pruneonce.cli import main
-from pruneonce.engines import engine_of, open_engine, open_file
+from pruneonce.engines import engine_of, open_engine, open_file, openvino
 from pruneonce.errors import UserError
+from pruneonce.export import Options
 from pruneonce.recipe import Calibrate, Training
 from pruneonce.system import machine, packages
 
@@ -96,6 +97,49 @@ def test_openvino_is_right_without_vnni(folders, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
 
 
+def test_settings_of_onnx_runtime_without_vnni(folders, tmp_path, monkeypatch):
+    import onnxruntime
+
+    made = stages.export(folders["torch"], tmp_path / "safe", options=Options(safe=True))
+    monkeypatch.setattr(machine, "overflows_int8", lambda: True)
+    entries = []
+
+    class Recording(onnxruntime.SessionOptions):
+        def add_session_config_entry(self, key, value):
+            entries.append(key)
+            super().add_session_config_entry(key, value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Recording)
+    found = {}
+    for folder in (folders["onnxruntime"], made):
+        entries.clear()
+        open_engine(folder, "onnxruntime")
+        found[folder] = "session.x64quantprecision" in entries
+        assert "optimization.disable_specified_optimizers" in entries
+    assert found == {folders["onnxruntime"]: True, made: True}  # that --safe suits its kernels is an assumption
+
+
+def test_openvino_skips_zeros_where_the_processor_can(folders, monkeypatch):
+    file = folders["openvino"] / "openvino_model.xml"
+    monkeypatch.setattr(machine, "instruction_sets", lambda: ["avx512_vnni"])
+    assert openvino.alternatives(file, 1) == {}
+    monkeypatch.setattr(machine, "instruction_sets", lambda: ["avx512_vnni", "amx_int8"])
+    given = []
+    compile_model = openvino.core().compile_model
+
+    class Core:
+        def compile_model(self, file, device, settings):
+            given.append(settings)
+            return compile_model(file, device, settings)
+
+    monkeypatch.setattr(openvino, "core", Core)
+    (session,) = openvino.alternatives(file, 1).values()
+    usual = open_file(file, "openvino", 1)
+    key = "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"
+    assert [settings.get(key) for settings in given] == [0.7, None]
+    np.testing.assert_array_equal(session(BATCH)["logits"], usual(BATCH)["logits"])
+
+
 def test_mistakes(folders, encoder, tmp_path):
     with pytest.raises(UserError, match="no engine 'tensorrt'; there are torch, onnxruntime, openvino"):
         open_engine(encoder, "tensorrt")
@@ -127,7 +171,7 @@ def test_a_damaged_export_never_gets_into_an_engine(engine, name, verb, folders,
     monkeypatch.setitem(engines.ENGINES, engine, replace(engines.ENGINES[engine], open=None))
     options = ["--test", task.test] if verb == "evaluate" else ["--engine", engine, "--length", "8"]
     assert main([verb, str(damaged), *options]) == 2
-    said = capsys.readouterr().err.strip()
+    said = capsys.readouterr().err.strip().removeprefix("labels: negative 0, positive 1; from the model\n")
     assert said.endswith(f"{name} is damaged: it is not what was written; remove the folder and export the model again")
     assert "\n" not in said
     (damaged / name).unlink()

@@ -22,8 +22,9 @@ from pruneonce import quantization, stages
 from pruneonce.engines import ENGINES, open_engine, open_file
 from pruneonce.engines.openvino import core
 from pruneonce.errors import UserError
-from pruneonce.export import FORMATS, to_onnx
-from pruneonce.export.openvino import convert
+from pruneonce.export import FORMATS, OPSETS, Options, to_onnx, write
+from pruneonce.export.openvino import TOKENIZER, convert
+from pruneonce.export.saturation import overflowing
 from pruneonce.models import grid as grid_file
 from pruneonce.models import load_as_saved
 from pruneonce.system import packages
@@ -252,3 +253,144 @@ def test_a_missing_extra_is_named(tokenizer, tmp_path, monkeypatch):
 def test_an_unknown_format(tmp_path):
     with pytest.raises(UserError, match="no format 'tflite'; there are onnx, openvino"):
         stages.export(tmp_path, tmp_path / "made", format="tflite")
+
+
+ENCODER_INPUTS = inputs(3, 20, ("input_ids", "attention_mask"))
+
+
+def outputs_of(file, engine="onnxruntime"):
+    return open_file(file, engine, exact=True)(ENCODER_INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "grid"), [("bert", "int8"), pytest.param("modernbert", "fp32", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("opset", OPSETS[:-1])
+def test_older_opsets_give_equal_outputs(opset, architecture, grid, exported, tmp_path):
+    folders = exported(architecture, grid)
+    file = to_onnx(folders["model"], tmp_path, Options(opset=opset))
+    made = onnx.load(file)
+    onnx.checker.check_model(made, full_check=True)
+    assert [(one.domain, one.version) for one in made.opset_import] == [("", opset)]
+    expected = outputs_of(folders["onnx"] / "model.onnx")
+    found = outputs_of(file)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6 * np.abs(value).max())
+
+
+def test_opsets_that_cannot_be(exported, tmp_path):
+    with pytest.raises(UserError, match="opset 16 cannot be written; choose one of 17 to 21"):
+        Options(opset=16)
+    with pytest.raises(UserError, match="opset 20 has no 4-bit integers"):
+        to_onnx(exported("bert", "int4")["model"], tmp_path, Options(opset=20))
+    with pytest.raises(UserError, match="the format openvino takes no --opset"):
+        stages.export(tmp_path, tmp_path / "made", format="openvino", options=Options(opset=17))
+
+
+def test_fp16_halves_matrices_and_stays_near(exported, tmp_path):
+    """The logits of these models are off by 0.2 % of the largest at most."""
+    folders = exported("bert", "fp32")
+    options = Options(fp16=True)
+    expected = outputs_of(folders["onnx"] / "model.onnx")["logits"]
+    for format, engine in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        file = write(format, folders["model"], tmp_path, options)
+        sizes = [(place / FORMATS[format].files[-1]).stat().st_size for place in (folders[format], tmp_path)]
+        assert sizes[1] < 0.75 * sizes[0]
+        found = outputs_of(file, engine)["logits"]
+        assert found.dtype == np.float32
+        assert 0 < np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()
+    with pytest.raises(UserError, match="no fp32 matrices to store in 16 bits"):
+        to_onnx(exported("bert", "int8")["model"], tmp_path, options)
+
+
+def test_a_single_output(exported, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    AutoModel.from_config(small("bert")).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    usual, single = (
+        outputs_of(to_onnx(tmp_path / "model", tmp_path / str(one), Options(single_output=one)))
+        for one in (False, True)
+    )
+    assert list(usual) == ["last_hidden_state", "pooler_output"]
+    assert list(single) == ["last_hidden_state"]
+    np.testing.assert_array_equal(single["last_hidden_state"], usual["last_hidden_state"])
+
+
+def test_safe_int8(exported, tmp_path):
+    source = exported("bert", "int8")["model"]
+    made = stages.export(source, tmp_path / "safe", options=Options(safe=True))
+    usual = json.loads((exported("bert", "int8")["onnx"] / "pruneonce.json").read_text())["saturation"]
+    safe = json.loads((made / "pruneonce.json").read_text())
+    assert safe["settings"] == {"format": "onnx", "safe": True}
+    assert 0 < usual["overflowing"] <= usual["layers"] == safe["saturation"]["layers"]
+    assert safe["saturation"]["overflowing"] == 0
+    weights = [value for value in onnx.load(made / "model.onnx").graph.initializer if "weight_int8" in value.name]
+    linears = [onnx.numpy_helper.to_array(value).T for value in weights if "embeddings" not in value.name]
+    assert len(linears) == usual["layers"]
+    assert not any(overflowing(integers).any() for integers in linears)
+    with pytest.raises(UserError, match="no int8 layers; export it without --safe"):
+        to_onnx(exported("bert", "fp32")["model"], tmp_path, Options(safe=True))
+
+
+def test_openvino_has_int8_weights_as_its_kernel_for_zeros_takes_them(exported):
+    """[out, in] and `transpose_b`, the layout of NNCF; the integers are those of the model, and results equal."""
+    folders = exported("bert", "int8")
+    model = core().read_model(folders["openvino"] / "openvino_model.xml")
+    layouts = []
+    for op in model.get_ordered_ops():
+        if op.get_type_name() == "MatMul" and op.input_value(1).get_node().get_type_name() == "Multiply":
+            constant = op.input_value(1).get_node().input_value(0).get_node().input_value(0).get_node()
+            layouts.append((op.get_attributes()["transpose_b"], constant))
+    linears = quantization.quantizable(quantization.load(folders["model"]))
+    assert len(layouts) == len(linears)
+    assert all(transposed for transposed, _ in layouts)
+    stored = {constant.get_friendly_name().removeprefix("model."): constant.data for _, constant in layouts}
+    for name, layer in linears.items():
+        integers = quantization.quantize_weight(layer.weight, layer.weight_scale).numpy()
+        np.testing.assert_array_equal(stored[f"{name}.weight_int8"], integers)
+    before = core().compile_model(openvino.convert_model(folders["onnx"] / "model.onnx"), "CPU")
+    batch = {name: value.numpy() for name, value in ENCODER_INPUTS.items()}
+    found = core().compile_model(model, "CPU")(batch)["logits"]
+    np.testing.assert_array_equal(found, before(batch)["logits"])
+
+
+def test_a_plain_session_of_onnxruntime_keeps_its_fast_layer_norms(exported, tmp_path):
+    """It is the fusion of `Add` and LayerNormalization that is slow, and it finds none in our graphs."""
+
+    def kinds(model):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3  # it warns that the file suits this machine alone
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+
+    model = onnx.load(exported("bert", "int8")["onnx"] / "model.onnx")
+    assert kinds(model)["LayerNormalization"] == 3
+    for node in model.graph.node:
+        if node.op_type == "Sum":
+            node.op_type = "Add"
+    assert kinds(model)["SkipLayerNormalization"] == 2, "the fusion is still there to be kept away"
+
+
+def test_the_tokenizer_as_an_openvino_model(exported, tokenizer, tmp_path):
+    tokenizers = pytest.importorskip("openvino_tokenizers", reason="openvino-tokenizers is not installed")
+    core().add_extension(str(tokenizers._ext_path))
+    made = stages.export(
+        exported("bert", "fp32")["model"], tmp_path / "made", format="openvino", options=Options(tokenizer=True)
+    )
+    assert set(TOKENIZER) < set(json.loads((made / "pruneonce.json").read_text())["files"])
+    found = core().compile_model(made / TOKENIZER[0], "CPU")(["the river"])
+    assert found["input_ids"].tolist() == [tokenizer("the river")["input_ids"]]
+
+
+@pytest.mark.slow
+def test_openvino_genai_loads_the_export(tokenizer, tmp_path):
+    genai = pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
+    pytest.importorskip("openvino_tokenizers", reason="openvino-tokenizers is not installed")
+    torch.manual_seed(0)
+    AutoModel.from_config(small("bert")).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    options = Options(single_output=True, tokenizer=True)
+    made = stages.export(tmp_path / "model", tmp_path / "made", format="openvino", options=options)
+    assert len(genai.TextEmbeddingPipeline(str(made), "CPU").embed_query("the river")) == small("bert").hidden_size

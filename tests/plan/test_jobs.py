@@ -7,12 +7,14 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from shared.models import WORDS, make_model
 
 from pruneonce import recipe as recipes
 from pruneonce import stages
+from pruneonce.metrics.units import Units
 from pruneonce.models import load_tokenizer
 from pruneonce.plan.corpus_work import corpus_works
 from pruneonce.plan.estimate import _probes
@@ -22,6 +24,7 @@ from pruneonce.recipe import ProductQuantize, Recipe, validate
 from pruneonce.recipe.loading import shipped
 from pruneonce.runs import pipeline
 from pruneonce.sparsity import apply_masks, magnitude_masks
+from pruneonce.stages.evaluate import Measured
 from pruneonce.tasks import kind_of
 from pruneonce.training import Trained
 
@@ -81,7 +84,9 @@ def facts(job):
 def spy(monkeypatch):
     made = Spy()
     monkeypatch.setattr("pruneonce.training.train", made)
+    outcome = Units({"score": np.zeros(2)})
     monkeypatch.setattr(stages, "evaluate", lambda model, task, **_: {"dev": {task.metric: 0.5}})
+    monkeypatch.setattr(stages, "measure", lambda model, task, **_: {"dev": Measured({task.metric: 0.5}, outcome, "")})
     monkeypatch.setattr(pipeline, "_conclude", lambda recipe, output: {})
     return made
 

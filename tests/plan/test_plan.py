@@ -35,6 +35,7 @@ def values(tiny_recipe):
     made["prune"]["objective"] = "both"
     made["transfer"] = {"epochs": 1.5, "batch_size": 20, "learning_rate": 1e-3}
     made["quantize"] = {"int8": {"epochs": 1, "batch_size": 32}, "int8_ptq": {"examples": 64}}
+    made["baselines"]["dense_int8"] = True
     return made
 
 
@@ -61,6 +62,7 @@ def test_every_stage_is_measured(planned):
         "teacher",
         "sparse",
         *(f"tasks/mood/{arm}" for arm in ("dense", "sparse", "one-shot", "gradual", "int8")),
+        "tasks/mood/dense-int8: calibration",
         "tasks/mood/int8-ptq: calibration",
         "tasks/mood: evaluation",
     ]

@@ -214,10 +214,13 @@ def test_blocks_that_are_whole_or_zero_need_no_mask(tmp_path):
         lambda tensors: tensors.update({"w.codes": tensors["w.codes"] + 200}),
         lambda tensors: tensors.update({"w.codes": tensors["w.codes"].flatten()}),
         lambda tensors: tensors.update({"w.centroids": tensors["w.centroids"].float()}),
+        lambda tensors: tensors.update({"w.centroids": torch.zeros(16, 1 << 16).half()}),
+        lambda tensors: tensors.update({"w.codes": torch.zeros(1 << 16, 4, dtype=torch.uint8)}),
+        lambda tensors: tensors.update({f"v.{part}": tensors[f"w.{part}"].clone() for part in ("codes", "centroids")}),
     ],
 )
 def test_damage_is_told(harm, tmp_path):
-    codebooks.save({"w": book()}, tmp_path)
+    saved({"w": book()}, tmp_path)
     tensors = load_file(tmp_path / codebooks.FILE)
     harm(tensors)
     save_file(tensors, tmp_path / codebooks.FILE, {**codebooks.FORMAT, "masks": json.dumps({"w": "bits"})})
@@ -228,6 +231,7 @@ def test_damage_is_told(harm, tmp_path):
 def test_without_codebooks(tmp_path):
     with pytest.raises(UserError, match="is not what `pruneonce product-quantize` made"):
         codebooks.size(tmp_path)
+    saved({"w": book()}, tmp_path)
     (tmp_path / codebooks.FILE).write_bytes(b"no")
     with pytest.raises(UserError, match="is damaged"):
         codebooks.load(tmp_path)

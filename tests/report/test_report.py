@@ -242,6 +242,30 @@ def test_verdict_on_quantized_models(summary: dict[str, Any]) -> None:
     assert verdict(summary)[1] == "In int8 they keep 97.0 %."
 
 
+def test_verdict_begins_with_sparse_int8_beside_dense_int8(summary: dict[str, Any]) -> None:
+    with_quantized(summary)
+    for task in VALUES:
+        summary["results"].append(result(task, "dense-int8", VALUES[task]["dense"] - 0.001))
+        summary["results"][-1]["size"] = {"file": None, "bytes": 23e6, "encoder": 1e7, "limit": 1e7}
+    models = (("dense", "torch", 9.0), ("dense-int8", "openvino", 1.9), ("dense-int8", "torch", 3.0))
+    models = (*models, ("int8", "pruneonce", 0.8))
+    cell = {"weights": "int8", "batch": 1, "length": "real"}
+    rows = [{"model": model, "engine": engine, "milliseconds": ms, **cell} for model, engine, ms in models]
+    summary["benchmark"] = {"rows": rows}
+    assert verdict(summary)[1] == (
+        "Beside dense int8 (99.9 % of the dense score, 23.0 MB, 1.90 ms in OpenVINO), sparse int8 has 97.0 % of the "
+        "dense score, 15.0 MB, 0.800 ms in pruneonce, over 2 tasks on average."
+    )
+    assert verdict(summary)[-1].startswith("Int8 in pruneonce takes 0.800 ms"), "the sparse one, not the dense one"
+    summary["results"] = [row for row in summary["results"] if row["task"] == "sentiment"]
+    del summary["benchmark"]
+    assert verdict(summary)[1] == (
+        "Beside dense int8 (87.0 % accuracy, 23.0 MB), sparse int8 has 84.4 % accuracy, 15.0 MB."
+    )
+    summary["results"] = [row for row in summary["results"] if row["arm"] != "int8"]
+    assert verdict(summary)[1].endswith("the sparse model has 84.6 % accuracy, 44.0 MB.")
+
+
 def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
     with_quantized(summary)
     html = build(tmp_path, summary)
@@ -351,6 +375,13 @@ def test_missing_fields_leave_their_part_out(tmp_path: Path, summary: dict[str, 
 def test_methods_and_patterns_are_named(tmp_path: Path, summary: dict[str, Any]) -> None:
     summary["stages"][0].update(method={"name": "obert", "gradients": 512, "block_size": 50}, pattern="1x4")
     assert "obert (gradients 512, block_size 50), 1x4" in build(tmp_path, summary)
+
+
+@pytest.mark.parametrize("changes", [{"created": "2026-13-45"}, {"created": 7}, {"results": [{}]}, {"layers": [1]}])
+def test_a_damaged_summary_is_one_line(changes: dict[str, Any], tmp_path: Path, summary: dict[str, Any]) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, **changes}))
+    with pytest.raises(UserError, match=r"summary\.json is damaged or of another version"):
+        write_report(tmp_path)
 
 
 def test_no_summary_is_the_users_mistake(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from shared.models import make_model
 from transformers import GPT2Config, GPT2Model
 
+from pruneonce.cli import main
 from pruneonce.errors import UserError
 from pruneonce.recipe import Recipe, validate
 from pruneonce.runs import pipeline
@@ -19,7 +20,7 @@ def run(values, output):
     return pipeline.run(validate(Recipe, values), output)
 
 
-ARMS = ("dense", "gradual", "int4", "int8", "int8-ptq", "one-shot", "sparse")
+ARMS = ("dense", "dense-int8", "gradual", "int4", "int8", "int8-ptq", "one-shot", "sparse")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def recipe_values(tiny_recipe, one_layer):
     short = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-4}
     values["quantize"] = {"int8": short, "int8_ptq": {"examples": 16}, "int4": {**short, "group_size": 16}}
     values["export"] = ["onnx"]
+    values["baselines"]["dense_int8"] = True
     return values
 
 
@@ -91,7 +93,7 @@ def test_a_second_run_skips_what_is_made(finished, recipe_values, capsys):
     first, output = finished
     capsys.readouterr()
     second = run(recipe_values, output)
-    assert " ".join(capsys.readouterr().out.split()).count("already made") == 12
+    assert " ".join(capsys.readouterr().out.split()).count("already made") == 13
     assert second["results"] == first["results"]
     assert second["pattern_hash"] == first["pattern_hash"]
 
@@ -121,15 +123,69 @@ def test_what_leaves_nothing_stale_can_be_added_later(tiny_recipe, one_layer, tm
     values["benchmark"] = {"engines": ["torch", "onnxruntime"], "batch_sizes": [1], "lengths": [8], "seconds": 0.01}
     first = run(values, output)
     values["quantize"] = {"int8": {"epochs": 1}, "int8_ptq": {"examples": 16}}
+    values["baselines"] = {"dense_int8": True}
     values["tasks"]["temper"] = {**values["tasks"]["mood"], "metric": "f1"}
     second = run(values, output)
-    assert [row for row in second["results"] if row["task"] == "mood"][:2] == first["results"]
-    assert [row["arm"] for row in second["results"]] == 2 * ["dense", "sparse", "int8", "int8-ptq"]
+    mood = {row["arm"]: row for row in second["results"] if row["task"] == "mood"}
+    for before in first["results"]:
+        now = mood[before["arm"]]
+        assert {**now, "certificate": None} == {**before, "certificate": None}
+        assert now["certificate"]["difference"] == before["certificate"]["difference"], "its milliseconds are new"
+    assert [row["arm"] for row in second["results"]] == 2 * ["dense", "dense-int8", "sparse", "int8", "int8-ptq"]
     timed = [{row["model"] for row in summary["benchmark"]["rows"]} for summary in (first, second)]
-    assert timed == [{"dense", "sparse"}, {"dense", "sparse", "int8"}]
+    assert timed == [{"dense", "sparse"}, {"dense", "dense-int8", "sparse", "int8"}]
     values["quantize"]["int8_ptq"] = {"examples": 32}
-    with pytest.raises(UserError, match="stale: tasks/mood/int8-ptq, tasks/temper/int8-ptq"):
+    outdated = ", ".join(f"tasks/{task}/{arm}" for task in ("mood", "temper") for arm in ("dense-int8", "int8-ptq"))
+    with pytest.raises(UserError, match=f"stale: {outdated}"):
         run(values, output)
+
+
+def test_dense_int8_is_the_dense_model_on_the_grid_of_the_sparse_one(finished):
+    summary, output = finished
+    dense, baseline, sparse = (
+        json.loads((output / "tasks" / "mood" / arm / "pruneonce.json").read_text())
+        for arm in ("dense", "dense-int8", "int8-ptq")
+    )
+    assert baseline["parents"] == [dense["key"]]
+    assert baseline["settings"] == sparse["settings"]
+    assert baseline["training"]["steps"] == 0, "it is calibrated, nothing is trained"
+    results = {row["arm"]: row for row in summary["results"]}
+    assert results["dense-int8"]["recovery"] == results["dense-int8"]["value"] / results["dense"]["value"]
+    sizes = [results[arm]["size"]["bytes"] for arm in ("dense", "dense-int8", "int8-ptq")]
+    assert sizes == sorted(sizes, reverse=True), "int8 makes it smaller, zeros make it smaller still"
+    assert (output / "tasks" / "mood" / "dense-int8.pruneonce").is_file()
+    assert "Beside dense int8 (" in (output / "report.html").read_text()
+
+
+def test_every_arm_has_a_certificate_of_what_the_summary_says(finished, recipe_values, task_files, capsys):
+    summary, output = finished
+    page = (output / "report.html").read_text()
+    assert "How sure the losses are" in page
+    for row in summary["results"]:
+        content = json.loads((output / row["folder"] / "certificate.json").read_text())
+        dense = next(one["value"] for one in summary["results"] if one["arm"] == "dense")
+        assert content["score"]["value"] == pytest.approx(row["value"])
+        assert content["difference"]["value"] == pytest.approx(row["value"] - dense)
+        assert content["bytes"] == (row["size"] and row["size"]["bytes"])
+        assert (content["split"], content["units"]) == ("test", 40)
+        assert "## Certificate" in (output / row["folder"] / "README.md").read_text()
+        assert "outcome" not in row["certificate"]["reference"], "the summary has the numbers alone"
+    exported, model = (output / "tasks" / "mood" / name for name in ("int8-onnx", "int8"))
+    assert (exported / "certificate.json").read_text() == (model / "certificate.json").read_text()
+    test = str(task_files / "test.jsonl")
+    for folder in (model, exported):
+        assert main(["check", str(folder), "--data", test, "--budget", "100pt"]) == 0
+    assert "on 40 examples" in capsys.readouterr().out
+    packed = str(model.with_name("int8.pruneonce"))
+    assert main(["check", packed, "--data", test, "--budget", "100pt"]) == 2
+    reference = ("--against", str(model / "certificate.json"))
+    assert main(["check", packed, *reference, "--data", test, "--budget", "100pt"]) == 0
+
+
+def test_the_grid_of_dense_int8_is_that_of_the_trained_model_without_a_calibrated_one(recipe_values):
+    recipe_values["quantize"] = {"int8": {**recipe_values["quantize"]["int8"], "granularity": "tensor", "head": False}}
+    settings = validate(Recipe, recipe_values).quantize.calibration
+    assert (settings.granularity, settings.head, settings.examples) == ("tensor", False, 256)
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(recipe_values, tmp_path):
@@ -200,9 +256,9 @@ def test_an_unsupported_architecture(recipe_values, tokenizer, tmp_path):
 def test_a_given_teacher_is_the_dense_arm(finished, recipe_values, tmp_path):
     first, output = finished
     recipe_values["tasks"]["mood"]["teacher_model"] = str(output / "tasks" / "mood" / "dense")
-    recipe_values.update(baselines={}, quantize={})
+    recipe_values.update(baselines={"dense_int8": True}, quantize={})
     second = run(recipe_values, tmp_path / "again")
-    assert {row["arm"] for row in second["results"]} == {"dense", "sparse"}
+    assert {row["arm"] for row in second["results"]} == {"dense", "dense-int8", "sparse"}
     dense = [next(row["value"] for row in s["results"] if row["arm"] == "dense") for s in (first, second)]
     assert dense[0] == dense[1]
     assert not (tmp_path / "again" / "tasks" / "mood" / "dense").exists()

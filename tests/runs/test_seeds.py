@@ -14,11 +14,13 @@ from rich.console import Console
 from pruneonce import stages
 from pruneonce.cli import tables
 from pruneonce.errors import UserError
+from pruneonce.metrics.units import Units
 from pruneonce.plan.task_work import task_works
 from pruneonce.recipe import Recipe, validate
 from pruneonce.runs import pipeline
 from pruneonce.runs.layout import make_room_for_seeds
 from pruneonce.runs.summary import over_seeds
+from pruneonce.stages.evaluate import Measured
 
 RATES = [1e-3, 3e-3]
 ARMS = ["dense", "one-shot", "sparse", "int8"]
@@ -55,12 +57,20 @@ def evaluate(model, task, *, splits=None, cache=None):
     return {split: {"accuracy": found[split], "examples": sizes[split]} for split in splits or found}
 
 
+def measure(model, task, *, splits=None, cache=None):
+    """The scores of `evaluate`; on the outcome by example no value hangs."""
+    labels = np.arange(40) % 2
+    outcome = Units({"predicted": labels, "label": labels}, labels, labels == labels)
+    return {split: Measured(scores, outcome, "") for split, scores in evaluate(model, task, splits=splits).items()}
+
+
 @pytest.fixture(scope="module")
 def extended(values, tmp_path_factory):
     """`(before, after, output)`: summaries of a run without `seeds`, and of the same one when a seed was added."""
     output = tmp_path_factory.mktemp("seeds") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "evaluate", evaluate)
+        patch.setattr(stages, "measure", measure)
         before = run(values, output)
         after = run({**values, "seeds": [1, 2]}, output)
     return before, after, output

@@ -39,13 +39,13 @@ VALUES = {
         "mood": {split: f"@{split}.jsonl" for split in SPLITS},
         "vectors": {"kind": "embedding", "train": "@train.jsonl", "dev": "@dev.jsonl"},
     },
-    "baselines": {"one_shot": True, "gradual": {**TRAINING, "every": 2}},
+    "baselines": {"dense_int8": True, "one_shot": True, "gradual": {**TRAINING, "every": 2}},
     "export": ["onnx"],
     "benchmark": {"seconds": 0.01},
 }
 # Values for keys of which no other value can be guessed, by the end of the key. What begins with @ is a place, too.
 OTHERS = {
-    "report_to": [["wandb"]],
+    "report_to": [[]],
     "seeds": [],  # tests/runs/test_seeds.py has them
     "sweep": [],  # a test below has them
     "sparse_model": ["@other model"],

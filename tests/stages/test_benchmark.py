@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,13 +19,13 @@ from transformers import AutoConfig
 from pruneonce import recipe, stages, storage
 from pruneonce.cli import main, tables
 from pruneonce.console import console
-from pruneonce.engines import ENGINES
-from pruneonce.engines.timing import figures, in_turns
+from pruneonce.engines import ENGINES, timing
+from pruneonce.engines.timing import Turns, figures, in_turns, unevenness, watched
 from pruneonce.errors import UserError
 from pruneonce.recipe import Benchmark
 from pruneonce.report import verdict, write_report
-from pruneonce.report.speed import milliseconds, sentence
-from pruneonce.stages.benchmark import _text_batches
+from pruneonce.report.speed import fastest, milliseconds, notes, sentence
+from pruneonce.stages.benchmark import _fastest, _text_batches
 from pruneonce.system import packages
 
 OURS = ["pruneonce"] if find_spec("pruneonce_runtime") else []  # which `make setup` installs
@@ -40,7 +42,9 @@ def models(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(models):
-    return stages.benchmark(models, FAST, TEXTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Turns, "is_busy", lambda self, name, threads: False)  # the machine of a test may be
+        return stages.benchmark(models, FAST, TEXTS)
 
 
 # -- timing -----------------------------------------------------------------------------------------------------
@@ -74,6 +78,39 @@ def test_figures():
     assert (told["low"], told["high"]) == (pytest.approx(2.25), pytest.approx(4.75))
     assert told["per_second"] == pytest.approx(8 / 0.006), "the median pass took 6 ms"
     assert told["runs"] == 6
+
+
+def test_equal_calls_that_differ_are_uneven_and_different_texts_are_not():
+    texts = [[0.001, 0.009], [0.001, 0.009], [0.0011, 0.0089]]
+    assert unevenness(texts) < 0.1
+    assert unevenness([[0.001], [0.0011], [0.001], [0.002], [0.0019], [0.0021]]) > 0.5
+    assert Turns({"a": texts}, others=0.0).is_busy("a", threads=1) is False
+    assert Turns({"a": [[0.001], [0.003]]}, others=0.0).is_busy("a", threads=1) is True
+
+
+@pytest.mark.parametrize(("others", "busy"), [(0.1, False), (1.0, True)])
+def test_a_program_beside_a_benchmark_makes_it_busy(others, busy, monkeypatch):
+    """All processors are timed on; another program takes a part of one of them, seen once the time is long enough."""
+    began = time.perf_counter()
+    monkeypatch.setattr(timing, "seconds_of_others", lambda: others * (time.perf_counter() - began))
+    turns = watched({"a": [lambda: time.sleep(0.002)]}, 0.6, 2)
+    assert turns.others == pytest.approx(others, rel=0.05)
+    turns.passes["a"] = [[0.002], [0.002]]
+    assert turns.is_busy("a", threads=os.cpu_count()) is busy
+    assert turns.is_busy("a", threads=1) is (busy and os.cpu_count() == 1)
+    assert watched({"a": [lambda: None]}, 0.0, 2).others is None, "too short to tell"
+
+
+def test_busy_rows_are_not_compared(models, monkeypatch):
+    monkeypatch.setattr(Turns, "is_busy", lambda self, name, threads: name == "int8")
+    settings = Benchmark(engines=["torch", "onnxruntime"], batch_sizes=[1], lengths=[8], seconds=0.01)
+    found = stages.benchmark(models, settings)
+    assert found["busy"] is True
+    assert {row["model"] for row in found["rows"] if row["busy"]} == {"int8"}
+    assert all((row["speedup"] is None) == row["busy"] for row in found["rows"])
+    assert sentence(found["rows"]).endswith(" ms a text of 8 tokens, on a busy machine: no times are compared.")
+    (line,) = [line for line in notes(found) if line.startswith("NOT RELIABLE")]
+    assert "while int8 in ONNX Runtime was timed" in line
 
 
 # -- the stage --------------------------------------------------------------------------------------------------
@@ -225,6 +262,23 @@ def test_a_mistake_is_one_line(options, message, encoder, tmp_path, monkeypatch,
     assert [file.name for file in tmp_path.iterdir()] == ["texts.jsonl"]
 
 
+def test_the_faster_way_of_an_engine_is_kept(monkeypatch):
+    taken = {"": 4.0, "zeros skipped": 1.0}
+    monkeypatch.setitem(_fastest.__globals__, "in_turns", lambda works, *_: {n: [[taken[n]]] for n in works})
+    ways, grid = dict.fromkeys(taken, print), {(1, 8): {}, (2, 8): {}}
+    assert _fastest(ways, grid) == "zeros skipped"
+    taken[""] = 0.5
+    assert _fastest(ways, grid) == ""
+
+
+def test_the_notes_name_the_way_that_was_kept():
+    measured = timed()
+    assert not [line for line in notes(measured) if "zeros skipped" in line]
+    measured["rows"][-1]["variant"] = "zeros skipped"
+    model = measured["rows"][-1]["model"]
+    assert [line for line in notes(measured) if line.startswith(f"{model} runs in") and "zeros skipped" in line]
+
+
 # -- tables and the report --------------------------------------------------------------------------------------
 
 
@@ -325,6 +379,16 @@ def test_a_page_with_a_benchmark_alone(tmp_path):
         assert text not in html
     assert "var(--dense)" in re.search(r"<figure>.*?</figure>", html, re.S)[0]
     assert verdict({"benchmark": found}) == [sentence(found["rows"])]
+
+
+def test_a_page_of_a_busy_machine_compares_no_times(tmp_path):
+    found = timed()
+    for busy in found["rows"]:
+        busy.update(busy=True, speedup=None)
+    html = build(tmp_path, {"name": "speed", "machine": found["machine"], "benchmark": found})
+    assert "NOT RELIABLE: the machine was busy while dense in PyTorch, dense in OpenVINO" in html
+    assert not re.search(r"\d times", re.sub("<[^>]*>", "", html))
+    assert fastest(found["rows"], "int8") is None
 
 
 def test_the_sentence_joins_those_of_a_run():

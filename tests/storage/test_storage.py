@@ -83,7 +83,11 @@ def tasks(tmp_path, sparse):
 def test_fp32_comes_back_bit_for_bit(architecture, tmp_path, tokenizer):
     model = prune(make_model(tmp_path / "model", tokenizer, architecture, head=True))
     tensors = weights(model)
-    tensors[next(name for name in tensors if name.endswith("bias"))].ravel()[:3] = [-0.0, np.nan, np.inf]
+    tensors[next(name for name in tensors if name.endswith("bias"))].ravel()[:3] = [
+        -0.0,
+        np.finfo(np.float32).tiny,
+        3e38,
+    ]
     save(tensors, model)
     found = storage.pack([model], tmp_path / "packed.pruneonce", "fp32")
     assert found.parts["encoder"].weights == sum(layer.size for layer in inspect_model(model).layers)
@@ -194,6 +198,32 @@ def test_the_reader_in_the_docs_reads_the_same(values, sparse, tmp_path, monkeyp
 # -- sizes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_no_place_of_the_makers_machine_is_in_the_file(values, sparse, tmp_path):
+    (sparse / "pruneonce.json").write_text(json.dumps({"key": "k", "source": str(tmp_path / "dense"), "stage": "x"}))
+    for name, key in (("config.json", "_name_or_path"), ("tokenizer_config.json", "tokenizer_file")):
+        settings = json.loads((sparse / name).read_text())
+        (sparse / name).write_text(json.dumps({**settings, key: "C:\\users\\me\\model"}))
+    storage.pack([sparse], tmp_path / "packed.pruneonce", values)
+    (back,) = storage.unpack(tmp_path / "packed.pruneonce", tmp_path / "back")
+    texts = [file.read_text() for file in back.iterdir() if file.suffix in (".json", ".md")]
+    assert not any(str(tmp_path) in text or "users" in text for text in texts)
+    assert json.loads((back / "pruneonce.json").read_text())["source"] == "dense"
+    assert json.loads((back / "config.json").read_text())["_name_or_path"] == "model"
+
+
+def test_unpacking_goes_on_after_a_kill(sparse, tmp_path):
+    storage.pack([sparse], tmp_path / "packed.pruneonce", "fp32")
+    left = tmp_path / "back.partial" / "content"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    (left / "stray.json").write_text("{}")
+    (back,) = storage.unpack(tmp_path / "packed.pruneonce", tmp_path / "back")
+    assert same(back, sparse)
+    assert not (back / "stray.json").exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_sizes_add_up(sparse, tmp_path):
     file = tmp_path / "packed.pruneonce"
     found = storage.pack([sparse], file, "fp32")
@@ -291,10 +321,9 @@ def test_load_leaves_no_random_pooler(sparse, tmp_path):
     for path in (tmp_path / "packed.pruneonce", sparse):
         assert pruneonce.load(path).pooler is None
     save({name: weight for name, weight in weights(sparse).items() if name != QUERY}, sparse)
-    storage.pack([sparse], tmp_path / "lacking.pruneonce")
-    for path in (tmp_path / "lacking.pruneonce", sparse):
+    for read in (lambda: storage.pack([sparse], tmp_path / "lacking.pruneonce"), lambda: pruneonce.load(sparse)):
         with pytest.raises(UserError, match=f"no weights for {QUERY}"):
-            pruneonce.load(path)
+            read()
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------
@@ -336,7 +365,7 @@ def broken(folder, change):
     [
         ("nan", "infinite or undefined"),
         ("half", "rounding takes float32"),
-        ("shape", "config.json asks for another"),
+        ("shape", "config.json asks for"),
         ("names", "another model than the weights are of"),
         ("off grid", "does not lie on the grid"),
         ("other grid", "does not fit its type or shape"),

@@ -21,9 +21,11 @@ from typer.exceptions import TyperException
 
 from pruneonce import __version__, recipe
 from pruneonce.cli import benchmark as cli_benchmark
+from pruneonce.cli import check as cli_check
 from pruneonce.cli import deploy as cli_deploy
 from pruneonce.cli import methods as cli_methods
 from pruneonce.cli import packed_file as cli_storage
+from pruneonce.cli import publish as cli_publish
 from pruneonce.cli import recipes as cli_recipes
 from pruneonce.cli import stages as cli_stages
 from pruneonce.cli import tables, verbosity
@@ -43,7 +45,9 @@ app = typer.Typer(
 app.add_typer(cli_stages.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_storage.app)
+app.add_typer(cli_publish.app)
 app.add_typer(cli_benchmark.app)
+app.add_typer(cli_check.app)
 app.add_typer(cli_recipes.app, name="recipes")
 app.add_typer(cli_methods.app, name="methods")
 
@@ -212,12 +216,14 @@ def verify(
     from pruneonce.sparsity import verify
 
     check = verify(child, against)
-    absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
     if check.ok:
+        absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
         echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")
         return
     lost = [layer for layer in check.layers if layer.lost]
     if lost:
         results.print(tables.lost_zeros(lost))
+    more = f" and {len(check.wanted) - 1} more" if len(check.wanted) > 1 else ""
+    absent = f"; not in the child, or of another shape: {check.wanted[0]}{more}" if check.wanted else ""
     echo(f"{child} does not keep the zeros of {against}{absent}")
     raise typer.Exit(1)

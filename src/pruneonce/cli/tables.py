@@ -100,7 +100,7 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
     headings = ["ms\n" + title_of(engine).replace(" ", "\n") for engine in engines]
-    table = _table("task", "model", value, "of\ndense", "MB", "times\nless", *headings)
+    table = _table("task", "model", value, "of\ndense", "MB", "less", *headings)
     blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         blocks.setdefault(row["task"], []).append(row)
@@ -111,7 +111,9 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
                 table.add_row(title)
                 continue
             timed = [speeds.get((engine, arm["arm"])) if number == 0 else None for engine in engines]
-            table.add_row(title or "", *_result(arm, arms[0]), *(f"{ms:.1f}" if ms else "" for ms in timed))
+            table.add_row(
+                title or "", *_result(arm, arms[0]), *(f"{ms:.{1 if ms >= 1 else 2}f}" if ms else "" for ms in timed)
+            )
     return table
 
 
@@ -217,9 +219,8 @@ def totals(inspection: Inspection) -> Table:
     table.add_row("model", f"{inspection.model:.2%} of all {inspection.parameters:,} parameters")
     table.add_row("bytes", f"{inspection.bytes:,}")
     table.add_row("pattern", inspection.pattern)
-    table.add_row(
-        "made by", shown(f"{provenance['stage']} from {provenance['source']}") if provenance else "not pruneonce"
-    )
+    made = f"{provenance.get('stage', 'unknown')} from {provenance.get('source', 'unknown')}" if provenance else None
+    table.add_row("made by", shown(made) if made else "not pruneonce")
     return table
 
 

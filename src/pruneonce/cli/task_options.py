@@ -87,14 +87,14 @@ def task_values(typed: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def with_sets(task: dict[str, Any], sets: list[str] | None) -> dict[str, Any]:
+def with_sets(task: dict[str, Any], sets: list[str] | None, verb: str = "evaluate") -> dict[str, Any]:
     """Return a task's values after `--set task.KEY=VALUE`, for a verb that takes nothing else by --set."""
     values: dict[str, Any] = {"task": task}
     for override in sets or []:
         recipe.set_value(values, override)
     task = values.pop("task", {})
     if values:
-        raise UserError(f"unknown key `{next(iter(values))}`; `evaluate` takes `task.KEY`")
+        raise UserError(f"unknown key `{next(iter(values))}`; `{verb}` takes `task.KEY`")
     return task
 
 

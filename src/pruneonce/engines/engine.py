@@ -28,6 +28,8 @@ class Engine:
         runs_integers: whether a quantized model is calculated with integers; False: it is simulated in fp32, which is
             no faster.
         opens_packed: whether it opens packed files as well, which are for this engine alone.
+        alternatives: opens a model with other settings of equal results, one of which may be faster: called with the
+            same file and number of threads as `open`, it gives a session by the name of what is set.
         limits: why it cannot run models with this configuration as they were saved, as the end of a sentence; None:
             it can. Engines without `limits` run all models.
     """
@@ -40,6 +42,7 @@ class Engine:
     extra: str | None = None
     runs_integers: bool = True
     opens_packed: bool = False
+    alternatives: Callable[[str | Path, int | None], dict[str, Session]] = lambda file, threads: {}
     limits: Callable[[Any], str | None] = lambda config: None
 
     @property

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from pruneonce.engines.session import Array, Outputs, Session
 
 # Otherwise idle threads go on spinning and take the processor from the work that follows.
-SETTINGS = {"session.force_spinning_stop": "1"}
+# The fusion makes SkipLayerNormalization, whose kernel is slower than those of Add and LayerNormalization.
+SETTINGS = {
+    "session.force_spinning_stop": "1",
+    "optimization.disable_specified_optimizers": "SkipLayerNormFusion",
+}
 # Products of uint8 and uint8: slower, but right where products of uint8 and int8 overflow.
 WITHOUT_VNNI = {"session.x64quantprecision": "1"}
 EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}  # otherwise inputs of 4-bit weights are rounded to int8

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
+from pruneonce.system.machine import is_short_of_processors, seconds_of_others
+
 Work = Sequence[Callable[[], object]]
+WIDE = 0.3  # over the median: of benchmarks/results/speed.json, no cell of equal calls is above 0.21
+LEAST = 0.5  # seconds; the system counts the time of programs in hundredths
 Passes = list[list[float]]  # seconds of each call, for each pass
 
 
@@ -36,6 +41,34 @@ def in_turns(works: Mapping[str, Work], seconds: float, rounds: int) -> dict[str
             while perf_counter() < until:
                 passes[name].append([_timed(call) for call in work])
     return passes
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Passes of several works, and the processors that other programs used meanwhile, on average."""
+
+    passes: dict[str, Passes]
+    others: float | None
+
+    def is_busy(self, name: str, threads: int) -> bool:
+        """Return whether the times of a work are unreliable: processors were short, or equal calls differ widely."""
+        short = self.others is not None and is_short_of_processors(threads, self.others)
+        return short or unevenness(self.passes[name]) > WIDE
+
+
+def watched(works: Mapping[str, Work], seconds: float, rounds: int) -> Turns:
+    """Time works as `in_turns`, and watch the machine; too short a time says nothing about other programs."""
+    began, before = perf_counter(), seconds_of_others()
+    passes = in_turns(works, seconds, rounds)
+    took = perf_counter() - began
+    return Turns(passes, (seconds_of_others() - before) / took if took >= LEAST else None)
+
+
+def unevenness(passes: Passes) -> float:
+    """Return the distance of the quartiles of the calls' times, each over the median of the same call."""
+    times = np.asarray(passes)
+    low, high = np.percentile(times / np.median(times, axis=0), [25, 75])
+    return float(high - low)
 
 
 def figures(passes: Passes, sequences: int) -> dict[str, float]:

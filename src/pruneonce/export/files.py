@@ -18,7 +18,9 @@ AGAIN = "remove the folder and export the model again"
 
 def hashes(folder: Path, format: str) -> dict[str, str]:
     """Return the hashes that provenance records as `files`."""
-    return {name: durable.file_hash(folder / name) for name in FORMATS[format].files}
+    declared = FORMATS[format]
+    names = [*declared.files, *(name for name in declared.optional_files if (folder / name).is_file())]
+    return {name: durable.file_hash(folder / name) for name in names}
 
 
 def must_be_whole(folder: Path, format: str) -> None:

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from pruneonce import quantization
+from pruneonce.errors import UserError
+from pruneonce.export import rewriting, saturation
+from pruneonce.export.format import Options
 from pruneonce.export.qdq import OPSET, add_zero_points, pack_int4, with_nodes
 from pruneonce.models import load_as_saved, load_tokenizer
 
@@ -37,11 +40,14 @@ class _Positional(nn.Module):
         return tuple(outputs[name] for name in self.outputs)
 
 
-def program_of(source: str | Path) -> torch.onnx.ONNXProgram:
+HIDDEN = "last_hidden_state"  # of bare encoders
+
+
+def program_of(source: str | Path, options: Options) -> torch.onnx.ONNXProgram:
     """Return the ONNX program of a model folder (or hub id), as `pruneonce.export.to_onnx` writes it.
 
     Raises:
-        UserError: there is no model.
+        UserError: there is no model, or an option does not suit it.
     """
     tokenizer = load_tokenizer(source)
     is_quantized = quantization.is_quantized(source)
@@ -50,6 +56,12 @@ def program_of(source: str | Path) -> torch.onnx.ONNXProgram:
     example = _example(model, tokenizer)
     with torch.no_grad():
         outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
+    if options.single_output:
+        outputs = _single(outputs, source)
+    if options.safe:
+        if not saturation.counts(model)["layers"]:
+            raise UserError(f"{source} has no int8 layers; export it without --safe")
+        saturation.fit(model)
     if is_quantized:
         with_nodes(model)
     graph = _Positional(model, list(example), outputs).eval()
@@ -70,8 +82,20 @@ def program_of(source: str | Path) -> torch.onnx.ONNXProgram:
         program.rename_axes(dict(zip(value.shape, ("batch", "sequence"), strict=True)))  # type: ignore[arg-type]
     add_zero_points(program.model.graph)
     pack_int4(program.model.graph)
+    rewriting.keep_layer_norms(program.model.graph)
+    if options.fp16:
+        rewriting.store_fp16(program.model.graph)
+    if options.opset < OPSET:
+        rewriting.lower(program.model, options.opset)
     _strip(program.model)
     return program
+
+
+def _single(outputs: list[str], source: str | Path) -> list[str]:
+    """Return the one output of a model; of a bare encoder the hidden states, without the pooler's output."""
+    if len(outputs) == 1 or outputs[0] == HIDDEN:
+        return outputs[:1]
+    raise UserError(f"{source} needs all of its outputs: {', '.join(outputs)}; export it without --single-output")
 
 
 def _example(model: Any, tokenizer: Any) -> dict[str, Tensor]:

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx import ops
 
+from pruneonce.export.format import OPSETS
 from pruneonce.quantization import QuantizedEmbedding, QuantizedLinear, quantize_weight
 
-OPSET = 21  # the first whose DequantizeLinear has groups ("blocks") and 4-bit integers
+OPSET = OPSETS[-1]  # of the nodes made here; `rewriting.lower` gives the graph an older one
 INT4_WEIGHT, INT8_WEIGHT = "weight_int4", "weight_int8"
 
 

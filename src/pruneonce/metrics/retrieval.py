@@ -13,6 +13,7 @@ first: in the order of the file, a model with equal scores everywhere would be p
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,13 +29,24 @@ def ranking(queries: Iterable[tuple[ArrayLike, ArrayLike]], cut: int = CUT) -> d
     Raises:
         UserError: there are no queries.
     """
+    return {name: float(np.mean(values)) for name, values in by_query_values(queries, cut).items()}
+
+
+def by_query_values(
+    queries: Iterable[tuple[ArrayLike, ArrayLike]], cut: int = CUT
+) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Return `ndcg@10` and `mrr@10` (or at another `cut`) of each query, as arrays [queries].
+
+    Raises:
+        UserError: there are no queries.
+    """
     values = [
         (ndcg(scores, relevances, cut), reciprocal_rank(scores, relevances, cut)) for scores, relevances in queries
     ]
     if not values:
         raise UserError("there are no queries to rank candidates for")
-    gain, rank = np.mean(values, axis=0)
-    return {f"ndcg@{cut}": float(gain), f"mrr@{cut}": float(rank)}
+    gains, ranks = np.array(values).T
+    return {f"ndcg@{cut}": gains, f"mrr@{cut}": ranks}
 
 
 def ndcg(scores: ArrayLike, relevances: ArrayLike, cut: int = CUT) -> float:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from pruneonce.errors import UserError
+from pruneonce.metrics.units import Array, ratio
 
 METRICS = ["precision", "recall", "f1", "accuracy"]
 _ONE_LETTER = {"L": "E", "U": "S"}  # BILOU's letters to those of BIOES
@@ -30,19 +33,30 @@ def score(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> 
         UserError: a tag is invalid (see `is_tag`).
         ValueError: a text has different numbers of predicted and gold tags.
     """
-    correct = predicted_spans = gold_spans = correct_tags = tokens = 0
-    for theirs, ours in zip(predicted, gold, strict=True):
-        correct_tags += sum(one == other for one, other in zip(theirs, ours, strict=True))
-        tokens += len(ours)
+    return {name: float(value) for name, value in of_counts(counts(predicted, gold).sum(0)).items()}
+
+
+def counts(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> Array:
+    """Count in each text, [texts, 5]: correct, predicted and gold spans, tokens with the correct tag, and tokens.
+
+    Arguments and errors as `score`.
+    """
+    rows = np.zeros((len(gold), 5), dtype=np.int64)
+    for row, theirs, ours in zip(rows, predicted, gold, strict=True):
+        correct_tags = sum(one == other for one, other in zip(theirs, ours, strict=True))
         of_theirs, of_ours = set(spans(theirs)), set(spans(ours))
-        correct += len(of_theirs & of_ours)
-        predicted_spans += len(of_theirs)
-        gold_spans += len(of_ours)
+        row[:] = len(of_theirs & of_ours), len(of_theirs), len(of_ours), correct_tags, len(ours)
+    return rows
+
+
+def of_counts(sums: Array) -> dict[str, Array]:
+    """Return the metrics [...] of sums [..., 5] of `counts`."""
+    correct, predicted_spans, gold_spans, correct_tags, tokens = np.moveaxis(np.asarray(sums), -1, 0)
     return {
-        "precision": _ratio(correct, predicted_spans),
-        "recall": _ratio(correct, gold_spans),
-        "f1": _ratio(2 * correct, predicted_spans + gold_spans),  # = 2 P R / (P + R)
-        "accuracy": _ratio(correct_tags, tokens),
+        "precision": ratio(correct, predicted_spans),
+        "recall": ratio(correct, gold_spans),
+        "f1": ratio(2 * correct, predicted_spans + gold_spans),  # = 2 P R / (P + R)
+        "accuracy": ratio(correct_tags, tokens),
     }
 
 
@@ -76,7 +90,3 @@ def _parsed(tag: str) -> tuple[str, str]:
     if not is_tag(tag):
         raise UserError(f"tag {tag!r} does not mark a span: it has to be O, or B-TYPE, I-TYPE, E-TYPE or S-TYPE")
     return _ONE_LETTER.get(tag[0], tag[0]), tag[2:]
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

@@ -52,15 +52,7 @@ def score(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]) 
     Raises:
         UserError: there are no questions, or one has no prediction.
     """
-    missing = next((question for question in answers if question not in predictions), None)
-    if missing is not None:
-        raise UserError(f"question {missing!r} has no prediction; one is needed for each, an empty one for no answer")
-    if not answers:
-        raise UserError("there are no questions to score answers to")
-    scores = {
-        question: (exact_match(predictions[question], gold), f1(predictions[question], gold))
-        for question, gold in answers.items()
-    }
+    scores = by_question(predictions, answers)
     exact, overlap = _percent(list(scores.values()))
     values = {"exact_match": exact, "f1": overlap}
     kinds = {
@@ -71,6 +63,19 @@ def score(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]) 
         for kind, some in kinds.items():
             values[f"{kind}_exact"], values[f"{kind}_f1"] = _percent(some)
     return values
+
+
+def by_question(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]) -> dict[str, tuple[float, float]]:
+    """Return exact match and F1 of each question, 0 to 1; arguments and errors as `score`."""
+    missing = next((question for question in answers if question not in predictions), None)
+    if missing is not None:
+        raise UserError(f"question {missing!r} has no prediction; one is needed for each, an empty one for no answer")
+    if not answers:
+        raise UserError("there are no questions to score answers to")
+    return {
+        question: (exact_match(predictions[question], gold), f1(predictions[question], gold))
+        for question, gold in answers.items()
+    }
 
 
 def _gold(answers: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pruneonce.lazy import lazily
 if TYPE_CHECKING:
     from pruneonce.models.folder import BEGUN, publish_folder, remove_scratch, save_model
     from pruneonce.models.loading import (
+        check_weights,
         dropouts,
         load_as_saved,
         load_config,
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
         load_vocabulary_model,
         without_dropout,
     )
-    from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE, content_key, key_of, read_provenance
+    from pruneonce.models.provenance import (
+        CERTIFICATE,
+        LIBRARIES,
+        METRICS,
+        PROVENANCE,
+        content_key,
+        key_of,
+        read_provenance,
+    )
     from pruneonce.models.sentence_transformers import MODULE, copy_sentence_transformer, local_folder
 else:
     __getattr__ = lazily(
@@ -27,10 +36,12 @@ else:
 
 __all__ = [
     "BEGUN",
+    "CERTIFICATE",
     "LIBRARIES",
     "METRICS",
     "MODULE",
     "PROVENANCE",
+    "check_weights",
     "content_key",
     "copy_sentence_transformer",
     "dropouts",

@@ -16,8 +16,9 @@ from torch import nn
 
 from pruneonce.models.card import TASK_HEADS, write_card
 from pruneonce.models.loading import load_tokenizer
-from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE
+from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE, SHA256
 from pruneonce.models.sentence_transformers import copy_sentence_transformer
+from pruneonce.models.source import weights_hash
 from pruneonce.system import durable, locks
 from pruneonce.system.durable import partial, write_json
 
@@ -54,9 +55,10 @@ def save_model(
         if not type(model).__name__.endswith(TASK_HEADS):
             copy_sentence_transformer(source, folder)
         versions = {name: version(name) for name in LIBRARIES}
-        write_json({**provenance, "versions": versions}, folder / PROVENANCE)
+        record = {**provenance, "versions": versions, SHA256: weights_hash(folder)}
+        write_json(record, folder / PROVENANCE)
         write_json(dict(metrics), folder / METRICS)
-        write_card(type(model).__name__, folder, provenance)
+        write_card(folder)
         publish_folder(output)
     return output
 

@@ -8,23 +8,51 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import UserError
+from pruneonce.models.source import weights_hash
 from pruneonce.system.durable import file_hash, read_json
 
 PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
+SHA256 = "sha256"  # of the weights, in provenance
+CERTIFICATE = "certificate.json"
 LIBRARIES = ("pruneonce", "torch", "transformers")
 
 
 def content_key(source: str | Path) -> str:
-    """Key of a model as an input: its provenance key, a hash of its weights and JSON files, or the hub id."""
+    """Key of a model as an input: its provenance key, a hash of its weights and JSON files, or the hub id.
+
+    Raises:
+        UserError: as `is_as_written`.
+    """
     path = Path(source)
     if not path.is_dir():
         return f"hub:{source}"
     provenance = read_provenance(path)
     if provenance and "key" in provenance:
+        is_as_written(path)
         return str(provenance["key"])
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+    files = [file for file in files if file.name != CERTIFICATE]
     return key_of([(file.name, file_hash(file)) for file in files])
+
+
+def is_as_written(folder: Path) -> bool:
+    """Return whether the weights of a folder are those that this package wrote; False where no hash says so.
+
+    Earlier versions recorded no hash. Exported folders have hashes of their own.
+
+    Raises:
+        UserError: there is a hash, and the weights are others.
+    """
+    recorded = (read_provenance(folder) or {}).get(SHA256)
+    if recorded is None:
+        return False
+    if recorded != weights_hash(folder):
+        raise UserError(
+            f"the weights of {folder} are not those that pruneonce wrote, so its {PROVENANCE} says nothing about them; "
+            f"put them back, or remove {PROVENANCE} to use the folder as a model from elsewhere"
+        )
+    return True
 
 
 def key_of(*parts: Any) -> str:

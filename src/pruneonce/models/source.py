@@ -1,10 +1,17 @@
-"""Reader of a model's configuration and weights, tensor by tensor, without PyTorch or transformers."""
+"""Reader of a model's configuration and weights, tensor by tensor, without PyTorch or transformers.
+
+This is the torch-free half of the one door for models; `pruneonce.models.loading` is the other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +25,58 @@ from pruneonce.system.durable import read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # Bounds of the numbers in a configuration.
-MOST, MOST_LAYERS = 1 << 20, 1000
+MOST, MOST_LAYERS, MOST_LABELS = 1 << 20, 1000, 1 << 17
 FLOATS = {"F64", "F32", "F16", "BF16"}
+# Names that wrappers put before those of the model: torch.compile, DataParallel, sentence-transformers.
+COMPILED = "_orig_mod."
+WRAPPERS = re.compile(r"^(?:module\.|(?:\d+\.)?auto_model\.)+")
+OUTER = "model."  # a wrapper if all names have it; else the base model of a head
+# Keys of a configuration that name code, or settings of the machine rather than of the model.
+IMPLEMENTATION = re.compile(r"_?\w+_implementation(_internal)?")
+PIECE = 1 << 22  # bytes that are read at once
+HARMLESS = ("eager", "sdpa")  # implementations inside transformers and PyTorch
+MACHINE = {
+    "configuration_files",
+    "custom_pipelines",
+    "fusion_config",
+    "kernel_config",
+    "transformers_weights",
+    "use_kernels",
+}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Floating-point tensor in a safetensors file."""
+    """Floating-point tensor in a safetensors file.
+
+    Attributes:
+        file: the safetensors file.
+        name: of the tensor in the file.
+        shape: of the tensor.
+        dtype: its type, as safetensors calls it.
+        mask: the mask to multiply with (torch.nn.utils.prune); None: there is none.
+    """
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    mask: Stored | None = None
 
     def read(self) -> npt.NDArray[np.floating[Any]]:
-        """Read the numbers in their `shape`; bf16, which NumPy lacks, as float32."""
+        """Read the numbers in their `shape`; bf16, which NumPy lacks, as float32.
+
+        Raises:
+            UserError: the file is damaged, or a number is infinite or undefined.
+        """
+        numbers = self._numbers()
+        if self.mask is not None:
+            numbers = numbers * self.mask._numbers()
+        if not np.isfinite(numbers).all():
+            raise not_finite(self.file.parent, self.name)
+        return numbers
+
+    def _numbers(self) -> npt.NDArray[np.floating[Any]]:
         with reading(self.file):
             if self.dtype == "BF16":
                 with safe_open(self.file, framework="pt") as opened:
@@ -59,23 +103,80 @@ def local_files(source: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration of a model folder.
+    """Read the configuration of a model folder, without what names code.
 
     Raises:
-        UserError: there is no configuration, or it is damaged.
+        UserError: there is no configuration, it is damaged, or it names code to run.
     """
-    must_be_bounded(folder)
     config = read_json(folder / CONFIG)
     if config is None:
         raise UserError(f"{folder} is not a model folder: it has no {CONFIG}")
-    return dict(config)
+    return checked(config, str(folder / CONFIG))
+
+
+def checked(values: Any, name: str, most: int = MOST) -> dict[str, Any]:
+    """Check a configuration before transformers sees it; return it without the settings of a machine.
+
+    An implementation of attention or experts that transformers has itself (`eager`, `sdpa`) stays; other names are left
+    out, so that transformers chooses, and the name of a repository is refused. `auto_map` is left to the loader.
+
+    Args:
+        values: content of the configuration.
+        name: of the configuration, for the message.
+        most: as for `check_bounds`.
+
+    Raises:
+        UserError: the configuration is damaged, its weights are quantized by another library, or it names code to run.
+    """
+    check_bounds(values, name, most)
+    named = values.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
+        raise UserError(f"{name} is damaged: `architectures` is not a list of names")
+    for key in ("quantization_config", "compression_config"):
+        if values.get(key):
+            raise UserError(
+                f"the weights of {name.removesuffix(f'/{CONFIG}')} are quantized by another library (`{key}`); give "
+                "the model before it was quantized"
+            )
+    try:
+        return _without_code(values, name)  # type: ignore[no-any-return]
+    except RecursionError:
+        raise UserError(f"{name} is damaged: it is nested too deep") from None
+
+
+def _without_code(value: Any, name: str) -> Any:
+    if isinstance(value, list):
+        return [_without_code(inside, name) for inside in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, inside in value.items():
+        if IMPLEMENTATION.fullmatch(key) and isinstance(inside, (str, dict, list)):
+            if repository := next((text for text in _texts(inside) if "/" in text), None):
+                raise UserError(
+                    f"cannot load {name}: it wants to run code of its own, which pruneonce never does: `{key}` is "
+                    f"{repository!r}; remove the key"
+                )
+            if inside not in HARMLESS:
+                continue
+        if key not in MACHINE:
+            kept[key] = _without_code(inside, name)
+    return kept
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inside)
 
 
 def stored_weights(folder: Path) -> dict[str, Stored]:
-    """The floating-point tensors of a model folder, by name.
+    """The floating-point tensors of a model folder, by their names in the model, see `unwrapped`.
 
     Raises:
-        UserError: there are no safetensors weights, or a file is damaged.
+        UserError: there are no safetensors weights, a file is damaged, or two tensors have one name in the model.
     """
     weights: dict[str, Stored] = {}
     for file in _files(folder):
@@ -84,7 +185,91 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
                 tensor = opened.get_slice(name)
                 if tensor.get_dtype() in FLOATS:
                     weights[name] = Stored(file, name, tuple(tensor.get_shape()), tensor.get_dtype())
-    return weights
+    return {short: _masked(weights, name, mask) for short, (name, mask) in unwrapped(weights, str(folder)).items()}
+
+
+def _masked(weights: dict[str, Stored], name: str, mask: str | None) -> Stored:
+    if mask is None:
+        return weights[name]
+    if weights[mask].shape != weights[name].shape:
+        raise UserError(f"{weights[name].file} is damaged: {mask} has another shape than {name}")
+    return replace(weights[name], mask=weights[mask])
+
+
+def unwrapped(names: Iterable[str], where: str) -> dict[str, tuple[str, str | None]]:
+    """Names of a model's tensors without those of wrappers.
+
+    Known wrappers are torch.compile (`_orig_mod.`), DataParallel (`module.`), sentence-transformers (`0.auto_model.`),
+    another module around all (`model.`), in any order, and torch.nn.utils.prune: `weight_orig` times `weight_mask` is
+    the weight, https://pytorch.org/docs/stable/generated/torch.nn.utils.prune.BasePruningMethod.html.
+
+    Args:
+        names: of the tensors in the file.
+        where: the model, for the message.
+
+    Returns:
+        By the name in the model: the name in the file, and the name of its mask or None.
+
+    Raises:
+        UserError: two tensors have one name in the model.
+    """
+    short = {name: WRAPPERS.sub("", name.replace(COMPILED, "")) for name in names}
+    while short and all(name.startswith(OUTER) for name in short.values()):
+        short = {name: WRAPPERS.sub("", inner.removeprefix(OUTER)) for name, inner in short.items()}
+    by_short = {inner: name for name, inner in short.items()}
+    if len(by_short) < len(short):
+        twice = sorted(inner for name, inner in short.items() if by_short[inner] != name)[0]
+        raise UserError(f"{where} has two tensors for {twice}; save the model anew without its wrapper")
+    found: dict[str, tuple[str, str | None]] = {}
+    for inner, name in by_short.items():
+        pruned = inner.removesuffix("_orig")
+        if pruned != inner and f"{pruned}_mask" in by_short:
+            if pruned in by_short:
+                raise UserError(f"{where} has two tensors for {pruned}; call torch.nn.utils.prune.remove and save anew")
+            found[pruned] = (name, by_short[f"{pruned}_mask"])
+        elif not (inner.endswith("_mask") and f"{inner.removesuffix('_mask')}_orig" in by_short):
+            found[inner] = (name, None)
+    return found
+
+
+def weights_hash(folder: Path) -> str:
+    """Hash (sha256) of name, type, shape and bytes of every tensor of a model folder, in the order of names.
+
+    It does not depend on the order or the number of the files, and is the hash that a packed file has of its members
+    (`pruneonce.storage.tensors.weights_hash`). Computed once for each state of the files, by their size and time.
+
+    Raises:
+        UserError: there are no safetensors weights, or a file is damaged.
+    """
+    files = _files(folder)
+    states = tuple((status.st_size, status.st_mtime_ns, status.st_ino) for status in (file.stat() for file in files))
+    return _weights_hash(tuple(files), states)
+
+
+@lru_cache(maxsize=256)
+def _weights_hash(files: tuple[Path, ...], states: tuple[tuple[int, ...], ...]) -> str:
+    places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+    for file in files:
+        with reading(file), safe_open(file, framework="np"):  # which checks the header
+            pass
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
+        places |= {name: (file, size + 8, entry) for name, entry in header.items() if name != "__metadata__"}
+    digest = hashlib.sha256()
+    for name, (file, start, entry) in sorted(places.items()):
+        digest.update(f"{name} {entry['dtype']} {entry['shape']}\n".encode())
+        begin, end = entry["data_offsets"]
+        with file.open("rb") as stream:
+            stream.seek(start + begin)
+            for left in range(end - begin, 0, -PIECE):
+                digest.update(stream.read(min(left, PIECE)))
+    return digest.hexdigest()
+
+
+def not_finite(where: str | Path, name: str) -> UserError:
+    """The error for a weight with infinite or undefined numbers."""
+    return UserError(f"{where} has infinite or undefined numbers (inf, nan) in {name}; give a model that is whole")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -129,26 +314,13 @@ def must_exist(source: str | Path) -> None:
         asking_hub(text)
 
 
-def must_be_bounded(source: str | Path) -> None:
-    """Refuse a configuration with numbers so large (of layers, labels, tokens) that transformers would never end.
-
-    Raises:
-        UserError: the configuration is damaged.
-    """
-    file = Path(source) / CONFIG
-    if not file.is_file():
-        return
-    values = read_json(file)
-    check_bounds(values, str(file))
-
-
 def check_bounds(values: Any, name: str, most: int = MOST) -> None:
     """Refuse a configuration with numbers that no model has.
 
     Args:
         values: content of the configuration.
         name: of the configuration, for the message.
-        most: bound of all numbers but those of layers, which have `MOST_LAYERS`.
+        most: bound of all numbers but those of layers and labels, which have `MOST_LAYERS` and `MOST_LABELS`.
 
     Raises:
         UserError: the configuration is not an object, or a number in it is out of bounds.
@@ -156,7 +328,7 @@ def check_bounds(values: Any, name: str, most: int = MOST) -> None:
     if not isinstance(values, dict):
         raise UserError(f"{name} is damaged: it is not an object")
     for key, value in values.items():
-        bound = MOST_LAYERS if "layers" in key else most
+        bound = MOST_LAYERS if "layers" in key else MOST_LABELS if "labels" in key else most
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= bound:
             raise UserError(f"{name} is damaged: `{key}` is {value}")
 

@@ -1,4 +1,4 @@
-"""Seconds of steps, and the memory and processors in use meanwhile."""
+"""Seconds of steps, and the memory in use meanwhile."""
 
 import re
 import resource
@@ -7,7 +7,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import psutil
 import torch
 from transformers import TrainerCallback
 
@@ -56,12 +55,6 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return perf_counter()
-
-
-def seconds_of_others() -> float:
-    """Return the processor seconds that other programs have used since the machine was started."""
-    everyone, this = psutil.cpu_times(), psutil.Process().cpu_times()
-    return float(everyone.user + everyone.system - this.user - this.system)
 
 
 def peak_memory() -> int:

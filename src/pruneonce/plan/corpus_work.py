@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from pruneonce.config.lengths import as_steps
 from pruneonce.data.size import count_blocks
-from pruneonce.models import load_config, load_tokenizer, load_vocabulary_model
+from pruneonce.models import check_weights, load_config, load_tokenizer, load_vocabulary_model
 from pruneonce.plan.jobs import Stage, TaskSample
 from pruneonce.plugins import plugins
 from pruneonce.recipe import Prepare, Prune, Recipe, Training, Transfer
@@ -55,8 +54,7 @@ class Shape:
     def of(cls, source: str, vocabulary: bool) -> Shape:
         """Return the sizes of the model `source`, with its MLM head or without."""
         config = load_config(source)
-        with torch.device("meta"):
-            model = (AutoModelForMaskedLM if vocabulary else AutoModel).from_config(config)
+        model = check_weights(source, AutoModelForMaskedLM if vocabulary else AutoModel)
         decoder = model.get_output_embeddings() if vocabulary else None
         weights = sum(
             module.weight.numel()

@@ -23,10 +23,11 @@ from joblib.externals.loky import ProcessPoolExecutor
 from pruneonce import training
 from pruneonce.errors import UserError
 from pruneonce.models import load_tokenizer
-from pruneonce.plan.clock import Clock, peak_memory, seconds_of_others
+from pruneonce.plan.clock import Clock, peak_memory
 from pruneonce.plan.jobs import MOST, SEED, Probe, job_of, random_ids
 from pruneonce.recipe import Classification
 from pruneonce.system import distributed
+from pruneonce.system.machine import is_short_of_processors, seconds_of_others
 from pruneonce.tasks import kind_of
 from pruneonce.tasks.prediction import predict
 
@@ -34,7 +35,6 @@ from pruneonce.tasks.prediction import predict
 KIND = kind_of(Classification(train="", dev=""))
 
 PREDICT_ROWS = 32  # of `prediction.predict`
-SPARE = 0.2  # processors that others may use: the system itself always does a little
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Measured:
 
         Threads wait for one another many times a step, so that one program beside them can slow a step tenfold.
         """
-        return torch.get_num_threads() + self.others > (os.cpu_count() or 1) + SPARE
+        return is_short_of_processors(torch.get_num_threads(), self.others)
 
 
 def measure(probes: Sequence[Probe], seconds: float) -> list[Measured]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pruneonce.errors import UserError
+from pruneonce.models.source import stored_weights
 from pruneonce.quantization.product import decode
 from pruneonce.storage.coding import DamagedError, decode_pattern, encode_pattern
 
@@ -68,11 +69,12 @@ def load(folder: str | Path) -> dict[str, Codebook]:
     """Read the codebooks of a model folder; each `weight()` equals the weight in model.safetensors bit for bit.
 
     Raises:
-        UserError: there are no codebooks, or the file is damaged.
+        UserError: there are no codebooks, the file is damaged, or it is of another model.
     """
     file = Path(folder) / FILE
     if not file.is_file():
         raise UserError(f"{folder} has no {FILE}: it is not what `pruneonce product-quantize` made")
+    shapes = {name: weight.shape for name, weight in stored_weights(Path(folder)).items()}
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -80,15 +82,18 @@ def load(folder: str | Path) -> dict[str, Codebook]:
         if metadata.get("format") != FORMAT["format"]:
             raise ValueError("it is of another format")
         names = [name.removesuffix(".codes") for name in tensors if name.endswith(".codes")]
-        return {name: _read(tensors, name, codings.get(name)) for name in names}
+        return {name: _read(tensors, name, codings.get(name), shapes.get(name)) for name in names}
     except (SafetensorError, KeyError, ValueError, IndexError, RuntimeError, AttributeError, DamagedError) as error:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from None
 
 
-def _read(tensors: Mapping[str, Tensor], name: str, coding: str | None) -> Codebook:
+def _read(tensors: Mapping[str, Tensor], name: str, coding: str | None, shape: tuple[int, ...] | None) -> Codebook:
+    """Read one weight's codebook; its decoded size is that of the weight in the model's file, before it is decoded."""
     codes, centroids = tensors[f"{name}.codes"], tensors[f"{name}.centroids"]
     if codes.dtype != torch.uint8 or codes.dim() != 2 or centroids.dtype != torch.float16 or centroids.dim() != 2:
         raise ValueError(f"{name} has no codes or no centroids")
+    if shape != (codes.shape[0], codes.shape[1] * centroids.shape[1]):
+        raise ValueError(f"{name} has not the shape of the weight in the model")
     if codes.numel() and int(codes.max()) >= len(centroids):
         raise ValueError(f"{name} has codes without a centroid")
     if coding is None:

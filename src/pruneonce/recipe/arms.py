@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pruneonce.recipe.whole import Recipe
 
-Role = Literal["reference", "rival", "ours", "quantized"]
+Role = Literal["reference", "baseline", "rival", "ours", "quantized"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Arm:
     Attributes:
         name: of the arm's folder in that of the task, in summary.json, in tables and in plots.
         title: in a sentence, as the subject of "keeps 98 % of the dense score".
-        role: `reference` is the model that the others are measured against; `rival` a baseline that prunes another way;
-            `ours` the sparse model; `quantized` one on a grid.
+        role: `reference` is the model that the others are measured against; `baseline` that model on a grid, without
+            pruning; `rival` a baseline that prunes another way; `ours` the sparse model; `quantized` one on a grid.
         stage: name of the function in `pruneonce.stages` that makes it.
         settings: dotted key of the recipe that has the stage's settings; a task's changes to its first part are laid
             over it. Without a value there, the arm is not made.
@@ -76,6 +76,18 @@ ARMS: dict[str, Arm] = {
             settings="teacher",
             colors=("#64748b", "#94a3b8"),
             from_run="dense",
+            timed=True,
+        ),
+        Arm(
+            name="dense-int8",
+            title="dense int8",
+            role="baseline",
+            stage="calibrate",
+            settings="quantize.calibration",
+            colors=("#8a6d3b", "#c9a86a"),
+            from_arm=DENSE,
+            switch="baselines.dense_int8",
+            packed=True,
             timed=True,
         ),
         Arm(

@@ -112,6 +112,14 @@ class Quantizations(Section):
         description="Model with 4-bit weights, by training on the grid with the zeros locked. Without it, not made.",
     )
 
+    @property
+    def calibration(self) -> Calibrate:
+        """Return the settings of the dense int8 baseline: those of `int8_ptq`, else the grid of `int8`."""
+        if self.int8_ptq:
+            return self.int8_ptq
+        grid = self.int8.model_dump(include=set(Quantization.model_fields)) if self.int8 else {}
+        return Calibrate.model_validate(grid)
+
     @model_validator(mode="after")
     def _bits_are_those_of_the_name(self) -> Quantizations:
         for name in type(self).model_fields:

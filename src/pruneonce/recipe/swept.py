@@ -81,8 +81,13 @@ class SweptGradual(Gradual, Swept):
 
 
 class Baselines(Section):
-    """Other ways to a sparse model, run for each task to compare with."""
+    """Models to compare with, made for each task: other ways to a sparse model, and int8 without pruning."""
 
+    dense_int8: bool = Field(
+        False,
+        description="The dense task model in 8 bits by calibration alone, which shows the gain of pruning over int8. "
+        "It has the settings of `quantize.int8_ptq`, or else the grid of `quantize.int8`.",
+    )
     one_shot: bool = Field(False, description="Magnitude pruning in one step, then the same transfer.")
     gradual: SweptGradual | None = Field(
         None, description="Gradual pruning during fine-tuning, for each task anew. Without it, not run."

@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
+from pruneonce.models.source import first_line
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
-from pruneonce.report import comparison, plots, speed
+from pruneonce.report import beside, certificates, comparison, plots, speed
 from pruneonce.report.recovery import Results, recoveries_of
 from pruneonce.system.durable import read_json, write_text
 from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, shown, tenths
@@ -43,7 +44,14 @@ def write_report(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.j2").render(_context(summary))
+    try:
+        page = environment.get_template("page.html.j2").render(_context(summary))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"{run / 'summary.json'} is damaged or of another version ({type(error).__name__}: {reason}); the run's "
+            "own command writes it anew"
+        ) from error
     file = run / "report.html"
     write_text(file, page)
     return file
@@ -76,12 +84,13 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             else f"the sparse models keep {mean} of the dense {measure} on average over {len(recovery_by_task)} tasks"
         )
     opening = "; ".join(sentences)
+    timed = (summary.get("benchmark") or {}).get("rows") or []
     lines = [opening[0].upper() + opening[1:] + "."] if opening else []
+    lines += beside.sentences(results, timed)
     lines += _quantized(results)
     against_rivals = [_against(rival, results) for rival in RIVALS]
     against_rivals.sort(key=lambda outcome: not outcome[0])  # bad news first
     lines += [text for _, text in against_rivals if text]
-    timed = (summary.get("benchmark") or {}).get("rows")
     if timed:
         lines.append(speed.sentence(timed))
     if not results and (encoder is not None or not timed):
@@ -174,6 +183,7 @@ def _context(summary: Mapping[str, Any]) -> dict[str, Any]:
         "recoveries": comparison.recoveries(results, "recoveries"),
         "sweeps": comparison.sweeps(results),
         "of_seeds": of_seeds(summary),
+        "certificates": certificates.section(results),
         "measures": measures,
         "sizes": [size for task, arms in results.items() for size in _sizes(task, arms)],
         "sizes_plot": _sizes_plot(results),

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruneonce.engines import library_of, title_of
+from pruneonce.recipe.arms import ARMS
 from pruneonce.report import plots
-from pruneonce.wording import milliseconds
+from pruneonce.wording import listed, milliseconds
 
 REAL = "real"
+BASELINES = [name for name, arm in ARMS.items() if arm.role == "baseline"]
 
 Row = Mapping[str, Any]
 Cell = tuple[int, int | str]  # batch and length
@@ -33,8 +35,27 @@ def section(benchmark: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+def fastest(rows: Sequence[Row], model: str) -> Row | None:
+    """Return the row of a model in its fastest engine: a real text, or the longest of the smallest batch.
+
+    None where the model was not timed, or the machine was busy.
+    """
+    cell = _cell_of_verdict(rows) if rows else None
+    inside = [row for row in rows if (row["batch"], row["length"]) == cell and row["model"] == model]
+    if any(row.get("busy") for row in inside):
+        return None
+    return min(inside, key=lambda row: row["milliseconds"], default=None)
+
+
+def engine(row: Row) -> str:
+    """Return the title of a row's engine."""
+    return title_of(row["engine"])
+
+
 def sentence(rows: Sequence[Row]) -> str:
     """Return the result in one sentence: the quantized model in its fastest engine against the first model.
+
+    A quantized baseline is not the quantized model, where there is another.
 
     Without a quantized model, the sentence is about the fastest model other than the first. It compares with the first
     model in the first engine, and with the first model in its own engine.
@@ -44,8 +65,11 @@ def sentence(rows: Sequence[Row]) -> str:
     first = next((row for row in inside if row["model"] == rows[0]["model"]), inside[0])
     others = [row for row in inside if row["model"] != first["model"]]
     quantized = [row for row in others if row["weights"].startswith("int")]
-    best = min(quantized or others or inside, key=lambda row: row["milliseconds"])
+    pruned = [row for row in quantized if row["model"] not in BASELINES]
+    best = min(pruned or quantized or others or inside, key=lambda row: row["milliseconds"])
     text = f"{_name(best)} takes {milliseconds(best['milliseconds'])} ms {_batch_in_words(cell)}"
+    if any(row.get("busy") for row in inside):
+        return f"{text[0].upper()}{text[1:]}, on a busy machine: no times are compared."
     beside = next((r for r in inside if r["model"] == first["model"] and r["engine"] == best["engine"]), None)
     rivals = [row for row in (first, beside) if row is not None and row is not best]
     comparisons = [_against(best, rival) for rival in {id(rival): rival for rival in rivals}.values()]
@@ -66,9 +90,19 @@ def notes(benchmark: Mapping[str, Any]) -> list[str]:
             f"Real texts: {texts['number']}, of {texts['median_tokens']} tokens in the median and "
             f"{texts['most_tokens']} at most; alone without padding, in batches sorted by length."
         )
+    if busy := [row for row in benchmark["rows"] if row.get("busy")]:
+        disturbed = list(dict.fromkeys(f"{row['model']} in {title_of(row['engine'])}" for row in busy))
+        lines.append(
+            f"NOT RELIABLE: the machine was busy while {listed(disturbed)} was timed: other programs used the "
+            "processors, or equal calls took very different times. Time the models again when the machine is idle."
+        )
     precisions = dict.fromkeys((row["engine"], row["precision"]) for row in benchmark["rows"])
     precision_by_engine = ", ".join(f"{precision} in {title_of(engine)}" for engine, precision in precisions)
     lines.append(f"What is not quantized is calculated in {precision_by_engine}.")
+    variants = dict.fromkeys((row["model"], row["engine"], row.get("variant")) for row in benchmark["rows"])
+    for model, engine, variant in variants:
+        if variant:
+            lines.append(f"{model} runs in {title_of(engine)} with {variant}, which was faster in a trial.")
     for skipped in benchmark["skipped"]:
         lines.append(f"{skipped['model']} is not timed in {title_of(skipped['engine'])}: {skipped['why']}.")
     return lines

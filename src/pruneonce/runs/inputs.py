@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pruneonce.data.keys import file_key, source_key
 from pruneonce.errors import UserError
-from pruneonce.models import content_key, key_of
+from pruneonce.models import content_key, key_of, read_provenance
+from pruneonce.models.provenance import is_as_written
+from pruneonce.models.source import weights_hash
 from pruneonce.recipe import Recipe
 from pruneonce.system import durable
 
@@ -33,16 +35,25 @@ def check_unchanged(recipe: Recipe, output: Path) -> None:
 
 def _identities(recipe: Recipe) -> dict[str, str]:
     """Return the hash of the contents of each local input, by its name in errors."""
-    identities = {f"model {recipe.model}": content_key(recipe.model)}
+    identities = _of_model("model", recipe.model)
     if recipe.sparse_model:
-        identities[f"model {recipe.sparse_model}"] = content_key(recipe.sparse_model)
+        identities |= _of_model("model", recipe.sparse_model)
     corpus = source_key(recipe.corpus.source)
     if corpus is not None:
         identities[f"corpus {recipe.corpus.source}"] = key_of(corpus)
     for task in recipe.tasks.values():
         if task.teacher_model:
-            identities[f"teacher {task.teacher_model}"] = content_key(task.teacher_model)
+            identities |= _of_model("teacher", task.teacher_model)
         if task.source is None:
             for name in task.data().values():
                 identities[f"file {name}"] = file_key(name)
+    return identities
+
+
+def _of_model(role: str, source: str) -> dict[str, str]:
+    """Return a model's key and, where an earlier version wrote the key without a hash of the weights, their hash."""
+    identities = {f"{role} {source}": content_key(source)}
+    folder = Path(source)
+    if folder.is_dir() and read_provenance(folder) and not is_as_written(folder):
+        identities[f"weights of {source}"] = weights_hash(folder)
     return identities

@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 
 from pruneonce.recipe import Recipe
-from pruneonce.recipe.arms import ARMS, DENSE
+from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
 from pruneonce.storage import SUFFIX
+from pruneonce.system import durable
 
 BENCHMARK = "benchmark.json"
 
@@ -50,6 +51,11 @@ def evaluation_file(folder: Path, arm: str) -> Path:
     return folder / f"{arm}.json"
 
 
+def outcome_file(folder: Path, arm: str) -> Path:
+    """Return the file of an arm's outcome by example, of which certificates are made."""
+    return folder / f"{arm}.outcome.json"
+
+
 def packed_file(folder: Path, arm: str) -> Path:
     """Return the packed file of an arm."""
     return folder / f"{arm}{SUFFIX}"
@@ -58,6 +64,17 @@ def packed_file(folder: Path, arm: str) -> Path:
 def sizes_file(folder: Path, arm: str) -> Path:
     """Return the file with the report of `storage.pack` on an arm."""
     return folder / f"{arm}.packed.json"
+
+
+def sizes_of(folder: Path, arm: str) -> dict[str, int] | None:
+    """Return the bytes of an arm's model and encoder: packed, or of the dense model in fp32; None if not known."""
+    sizes = durable.read_json(sizes_file(folder, SPARSE if arm == DENSE else arm))
+    if sizes is None:
+        return None
+    encoder, model = sizes["parts"]["encoder"], sizes["parts"]["model"]
+    if arm == DENSE:
+        return {"bytes": model["dense_bytes"], "encoder": encoder["dense_bytes"]}
+    return {"bytes": sizes["bytes"], "encoder": encoder["packed_bytes"], "limit": encoder["limit_bytes"]}
 
 
 def sweep_file(folder: Path, arm: str) -> Path:

@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.rule import Rule
-from transformers import AutoModel
 
 from pruneonce import quantization, stages
 from pruneonce.config import safe_yaml
@@ -17,12 +15,13 @@ from pruneonce.console import console
 from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
-from pruneonce.models import PROVENANCE, load_config, load_tokenizer
+from pruneonce.models import PROVENANCE, check_weights, load_config, load_tokenizer
 from pruneonce.models.architectures import check_length, check_supported
 from pruneonce.recipe import Quantization, Recipe, Transfer
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
 from pruneonce.report import write_report
 from pruneonce.runs import inputs
+from pruneonce.runs.certificates import write_certificates
 from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
@@ -76,6 +75,7 @@ def _has_work(output: Path) -> bool:
 
 def _conclude(recipe: Recipe, output: Path) -> dict[str, Any]:
     _benchmark(recipe, output)
+    write_certificates(recipe, output)
     summary = summarize(recipe, output)
     durable.write_json(summary, output / "summary.json")
     write_report(output)
@@ -127,7 +127,9 @@ def check(recipe: Recipe, cache: Path) -> None:
     check_supported(load_config(recipe.model))
     check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
+    check_weights(recipe.model)
     if recipe.sparse_model:
+        check_weights(recipe.sparse_model)
         check_same_shape(recipe.sparse_model, recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
@@ -146,14 +148,14 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
+                check_weights(task.teacher_model)
                 check_teacher(kind, task.teacher_model, data, student, task.completed(settings))
                 kind.for_model(task.teacher_model)
 
 
 def _check_deployment(recipe: Recipe) -> None:
     """Find mistakes that would fail at the end of a run: groups that do not fit, engines that are not installed."""
-    with torch.device("meta"):
-        encoder = AutoModel.from_config(load_config(recipe.model))
+    encoder = check_weights(recipe.model)
     quantized = {
         name: [(arm, settings) for arm, settings in arms_of(recipe, name) if isinstance(settings, Quantization)]
         for name in recipe.tasks

@@ -95,7 +95,8 @@ def _arm_keys(recipe: Recipe, name: str, seed: int, models: dict[Any, str]) -> d
     keys_of_arms: dict[str, str] = {}
     teacher = (task.teacher_model or models[DENSE]) if task.has_teacher else None
     for arm, settings in arms_of(recipe, name):
-        source = keys_of_arms[arm.from_arm] if arm.from_arm else models[arm.from_run]
+        source = {DENSE: teacher, **keys_of_arms}[arm.from_arm] if arm.from_arm else models[arm.from_run]
+        assert source is not None
         candidates = settings.candidates() if isinstance(settings, Swept) else [settings]
         by_candidate = [_arm_key(arm.stage_name, task, source, teacher, candidate, seed) for candidate in candidates]
         keys_of_arms[arm.name] = by_candidate[0] if len(candidates) == 1 else key_of(by_candidate, task.metric)

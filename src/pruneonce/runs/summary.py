@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 
-from pruneonce.models import METRICS, read_provenance
+from pruneonce.models import CERTIFICATE, METRICS, read_provenance
 from pruneonce.recipe import Recipe
-from pruneonce.recipe.arms import DENSE, SPARSE
+from pruneonce.recipe.arms import DENSE
+from pruneonce.runs.certificates import quoted
 from pruneonce.runs.layout import (
     BENCHMARK,
     arm_models,
     evaluation_file,
     first_folder,
     packed_file,
-    sizes_file,
+    sizes_of,
     sweep_file,
     task_folder,
 )
@@ -102,11 +103,11 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
     for arm, model in arm_models(recipe, output, task, recipe.task_seeds[0]):
         everything = {seed: by_arm[arm] for seed, by_arm in measured.items() if arm in by_arm}
         splits = next(iter(everything.values()))
-        split = "test" if "test" in splits else "dev"
+        split = quoted(splits)
         values = {seed: splits[split][metric] for seed, splits in everything.items()}
         dense = dense or values
         provenance = read_provenance(model) or {"sparsity": {"encoder": 0.0}}
-        sizes = durable.read_json(sizes_file(first, SPARSE if arm == DENSE else arm))
+        size = sizes_of(first, arm)
         packed = packed_file(first, arm).relative_to(output).as_posix()
         results.append(
             {
@@ -120,7 +121,8 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 **over_seeds(values, dense),
                 "full_score": kind_class(recipe.tasks[task].kind).full_score,
                 "sweep": durable.read_json(sweep_file(first, arm)),
-                "size": sizes and _size(sizes, arm, packed),
+                "size": size and {"file": None if arm == DENSE else packed, "limit": None, **size},
+                "certificate": _certificate(model) if isinstance(model, Path) else None,
                 "all": {
                     name: {key: _mean([one[name][key] for one in everything.values()]) for key in measures}
                     for name, measures in splits.items()
@@ -161,14 +163,10 @@ def _spread(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def _size(packed: dict[str, Any], arm: str, file: str) -> dict[str, Any]:
-    """Return the bytes of a packed model and of its encoder; of the dense model, its bytes in fp32 without a file."""
-    encoder, model = packed["parts"]["encoder"], packed["parts"]["model"]
-    if arm == DENSE:
-        return {"file": None, "bytes": model["dense_bytes"], "encoder": encoder["dense_bytes"], "limit": None}
-    return {
-        "file": file,
-        "bytes": packed["bytes"],
-        "encoder": encoder["packed_bytes"],
-        "limit": encoder["limit_bytes"],
-    }
+def _certificate(model: Path) -> dict[str, Any] | None:
+    """Return a model's certificate without the outcome of the dense model."""
+    content = durable.read_json(model / CERTIFICATE)
+    if content is None:
+        return None
+    reference = {name: value for name, value in content["reference"].items() if name != "outcome"}
+    return {**content, "reference": reference}

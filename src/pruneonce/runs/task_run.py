@@ -16,11 +16,13 @@ from pruneonce import stages, storage
 from pruneonce.console import console
 from pruneonce.recipe import Recipe, Swept, Task
 from pruneonce.recipe.arms import DENSE, SPARSE, Arm, arms_of, comes_from
+from pruneonce.runs.certificates import write_outcome
 from pruneonce.runs.layout import (
     arm_models,
     evaluation_file,
     first_folder,
     given_teacher,
+    outcome_file,
     packed_file,
     sizes_file,
     task_folder,
@@ -102,9 +104,12 @@ class TaskRun:
         """Evaluate every arm; verify that arms made of the sparse model kept its zeros; write the packed files."""
         for name, model in arm_models(self.recipe, self.output, self.name, self.seed):
             file = evaluation_file(self.folder, name)
-            measures = durable.read_json(file) or {}
-            if not measures or any(self.task.metric not in values for values in measures.values()):
-                durable.write_json(stages.evaluate(model, self.task, cache=self.output / "cache"), file)
+            measures, outcome = durable.read_json(file) or {}, outcome_file(self.folder, name)
+            is_measured = measures and all(self.task.metric in values for values in measures.values())
+            if not is_measured or not outcome.is_file():
+                measured = stages.measure(model, self.task, cache=self.output / "cache")
+                write_outcome(measured, outcome)
+                durable.write_json({split: one.scores for split, one in measured.items()}, file)
         for arm, _ in arms_of(self.recipe, self.name):
             if comes_from(arm, SPARSE):
                 _verify(self.folder / arm.name, sparse)

@@ -6,15 +6,21 @@ An inspection holds the sparsity of each layer, the hash of the zero pattern, th
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pruneonce.errors import UserError
-from pruneonce.models.architectures import ARCHITECTURES, empty_encoder, prunable_names, prunable_weights
-from pruneonce.models.provenance import read_provenance
+from pruneonce.models.architectures import (
+    ARCHITECTURES,
+    BERT_LIKE,
+    empty_encoder,
+    prunable_names,
+    prunable_weights,
+)
+from pruneonce.models.provenance import is_as_written, read_provenance
 from pruneonce.models.source import Stored, local_files, read_config, stored_weights
 from pruneonce.sparsity.digest import digest_of
 
@@ -93,16 +99,18 @@ class Verification:
 
     Attributes:
         layers: the weights that both models have.
-        missing: names of sparse weights of the parent that the child lacks.
+        missing: names of sparse weights of the parent that the child lacks, or has in another shape.
+        wanted: those of `missing` that a child must have: all but the weight of a pooler that the child has not.
     """
 
     layers: list[LostZeros]
     missing: list[str]
+    wanted: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """True if no zero is lost; False for models without a layer in common."""
-        return bool(self.layers) and not any(layer.lost for layer in self.layers)
+        """True if no zero is lost; False for a child without all layers of the parent, or with others."""
+        return bool(self.layers) and not self.wanted and not any(layer.lost for layer in self.layers)
 
     @property
     def zeros(self) -> int:
@@ -124,20 +132,20 @@ def inspect_module(model: nn.Module) -> Inspection:
 
 
 def inspect_model(folder: str | Path) -> Inspection:
-    """Inspect a model folder (or hub id) by its files, without loading PyTorch.
+    """Inspect a model folder (or hub id) by its files; PyTorch is loaded only for a model from elsewhere.
 
     Raises:
-        UserError: there is no model in the folder, or its architecture is not supported.
+        UserError: there is no model in the folder, some of its weights are missing, or its architecture is not
+            supported.
     """
-    local = local_files(folder)
-    stored = stored_weights(local)
+    local, stored = _stored(folder)
     prunable = _prunable(local, stored)
     masks = {name: weight.read() != 0 for name, weight in prunable.items()}
     layers = [Layer(name, list(mask.shape), int((~mask).sum())) for name, mask in masks.items()]
     pruned, size = sum(layer.zeros for layer in layers), sum(layer.size for layer in layers)
     parameters = sum(int(np.prod(weight.shape)) for weight in stored.values())
-    others = stored.keys() - {weight.name for weight in prunable.values()}
-    zeros = pruned + sum(int((stored[name].read() == 0).sum()) for name in others)
+    others = set(stored.values()) - set(prunable.values())
+    zeros = pruned + sum(int((weight.read() == 0).sum()) for weight in others)
     return Inspection(
         layers,
         pruned / size,
@@ -147,6 +155,18 @@ def inspect_model(folder: str | Path) -> Inspection:
         sum(file.stat().st_size for file in local.glob("*.safetensors")) if Path(folder).is_dir() else 0,
         read_provenance(folder),
     )
+
+
+def _stored(source: str | Path) -> tuple[Path, dict[str, Stored]]:
+    """The folder of a model and its weights, checked to be all of the encoder's."""
+    folder = local_files(source)
+    stored = stored_weights(folder)
+    _prunable(folder, stored)
+    if not is_as_written(folder):
+        from pruneonce.models.loading import check_weights
+
+        check_weights(source)
+    return folder, stored
 
 
 def _prunable(folder: Path, stored: dict[str, Stored]) -> dict[str, Stored]:
@@ -178,17 +198,21 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
     Raises:
         UserError: the parent has no zeros to verify against.
     """
-    folders = [local_files(folder) for folder in (child, parent)]
-    ours, theirs = (_prunable(folder, stored_weights(folder)) for folder in folders)
-    layers = []
-    missing = []
+    ours = _prunable(*_stored(child))
+    folder, stored = _stored(parent)
+    theirs = _prunable(folder, stored)
+    pooler = ARCHITECTURES.get(str(read_config(folder).get("model_type")), BERT_LIKE).pooler  # as discovered ones are
+    layers: list[LostZeros] = []
+    missing: list[str] = []
+    wanted: list[str] = []
     for name, weight in theirs.items():
         zero = weight.read() == 0
         zeros = int(zero.sum())
         if name not in ours or ours[name].shape != weight.shape:
             missing += [name] if zeros else []
+            wanted += [name] if zeros and (name in ours or name != f"{pooler}.weight") else []
             continue
         layers.append(LostZeros(name, zeros, int((ours[name].read()[zero] != 0).sum())))
     if not missing and not any(layer.zeros for layer in layers):
         raise UserError(f"{parent} has no zeros to verify against; is it the sparse model?")
-    return Verification(layers, missing)
+    return Verification(layers, missing, wanted)

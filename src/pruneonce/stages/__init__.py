@@ -5,8 +5,10 @@ Messages of the libraries below are silenced while a stage works, see `pruneonce
 
 from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.calibrate import calibrate
-from pruneonce.stages.evaluate import evaluate
+from pruneonce.stages.check import check
+from pruneonce.stages.evaluate import evaluate, measure
 from pruneonce.stages.export import export
+from pruneonce.stages.export_into import export_into
 from pruneonce.stages.finetune import finetune
 from pruneonce.stages.one_shot import one_shot
 from pruneonce.stages.prepare import prepare
@@ -20,9 +22,12 @@ from pruneonce.system.libraries import quiet
 __all__ = [
     "benchmark",
     "calibrate",
+    "check",
     "evaluate",
     "export",
+    "export_into",
     "finetune",
+    "measure",
     "one_shot",
     "prepare",
     "product_quantize",
@@ -35,9 +40,12 @@ __all__ = [
 
 benchmark = quiet(benchmark)
 calibrate = quiet(calibrate)
+check = quiet(check)
 evaluate = quiet(evaluate)
 export = quiet(export)
+export_into = quiet(export_into)
 finetune = quiet(finetune)
+measure = quiet(measure)
 one_shot = quiet(one_shot)
 prepare = quiet(prepare)
 product_quantize = quiet(product_quantize)

@@ -18,7 +18,7 @@ import torch
 from pruneonce import quantization
 from pruneonce.engines import ENGINES, engine_of, open_engine, open_file, require
 from pruneonce.engines.session import Array, Session
-from pruneonce.engines.timing import Work, figures, in_turns
+from pruneonce.engines.timing import Work, figures, in_turns, watched
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.models import LIBRARIES, load_config, load_tokenizer, read_provenance
@@ -29,6 +29,8 @@ from pruneonce.system import machine
 from pruneonce.system.machine import processor
 
 ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts
+TRIAL_SECONDS = 0.3  # of each alternative, in a cell of the grid
+USUAL = ""  # stands for the name of an alternative
 REAL = "real"  # stands for a length
 
 Text = str | tuple[str, str]
@@ -55,12 +57,22 @@ class Contender:
     skipped: Mapping[str, str]
     work: Path
 
-    def open(self, engine: str, threads: int) -> Session:
-        """Open the model in an engine, after exporting it where that has not been done."""
+    def open(self, engine: str, threads: int) -> dict[str, Session]:
+        """Open the model in an engine, after exporting it where that has not been done.
+
+        Returns:
+            The session by `USUAL`, and the engine's alternatives by their names.
+        """
         format = ENGINES[engine].format
-        if format is None or engine_of(self.source):
-            return open_engine(self.source, engine, threads)
-        return open_file(self._exported(format), engine, threads)
+        if format is None:
+            return {USUAL: open_engine(self.source, engine, threads)}
+        if engine_of(self.source):
+            file = Path(self.source) / FORMATS[format].file
+            usual = open_engine(self.source, engine, threads)
+        else:
+            file = self._exported(format)
+            usual = open_file(file, engine, threads)
+        return {USUAL: usual, **ENGINES[engine].alternatives(file, threads)}
 
     def _exported(self, format: str) -> Path:
         """Return the model's file of a format; a file that several formats are converted from is made once."""
@@ -84,7 +96,7 @@ def benchmark(
         texts: real texts or pairs to time at their own lengths; a sample of `settings.texts` is taken.
 
     Returns:
-        `machine`, `settings`, `texts`, `rows` and `skipped`, as docs/design.md describes them.
+        `machine`, `settings`, `texts`, `rows`, `busy` and `skipped`, as docs/design.md describes them.
 
     Raises:
         UserError: a mistake in the models; an engine is not installed; no engine of `settings` can run a model.
@@ -112,6 +124,7 @@ def benchmark(
         "settings": settings.model_dump(mode="json"),
         "texts": _lengths(contenders[0], real, settings) if real else None,
         "rows": _compared(rows, contenders[0].name),
+        "busy": any(row["busy"] for row in rows),
         "skipped": [
             {"model": contender.name, "engine": engine, "why": contender.skipped[engine]}
             for contender in contenders
@@ -163,15 +176,21 @@ def _rows(
     threads: int,
 ) -> list[dict[str, Any]]:
     """Return all rows of one engine."""
-    sessions = {each.name: each.open(name, threads) for each in contenders}
+    sessions: dict[str, Session] = {}
+    chosen: dict[str, str] = {}
+    for each in contenders:
+        ways = each.open(name, threads)
+        chosen[each.name] = _fastest(ways, grid)
+        sessions[each.name] = ways[chosen[each.name]]
     rows = []
 
     def time(batch: int, length: int | str, works: Mapping[str, Work], sequences: int, rounds: int) -> None:
-        passes = in_turns(works, settings.seconds, rounds)
+        turns = watched(works, settings.seconds, rounds)
         for each in contenders:
-            model = {"model": each.name, "engine": name, "weights": each.weights}
+            model = {"model": each.name, "engine": name, "weights": each.weights, "variant": chosen[each.name] or None}
             cell = {"precision": sessions[each.name].precision, "batch": batch, "length": length}
-            rows.append({**model, **cell, **figures(passes[each.name], sequences)})
+            rows.append({**model, **cell, **figures(turns.passes[each.name], sequences)})
+            rows[-1]["busy"] = turns.is_busy(each.name, threads)
 
     for (batch, length), values in grid.items():
         time(batch, length, {each: [_call(session, values)] for each, session in sessions.items()}, batch, ROUNDS)
@@ -183,6 +202,18 @@ def _rows(
                 works[each.name] = [_call(sessions[each.name], values) for values in batches]
             time(size, REAL, works, len(texts), TEXT_ROUNDS)
     return rows
+
+
+def _fastest(ways: Mapping[str, Session], grid: Mapping[tuple[int, int], Batch]) -> str:
+    """Return the name of the fastest way to run a model, by the geometric mean of its median times over the grid."""
+    if len(ways) == 1:
+        return USUAL
+    logs = dict.fromkeys(ways, 0.0)
+    for values in grid.values():
+        works = {name: [_call(session, values)] for name, session in ways.items()}
+        for name, passes in in_turns(works, TRIAL_SECONDS, ROUNDS).items():
+            logs[name] += float(np.log(figures(passes, 1)["milliseconds"]))
+    return min(logs, key=logs.__getitem__)
 
 
 def _call(session: Session, batch: Batch) -> Any:
@@ -234,12 +265,19 @@ def _lengths(contender: Contender, texts: Sequence[Text], settings: Benchmark) -
 
 
 def _compared(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:
-    """Add `speedup` to the rows: how many times faster a row is than the first model in the same engine and cell."""
+    """Add `speedup` to the rows: how many times faster a row is than the first model in the same engine and cell.
+
+    It is None where the first model was not timed, or the machine was busy.
+    """
     cell = ("engine", "batch", "length")
-    reference = {tuple(row[key] for key in cell): row["milliseconds"] for row in rows if row["model"] == first}
+    reference = {
+        tuple(row[key] for key in cell): row["milliseconds"]
+        for row in rows
+        if row["model"] == first and not row["busy"]
+    }
     for row in rows:
         base = reference.get(tuple(row[key] for key in cell))
-        row["speedup"] = base / row["milliseconds"] if base else None
+        row["speedup"] = base / row["milliseconds"] if base and not row["busy"] else None
     return rows
 
 

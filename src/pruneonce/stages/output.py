@@ -19,6 +19,7 @@ from pruneonce import training
 from pruneonce.console import console, styled
 from pruneonce.errors import InUseError, UserError
 from pruneonce.models import BEGUN, content_key, dropouts, load_config, read_provenance, remove_scratch, save_model
+from pruneonce.models.provenance import is_as_written
 from pruneonce.recipe import Section
 from pruneonce.sparsity import inspect_module
 from pruneonce.system import distributed, durable, locks
@@ -35,6 +36,7 @@ def _is_finished(output: Path, key: str) -> bool:
     provenance = read_provenance(output)
     if not provenance or provenance.get("key") != key:
         return False
+    is_as_written(output)
     remove_scratch(output)
     console.print(styled("  [dim]{output}: already made[/dim]", output=output), soft_wrap=True)
     return True

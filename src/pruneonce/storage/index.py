@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from pruneonce.models.source import FLOATS
 from pruneonce.storage.coding import DamagedError
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -105,6 +106,11 @@ class Member(_Record):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     tensors: list[Tensor]
     files: list[File]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the floating-point tensors by name."""
+        return {tensor.name: tensor.shape for tensor in self.tensors if tensor.dtype in FLOATS}
 
 
 class Index(_Record):

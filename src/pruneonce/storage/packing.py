@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pruneonce.errors import UserError
 from pruneonce.models import PROVENANCE, grid, key_of, read_provenance
+from pruneonce.models.provenance import SHA256
 from pruneonce.storage import coding, sizes, source, unpacking
 from pruneonce.storage.coding import Bools
 from pruneonce.storage.container import SUFFIX, PackedFile, Writer
@@ -142,7 +143,14 @@ def _note_rounding(files: dict[str, bytes], folder: Path, values: Values) -> Non
             "key": key_of(record["key"], "pack", values),
             "packed": {"values": values, "parent": record["key"]},
         }
-        files[PROVENANCE] = (json.dumps({**record, **rounded}, indent=1) + "\n").encode()
+        files[PROVENANCE] = source.without_places((json.dumps({**record, **rounded}, indent=1) + "\n").encode())
+
+
+def _note_hash(files: dict[str, bytes], unpacked: str) -> None:
+    """Record the hash of the unpacked weights in a model's provenance, where it has one of the weights before."""
+    record = json.loads(files.get(PROVENANCE, b"{}"))
+    if isinstance(record, dict) and record.get(SHA256, unpacked) != unpacked:
+        files[PROVENANCE] = (json.dumps({**record, SHA256: unpacked}, indent=1) + "\n").encode()
 
 
 def _patterns(members: Sequence[Source], contents: Sequence[Contents]) -> dict[str, Bools]:
@@ -180,13 +188,14 @@ def _member(member: Source, contents: Contents, patterns: Mapping[str, Bools], w
         part.dense += member.tensors[name].nbytes
         pattern = patterns.get(_pattern_key(member, name)) if member.parts[name] == "encoder" else None
         tensors.append(encode(name, content, pattern, _adder(writer, part)))
+    unpacked = weights_hash({name: content.numbers for name, content in contents.items()})
+    _note_hash(member.files, unpacked)
     files = []
     for name, text in member.files.items():
         data = coding.compress_text(text)
         stream, is_new = writer.add(data)
         report.files += len(data) * is_new
         files.append(File(name=name, size=len(text), stream=stream))
-    unpacked = weights_hash({name: content.numbers for name, content in contents.items()})
     return Member(sha256=unpacked, tensors=tensors, files=files)
 
 

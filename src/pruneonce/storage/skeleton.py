@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pruneonce.errors import UserError
 from pruneonce.models.architectures import embedding_tables, prunable_weights
-from pruneonce.models.source import CONFIG, MOST, check_bounds, first_line
+from pruneonce.models.loading import class_of, config_of, fit, outline
+from pruneonce.models.source import CONFIG, MOST, checked, first_line
 
 
 class Skeleton:
@@ -23,35 +19,27 @@ class Skeleton:
 
     Args:
         config: content of config.json.
-        shapes: shape of each tensor of the model, which bounds the numbers of its configuration.
+        shapes: shape of each floating-point tensor of the model; they bound the numbers of its configuration.
 
     Raises:
-        UserError: the configuration describes no model, or a model with other shapes.
+        UserError: the configuration describes no model, or a model with other or further weights.
     """
 
     def __init__(self, config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        _check_numbers(config, shapes)
+        values = _checked(config, shapes)
         try:
-            with TemporaryDirectory() as folder:
-                (Path(folder) / "config.json").write_bytes(config)
-                self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            if self.config.num_hidden_layers > len(shapes):
-                raise ValueError(f"{self.config.num_hidden_layers} layers, but {len(shapes)} tensors")
+            self.config = config_of(values, CONFIG)
             self.model_class = class_of(self.config)
-            with torch.device("meta"):
-                self.model: nn.Module = self.model_class._from_config(self.config)
+            self.model: nn.Module = outline(self.model_class, self.config, shapes, "it")
+            self._prefix = f"{self.model_class.base_model_prefix}."
+            names = {self.relative(name) for name in self.model.state_dict()}
+            if not any(self.relative(name) in names for name in shapes):
+                raise UserError("config.json describes another model than the weights are of")
+            fit(self.model, shapes, "it")
+        except UserError:
+            raise
         except Exception as error:  # a damaged configuration fails anywhere inside transformers, in any way
             raise UserError(f"config.json does not describe a model: {first_line(error)}") from error
-        self._prefix = f"{self.model_class.base_model_prefix}."
-        self._check_shapes(shapes)
-
-    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        expected = {self.relative(name): tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        for name, shape in shapes.items():
-            if expected.get(self.relative(name), shape) != shape:
-                raise UserError(f"{name} has shape {list(shape)}, and config.json asks for another")
-        if not any(self.relative(name) in expected for name in shapes):
-            raise UserError("config.json describes another model than the weights are of")
 
     def relative(self, name: str) -> str:
         """Name of a tensor in the base model, the same with any head."""
@@ -74,18 +62,10 @@ class Skeleton:
         return part_of
 
 
-def class_of(config: Any) -> Any:
-    """Class of the saved model; the bare encoder if the configuration does not name it."""
-    saved = getattr(transformers, next(iter(config.architectures or []), ""), None)
-    if isinstance(saved, type) and issubclass(saved, PreTrainedModel) and saved.config_class is type(config):
-        return saved
-    return AutoModel._model_mapping[type(config)]
-
-
-def _check_numbers(config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a configuration with numbers so large (of layers, labels) that transformers would never end."""
+def _checked(config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The configuration, checked before transformers sees it."""
     try:
         values = json.loads(config)
     except (ValueError, RecursionError) as error:
         raise UserError(f"config.json is damaged: {error}") from None
-    check_bounds(values, CONFIG, max([MOST, *(size for shape in shapes.values() for size in shape)]))
+    return checked(values, CONFIG, max([MOST, *(size for shape in shapes.values() for size in shape)]))

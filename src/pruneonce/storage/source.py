@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,19 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.errors import UserError
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid
+from pruneonce.models.provenance import CERTIFICATE, METRICS, PROVENANCE, is_as_written
+from pruneonce.models.source import not_finite, unwrapped
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
 from pruneonce.storage.skeleton import Skeleton
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# The log of training, of no use for inference.
-LEFT_OUT = ("metrics.json",)
+# Files with names of places, and the keys that have them.
+WITH_PLACES = (CONFIG, "tokenizer_config.json", PROVENANCE)
+PLACES = ("source", "_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file")
+# The log of training, and the certificate, which tells the size of the packed file.
+LEFT_OUT = (METRICS, CERTIFICATE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +52,11 @@ def read(folder: Path) -> Source:
     if not (folder / CONFIG).is_file():
         raise UserError(f"no model folder at {folder}: it would have a {CONFIG}")
     tensors = _read_tensors(folder / WEIGHTS)
+    is_as_written(folder)
     files = _read_files(folder)
     try:
-        skeleton = Skeleton(files[CONFIG], {name: numbers.shape for name, numbers in tensors.items()})
+        shapes = {name: numbers.shape for name, numbers in tensors.items() if numbers.dtype.kind == "f"}
+        skeleton = Skeleton(files[CONFIG], shapes)
         parts = skeleton.parts(list(tensors))
     except UserError as error:
         raise UserError(f"cannot pack {folder}: {error}") from error
@@ -66,9 +74,26 @@ def _read_tensors(file: Path) -> dict[str, npt.NDArray[np.generic]]:
             for name in opened.keys():  # noqa: SIM118
                 if (dtype := opened.get_slice(name).get_dtype()) not in DTYPES:
                     raise UserError(f"{name} in {file} has type {dtype}; save the model in float32")
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = unwrapped(opened.keys(), str(file.parent))
+            tensors = {name: opened.get_tensor(stored) for name, (stored, _) in names.items()}
+            for name, (_, mask) in names.items():
+                if mask is not None:
+                    tensors[name] = _masked(tensors[name], opened.get_tensor(mask), file, mask)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged: {error}") from None
+
+    for name, numbers in tensors.items():
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise not_finite(file.parent, name)
+    return tensors
+
+
+def _masked(
+    numbers: npt.NDArray[np.generic], mask: npt.NDArray[np.generic], file: Path, name: str
+) -> npt.NDArray[np.generic]:
+    if numbers.shape != mask.shape:
+        raise UserError(f"{file} is damaged: {name} has another shape than its weight")
+    return (numbers * mask).astype(numbers.dtype)  # type: ignore[operator]
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:
@@ -81,8 +106,23 @@ def _read_files(folder: Path) -> dict[str, bytes]:
         if file.is_file() and is_file_name(name) and name not in LEFT_OUT:
             if file.stat().st_size > MAX_FILE:
                 raise UserError(f"{file} is too large to be packed ({MAX_FILE >> 20} MiB at most)")
-            files[name] = file.read_bytes()
+            files[name] = without_places(file.read_bytes()) if name in WITH_PLACES else file.read_bytes()
     return files
+
+
+def without_places(text: bytes) -> bytes:
+    """Content of a JSON file with the last part alone of absolute paths, which are of the maker's machine."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    found = {key: values[key] for key in PLACES if isinstance(values, dict) and isinstance(values.get(key), str)}
+    shortened = {key: re.split(r"[/\\]", path.rstrip("/\\"))[-1] for key, path in found.items() if _is_absolute(path)}
+    return (json.dumps({**values, **shortened}, indent=1) + "\n").encode() if shortened else text
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("~") or PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
 
 
 def member_names(folders: Sequence[Path]) -> list[str]:

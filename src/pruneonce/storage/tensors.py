@@ -106,11 +106,25 @@ def _decode_grid(stored: Scales, file: PackedFile) -> Grid:
         raise DamagedError(str(error)) from None
 
 
+class WeightsHash:
+    """Hash (sha256) of name, type, shape and bytes of tensors, to be added in the order of names."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, numbers: Array) -> None:
+        """Add a tensor."""
+        self._digest.update(f"{name} {CODES[numbers.dtype]} {list(numbers.shape)}\n".encode())
+        self._digest.update(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        """The hash."""
+        return self._digest.hexdigest()
+
+
 def weights_hash(tensors: Mapping[str, Array]) -> str:
-    """Hash (sha256) of name, type, shape and bytes of every tensor, in the order of names."""
-    digest = hashlib.sha256()
+    """Hash of tensors, as `WeightsHash`."""
+    digest = WeightsHash()
     for name in sorted(tensors):
-        numbers = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name} {CODES[numbers.dtype]} {list(numbers.shape)}\n".encode())
-        digest.update(numbers.reshape(-1).view(np.uint8).data)
+        digest.add(name, tensors[name])
     return digest.hexdigest()

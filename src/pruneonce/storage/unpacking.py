@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,20 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import save_file
 
 from pruneonce.errors import UserError
 from pruneonce.models import grid, load_config, load_reporting
 from pruneonce.models.grid import Grid
+from pruneonce.models.loading import build, class_of, whole
+from pruneonce.models.source import first_line
 from pruneonce.storage import coding
 from pruneonce.storage.coding import DamagedError
 from pruneonce.storage.container import SUFFIX, PackedFile, is_a_family, place_of
-from pruneonce.storage.index import Member
-from pruneonce.storage.skeleton import Skeleton, class_of, first_line
+from pruneonce.storage.index import File, Member, Tensor
+from pruneonce.storage.skeleton import Skeleton
 from pruneonce.storage.source import CONFIG, WEIGHTS
-from pruneonce.storage.tensors import decode, weights_hash
-from pruneonce.system import durable
+from pruneonce.storage.tensors import WeightsHash, decode
+from pruneonce.system import durable, locks
 
+ALIGNMENT = 8  # bytes of a safetensors header
 Tensors = dict[str, npt.NDArray[np.generic]]
 
 
@@ -45,6 +48,7 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
 
     Raises:
         UserError: the file is of another kind or damaged, has no such member, or `folder` exists.
+        InUseError: another process unpacks to `folder`.
     """
     target = Path(folder)
     if target.exists():
@@ -55,14 +59,17 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
     else:
         places = {_chosen(packed, member): ""}
     aside = durable.partial(target)
-    if aside.exists():
-        raise UserError(f"{aside} is in the way; remove it")
-    try:
-        for name, place in places.items():
-            _write_member(packed, name, aside / place)
-        durable.publish(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    content = aside / "content"
+    with locks.scope():
+        aside.mkdir(parents=True, exist_ok=True)
+        locks.take(aside)
+        try:
+            shutil.rmtree(content, ignore_errors=True)  # of an unpacking that was killed
+            for name, place in places.items():
+                _write_member(packed, name, content / place)
+            durable.publish(content, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return [target / place for place in places.values()]
 
 
@@ -102,18 +109,22 @@ def load(path: str | Path, member: str | None = None) -> Any:
         if member is not None:
             raise UserError(f"{path} is not a packed file and has no members")
         model, missing = load_reporting(class_of(load_config(path)), path)
-        return _complete(model, missing, path)
+        return whole(model, missing, path)
     packed = PackedFile(Path(path))
     name = _chosen(packed, member)
     skeleton = _skeleton(packed, name)
-    state = {key: torch.from_numpy(numbers) for key, numbers in read_member(packed, name)[0].items()}
+    shapes = packed.index.members[name].shapes
+
+    def read() -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(numbers) for key, numbers in read_member(packed, name)[0].items()}
+
     try:
-        model, info = skeleton.model_class.from_pretrained(
-            None, config=skeleton.config, state_dict=state, dtype=torch.float32, output_loading_info=True
-        )
+        model, missing = build(skeleton.model_class, skeleton.config, shapes, read, str(path))
+    except UserError:
+        raise
     except Exception as error:  # settings of a configuration other than shapes can fail in any way
         raise UserError(f"{path} cannot be loaded: {first_line(error)}") from error
-    return _complete(model, set(info["missing_keys"]), path)
+    return whole(model, missing, path)
 
 
 def read_member(packed: PackedFile, name: str) -> tuple[Tensors, dict[str, Grid]]:
@@ -124,17 +135,30 @@ def read_member(packed: PackedFile, name: str) -> tuple[Tensors, dict[str, Grid]
     """
     member = packed.index.members[name]
     tensors, grids = {}, {}
+    for tensor, numbers, recorded in _contents(packed, member):
+        tensors[tensor.name] = numbers
+        if recorded:
+            grids[tensor.name] = recorded
+    return tensors, grids
+
+
+def _contents(packed: PackedFile, member: Member) -> Iterator[tuple[Tensor, npt.NDArray[np.generic], Grid | None]]:
+    """Decode the tensors of a member one after another, in the order of names, and compare their hash at the end.
+
+    Raises:
+        UserError: the weights are not those that were packed.
+    """
+    digest = WeightsHash()
     try:
-        for tensor in member.tensors:
+        for tensor in sorted(member.tensors, key=lambda tensor: tensor.name):
             content = decode(tensor, packed)
-            tensors[tensor.name] = content.numbers
-            if content.grid:
-                grids[tensor.name] = content.grid
-        if weights_hash(tensors) != member.sha256:
+            numbers = content.numbers
+            digest.add(tensor.name, numbers)
+            yield tensor, numbers, content.grid
+        if digest.hexdigest() != member.sha256:
             raise DamagedError("the weights are not those that were packed")
     except DamagedError as error:
         raise UserError(f"{packed.path} is damaged: {error}") from None
-    return tensors, grids
 
 
 def _chosen(packed: PackedFile, member: str | None) -> str:
@@ -150,42 +174,51 @@ def _chosen(packed: PackedFile, member: str | None) -> str:
 def _skeleton(packed: PackedFile, name: str) -> Skeleton:
     """The member's architecture; checks the declared shapes against it before memory is allocated for them."""
     member = packed.index.members[name]
-    config = _files(packed, member, (CONFIG,)).get(CONFIG)
+    config = next((file for file in member.files if file.name == CONFIG), None)
     if config is None:
         raise UserError(f"{packed.path} is damaged: it has no {CONFIG}")
     try:
-        return Skeleton(config, {tensor.name: tensor.shape for tensor in member.tensors})
+        return Skeleton(_file(packed, config), member.shapes)
     except UserError as error:
         raise UserError(f"{packed.path} is damaged: {error}") from error
 
 
-def _files(packed: PackedFile, member: Member, only: tuple[str, ...] = ()) -> Mapping[str, bytes]:
+def _file(packed: PackedFile, file: File) -> bytes:
     try:
-        return {
-            file.name: coding.decompress(packed.stream(file.stream), file.size)
-            for file in member.files
-            if not only or file.name in only
-        }
+        return coding.decompress(packed.stream(file.stream), file.size)
     except DamagedError as error:
         raise UserError(f"{packed.path} is damaged: {error}") from None
 
 
 def _write_member(packed: PackedFile, name: str, folder: Path) -> None:
     _skeleton(packed, name)
-    tensors, grids = read_member(packed, name)
     folder.mkdir(parents=True)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    grids = _write_weights(packed, packed.index.members[name], folder / WEIGHTS)
     if grids:
         grid.save(folder, grids)
-    for file, content in _files(packed, packed.index.members[name]).items():
-        (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).write_bytes(content)
+    for file in packed.index.members[name].files:
+        (folder / file.name).parent.mkdir(exist_ok=True)
+        (folder / file.name).write_bytes(_file(packed, file))
 
 
-def _complete(model: Any, missing: set[str], path: str | Path) -> Any:
-    """Drop a pooler without saved weights, which would be random, and refuse any other missing weight."""
-    if lacking := sorted(name for name in missing if "pooler." not in name):
-        raise UserError(f"{path} has no weights for {lacking[0]}")
-    if missing:
-        getattr(model, model.base_model_prefix, model).pooler = None
-    return model
+def _write_weights(packed: PackedFile, member: Member, file: Path) -> dict[str, Grid]:
+    """Write the weights of a member, tensor by tensor, so that one at a time is in memory; return their grids.
+
+    The layout is that of safetensors, https://github.com/huggingface/safetensors#format, whose own writer takes all
+    tensors at once.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in sorted(member.tensors, key=lambda tensor: tensor.name):
+        begin, end = end, end + tensor.bytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    grids = {}
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for tensor, numbers, recorded in _contents(packed, member):
+            stream.write(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data)
+            if recorded:
+                grids[tensor.name] = recorded
+    return grids

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 # Instruction sets that determine the speed of products of int8, bf16 and fp32, by PyTorch's names; asimddp, i8mm and
@@ -18,6 +20,8 @@ INSTRUCTIONS = (
     *("amx_int8", "amx_bf16", "amx_fp16", "asimddp", "i8mm", "sve"),
 )
 VNNI = {"avx_vnni", "avx512_vnni"}
+
+SPARE = 0.2  # processors that others may use: the system itself always does a little
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -80,6 +84,22 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # larger blocks are returned: kept, they would leave holes
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def seconds_of_others() -> float:
+    """Return the processor seconds that other programs have used since the machine was started."""
+    everyone, this = psutil.cpu_times(), psutil.Process().cpu_times()
+    return float(everyone.user + everyone.system - this.user - this.system)
+
+
+def is_short_of_processors(threads: int, others: float) -> bool:
+    """Return whether there were fewer free processors than threads.
+
+    Args:
+        threads: of the work.
+        others: processors that other programs used meanwhile, on average.
+    """
+    return threads + others > (os.cpu_count() or 1) + SPARE
 
 
 def accelerator() -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from pruneonce.data.readers import Table
 from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
-from pruneonce.metrics import glue
+from pruneonce.metrics import glue, units
+from pruneonce.metrics.units import Units
 from pruneonce.recipe import Classification
 from pruneonce.tasks.kind import Array, TaskData, architecture
 from pruneonce.tasks.labels import Classes
@@ -57,6 +58,13 @@ class ClassificationKind(LabelledTexts[Classification]):
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         return glue.classification(np.stack(outputs), np.asarray(rows["label"][:]))
+
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        predicted, labels = np.stack(outputs).argmax(axis=1), np.asarray(rows["label"][:])
+        return Units({"predicted": predicted, "label": labels}, predicted, predicted == labels)
+
+    def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
+        return units.classification(self.task.metric, values["predicted"], values["label"], index)
 
     def undefined(self, rows: Dataset, data: TaskData) -> str:
         numbers = set(rows["label"][:])

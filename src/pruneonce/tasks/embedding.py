@@ -6,7 +6,7 @@ The texts need no labels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +18,9 @@ from transformers import AutoModel
 
 from pruneonce.errors import UserError
 from pruneonce.losses.distillation import embedding_distillation, similarity_distillation
-from pruneonce.metrics import glue
-from pruneonce.metrics.retrieval import ranking
+from pruneonce.metrics import glue, units
+from pruneonce.metrics.retrieval import by_query_values, ranking
+from pruneonce.metrics.units import Units
 from pruneonce.models import load_encoder
 from pruneonce.models.pooling import Pooling
 from pruneonce.recipe import Embedding, Training, Transfer
@@ -99,19 +100,39 @@ class EmbeddingKind(Kind[Embedding]):
         For pairs, the cosine is correlated with the similarity. For retrieval, it ranks all passages of the split for
         each query.
         """
-        vectors = np.stack(outputs)
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        place = {text: index for index, text in enumerate(self.texts(rows))}
         if self.task.metric in PAIRS:
-            first, second = ([place[text] for text in rows[column]] for column in ("text", "text_pair"))
-            return glue.regression((unit[first] * unit[second]).sum(1), np.asarray(rows["label"][:]))
+            return glue.regression(self._cosines(outputs, rows), np.asarray(rows["label"][:]))
+        return ranking(self._queries(outputs, rows))
+
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        if self.task.metric in PAIRS:
+            return Units({"score": self._cosines(outputs, rows), "target": np.asarray(rows["label"][:])})
+        return Units(by_query_values(self._queries(outputs, rows)))
+
+    def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
+        if self.task.metric in PAIRS:
+            return units.correlation(self.task.metric, values["score"], values["target"], index)
+        return super().resampled(values, index)
+
+    def _cosines(self, outputs: Sequence[Array], rows: Dataset) -> Array:
+        """Return the cosine of each row's pair."""
+        unit, place = self._directions(outputs, rows)
+        first, second = ([place[text] for text in rows[column]] for column in ("text", "text_pair"))
+        return np.asarray((unit[first] * unit[second]).sum(1))
+
+    def _queries(self, outputs: Sequence[Array], rows: Dataset) -> Iterator[tuple[Array, list[float]]]:
+        """Yield the cosine and the relevance of every passage of the split, for each query."""
+        unit, place = self._directions(outputs, rows)
         passages = list(dict.fromkeys(rows["text_pair"]))
         passage_vectors = unit[[place[passage] for passage in passages]]
-        judged = by_query(rows["text"], rows["text_pair"], rows["label"])
-        return ranking(
-            (passage_vectors @ unit[place[query]], [relevant.get(passage, 0.0) for passage in passages])
-            for query, relevant in judged.items()
-        )
+        for query, relevant in by_query(rows["text"], rows["text_pair"], rows["label"]).items():
+            yield passage_vectors @ unit[place[query]], [relevant.get(passage, 0.0) for passage in passages]
+
+    def _directions(self, outputs: Sequence[Array], rows: Dataset) -> tuple[Array, dict[Any, int]]:
+        """Return the vectors with a length of 1, and the row of each text."""
+        vectors = np.stack(outputs)
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return unit, {text: index for index, text in enumerate(self.texts(rows))}
 
     def config(self, data: TaskData) -> dict[str, Any]:
         return {}

@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from pruneonce.data import readers, streams
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import MissingColumnError, UserError
+from pruneonce.metrics.units import Units
 from pruneonce.models import load_model, load_reporting
 from pruneonce.recipe import Task, Training
 from pruneonce.tasks.cuts import Cut, beginnings, count_cut, in_parts, tokens_in
@@ -79,6 +80,7 @@ class Kind(ABC, Generic[T]):
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
     full_score: ClassVar[float] = 1.0  # the score of a perfect model by the kind's metrics
+    derived: ClassVar[tuple[str, ...]] = ()  # columns of rows that depend on other splits too
 
     of_model: list[str] | None = None  # names of the measured model's classes, where the task has none of its own
     order: list[int] | None = None  # index of each class of the task in a model's outputs; None: the same order
@@ -136,6 +138,17 @@ class Kind(ABC, Generic[T]):
     def undefined(self, rows: Dataset, data: TaskData) -> str:
         """Return a sentence on metrics that cannot tell models apart on `rows`; empty where all can."""
         return ""
+
+    @abstractmethod
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        """Return the outcome by unit, of which the metric of any resample can be computed; arguments as `measure`."""
+
+    def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
+        """Return the task's metric for the units at the positions `index` [..., m], [...].
+
+        By default the metric is the mean of its values of the units.
+        """
+        return np.asarray(values[self.task.metric][index].mean(-1))
 
     @abstractmethod
     def texts(self, rows: Dataset) -> list[Any]:

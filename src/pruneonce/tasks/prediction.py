@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruneonce.errors import UserError
 from pruneonce.tasks import Batch, Collate, Kind
 from pruneonce.tasks.kind import Array
 
@@ -36,6 +38,9 @@ def in_batches(run: Callable[[Batch], Tensor], examples: Any, collate: Collate, 
         examples: model input.
         collate: makes a batch of some.
         batch_size: examples in a batch.
+
+    Raises:
+        UserError: an output is nan.
     """
     lengths = [len(ids) for ids in examples["input_ids"]]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -44,5 +49,11 @@ def in_batches(run: Callable[[Batch], Tensor], examples: Any, collate: Collate, 
         chosen = order[first : first + batch_size]
         batch = collate([examples[i] for i in chosen])
         batch.pop("labels", None)
-        outputs.update(zip(chosen, run(batch).numpy(), strict=True))
+        values = run(batch).numpy()
+        if np.isnan(values).any():
+            raise UserError(
+                "the model gives nan, which is no number, for some examples, so there is nothing to measure; its "
+                "weights, or its numbers in this engine, went out of range"
+            )
+        outputs.update(zip(chosen, values, strict=True))
     return [outputs[index] for index in range(len(order))]

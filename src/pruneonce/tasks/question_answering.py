@@ -5,6 +5,7 @@ https://arxiv.org/abs/1606.05250 and, with questions that have no answer, https:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pruneonce.data.questions import Question, Windows, best_answers, from_table
 from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
 from pruneonce.metrics import squad
+from pruneonce.metrics.units import Units
 from pruneonce.recipe import QuestionAnswering
 from pruneonce.tasks.cuts import Cut, tokens_in
 from pruneonce.tasks.kind import Array, Collate, TaskData, architecture, no_progress_bars
@@ -105,6 +107,19 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         """Return `exact_match` and `f1` in percent, as the official scorer gives them."""
+        answers, gold = self._answers(outputs, rows, examples)
+        return squad.score(answers, gold)
+
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        answers, gold = self._answers(outputs, rows, examples)
+        exact, overlap = 100 * np.array(list(squad.by_question(answers, gold).values())).T
+        hashes = np.array([_hash(squad.normalized(answers[question])) for question in gold], dtype=np.int64)
+        return Units({"exact_match": exact, "f1": overlap}, hashes, exact > 0, "answers")
+
+    def _answers(
+        self, outputs: Sequence[Array], rows: Dataset, examples: Dataset
+    ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """Return the best answer and the gold answers of each question."""
         questions = _as_questions(rows)
         offsets = [np.array(one, dtype=np.int32).reshape(-1, 2) for one in examples["offsets"]]
         windows_of_rows = Windows(examples, np.array(examples["example"]), offsets)
@@ -119,7 +134,7 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
             null_threshold=task.null_threshold,
             no_answer=task.no_answer,
         )
-        return squad.score(answers, {one.id: one.answers for one in questions})
+        return answers, {one.id: one.answers for one in questions}
 
     def config(self, data: TaskData) -> dict[str, Any]:
         return {"num_labels": 2}
@@ -133,6 +148,10 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
         if self.task.source is None:
             return read(Path(where).expanduser(), columns)
         return from_table(self.read(where, list(columns.values()), cache), columns)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _as_questions(rows: Dataset) -> list[Question]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from pruneonce.errors import UserError
-from pruneonce.metrics import glue
+from pruneonce.metrics import glue, units
+from pruneonce.metrics.units import Units
 from pruneonce.recipe import Regression
 from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers, is_reranker
 from pruneonce.tasks.texts import LabelledTexts
@@ -57,6 +58,12 @@ class RegressionKind(LabelledTexts[Regression]):
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         return glue.regression(np.asarray(outputs), np.asarray(rows["label"][:]))
+
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        return Units({"score": np.asarray(outputs), "target": np.asarray(rows["label"][:])})
+
+    def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
+        return units.correlation(self.task.metric, values["score"], values["target"], index)
 
     def config(self, data: TaskData) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}

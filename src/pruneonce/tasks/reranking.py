@@ -5,7 +5,7 @@ Rows of a query are its candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from pruneonce.errors import UserError
-from pruneonce.metrics.retrieval import ranking
+from pruneonce.metrics.retrieval import by_query_values, ranking
+from pruneonce.metrics.units import Units
 from pruneonce.recipe import Reranking
 from pruneonce.tasks.judgements import METRICS, by_query, check_relevances
 from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers, is_reranker
@@ -31,6 +32,7 @@ class RerankingKind(TextKind[Reranking]):
     """
 
     target = "target"
+    derived = (target,)
 
     @classmethod
     def is_for(cls, config: Any) -> bool:
@@ -73,9 +75,10 @@ class RerankingKind(TextKind[Reranking]):
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
         """Return the metrics of the ranking of each query's candidates."""
-        pairs = zip(outputs, rows["label"], strict=True)
-        judged = by_query(rows["query"], rows["passage"], [(float(score), label) for score, label in pairs])
-        return ranking(tuple(zip(*candidates.values(), strict=True)) for candidates in judged.values())  # type: ignore[misc]
+        return ranking(_queries(outputs, rows))
+
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        return Units(by_query_values(_queries(outputs, rows)))
 
     def config(self, data: TaskData) -> dict[str, Any]:
         """Return one label, and the loss that transformers has for it: its pipelines then give the sigmoid too."""
@@ -84,3 +87,12 @@ class RerankingKind(TextKind[Reranking]):
     def check_model(self, config: Any, data: TaskData, name: str) -> None:
         if config.num_labels != 1:
             raise UserError(f"{name} has {config.num_labels} labels; a reranker has one score")
+
+
+def _queries(outputs: Sequence[Array], rows: Dataset) -> Iterator[tuple[Sequence[float], Sequence[float]]]:
+    """Yield the scores and the relevances of each query's candidates."""
+    pairs = zip(outputs, rows["label"], strict=True)
+    judged = by_query(rows["query"], rows["passage"], [(float(score), label) for score, label in pairs])
+    for candidates in judged.values():
+        scores, relevances = zip(*candidates.values(), strict=True)
+        yield scores, relevances

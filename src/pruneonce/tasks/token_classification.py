@@ -6,7 +6,7 @@ each word, as BERT does (https://arxiv.org/abs/1810.04805, 5.3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from pruneonce.data.conll import read_conll
 from pruneonce.data.readers import Table
 from pruneonce.errors import UserError
 from pruneonce.losses.distillation import logit_distillation
-from pruneonce.metrics import glue, spans
+from pruneonce.metrics import glue, spans, units
+from pruneonce.metrics.units import Units
 from pruneonce.recipe import TokenClassification
 from pruneonce.tasks.cuts import Cut, count_cut
 from pruneonce.tasks.kind import MULTIPLE, Array, Collate, Kind, TaskData, architecture, no_progress_bars
@@ -124,21 +125,31 @@ class TokenClassificationKind(Kind[TokenClassification]):
         An unseen word counts as O where tags mark spans, and as wrong where they do not.
         """
         names = rows.features["tags"].feature.names
-        gold = [np.asarray(tags) for tags in rows["tags"]]
-        predicted = [np.full(len(tags), NONE) for tags in gold]
-        for chosen, output, begun in zip(predicted, outputs, examples[WORDS], strict=True):
-            words = np.asarray(begun)
-            first = words != NONE
-            chosen[words[first]] = output[: len(words)][first].argmax(-1)
+        predicted, gold = _tags(outputs, rows, examples)
         flat, true = np.concatenate(predicted), np.concatenate(gold)
         unseen = {"unseen": float((flat == NONE).mean())}
         if _mark_spans(names):
-            names_with_none = [*names, "O"]  # NONE is the index of "O"
-            predicted_tags, true_tags = (
-                [[names_with_none[tag] for tag in tags] for tags in every] for every in (predicted, gold)
-            )
-            return {**spans.score(predicted_tags, true_tags), **unseen}
+            return {**spans.score(_named(predicted, names), _named(gold, names)), **unseen}
         return {"accuracy": glue.accuracy(flat, true), "f1_macro": glue.f1_macro(flat, true), **unseen}
+
+    def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
+        """Return counts by sentence, of which all metrics of the tags are made, and the tag of each word."""
+        names = rows.features["tags"].feature.names
+        predicted, gold = _tags(outputs, rows, examples)
+        if _mark_spans(names):
+            counts = spans.counts(_named(predicted, names), _named(gold, names))
+        else:
+            counts = np.stack([_by_tag(*both, len(names)) for both in zip(predicted, gold, strict=True)])
+        flat, true = np.concatenate(predicted), np.concatenate(gold)
+        return Units({"spans" if _mark_spans(names) else "tags": counts}, flat, flat == true, "words")
+
+    def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
+        if "spans" in values:
+            return spans.of_counts(units.totals(values["spans"], index))[self.task.metric]
+        hits, guesses, truths = np.split(units.totals(values["tags"], index), 3, axis=-1)
+        if self.task.metric == "accuracy":
+            return units.ratio(hits.sum(-1), truths.sum(-1))
+        return units.macro(units.ratio(2 * hits, guesses + truths), guesses + truths)
 
     def texts(self, rows: Dataset) -> list[Any]:
         return [" ".join(words) for words in rows["tokens"]]
@@ -192,6 +203,28 @@ def _check_sentences(table: Table, tokens: str, tags: str) -> None:
 def _each(lists: list[list[Any]]) -> list[tuple[int, Any]]:
     """Return row and value of every value."""
     return [(row, value) for row, values in enumerate(lists) for value in values]
+
+
+def _tags(outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> tuple[list[Array], list[Array]]:
+    """Return the predicted tag, or NONE, and the gold tag of each word, an array for each sentence."""
+    gold = [np.asarray(tags) for tags in rows["tags"]]
+    predicted = [np.full(len(tags), NONE) for tags in gold]
+    for chosen, output, begun in zip(predicted, outputs, examples[WORDS], strict=True):
+        words = np.asarray(begun)
+        first = words != NONE
+        chosen[words[first]] = output[: len(words)][first].argmax(-1)
+    return predicted, gold
+
+
+def _named(sentences: list[Array], names: list[str]) -> list[list[str]]:
+    names_with_none = [*names, "O"]  # NONE is the index of "O"
+    return [[names_with_none[tag] for tag in tags] for tags in sentences]
+
+
+def _by_tag(predicted: Array, gold: Array, tags: int) -> Array:
+    """Return how often each tag is right, predicted, and gold in a sentence: [3 x tags]."""
+    kept = (gold[predicted == gold], predicted[predicted != NONE], gold)
+    return np.concatenate([np.bincount(some, minlength=tags) for some in kept])
 
 
 def _mark_spans(labels: list[str]) -> bool:

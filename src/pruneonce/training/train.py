@@ -27,6 +27,7 @@ from pruneonce.training import checkpoints
 from pruneonce.training.attention import fast_attention
 from pruneonce.training.job import Job
 from pruneonce.training.progress import Bar
+from pruneonce.training.trackers import run_name, runs_of_their_own
 from pruneonce.training.trainer import MaskHooks, SparseTrainer, StopOnSignal
 
 # Timings in the Trainer's log, left out of the history: a resumed run has the history of an uninterrupted run.
@@ -83,6 +84,7 @@ def train(
     for callback in (Bar(title), *masks, *callbacks):
         trainer.add_callback(callback)
     with (
+        runs_of_their_own(),
         distributed.watching_others(),
         enough_memory(),
         fast_attention(job.model, job.length),
@@ -158,6 +160,7 @@ def _arguments(job: Job, folder: Path, seed: int, report_to: list[str]) -> Train
         save_strategy="steps" if every else "no",
         save_steps=max(1, every),
         report_to=report_to,
+        run_name=run_name(folder),
         log_level_replica="error",  # of the processes other than the first
         train_sampling_strategy="sequential",
         include_num_input_tokens_seen="non_padding",

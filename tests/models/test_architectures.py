@@ -89,6 +89,7 @@ def test_other_types_are_known_by_their_module_tree(model_type):
         ("bart", "it has a decoder"),
         ("ibert", "no stack with Linears"),
         ("xlm", "several stacks: attentions, ffns"),
+        ("xmod", "adapters of their own for each language"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_with_the_reason(model_type, reason):

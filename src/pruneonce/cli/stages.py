@@ -1,4 +1,4 @@
-"""Verbs of the command line for single stages: `prepare`, `prune`, `finetune`, `transfer`, `one-shot`, `evaluate`.
+"""Verbs of the command line for single stages: `convert`, `prepare`, `prune`, `finetune`, `transfer` and more.
 
 Each verb builds the stage's sections of a recipe from its options, runs the stage, and suggests the next command.
 """
@@ -47,6 +47,27 @@ def epilog_of(example: str, settings: dict[str, Any]) -> str:
     """Return the epilog of a verb's help: its default settings and an example."""
     values = ", ".join(f"{name} {value:g}" for name, value in settings.items())
     return f"Defaults: {values}.\n\nExample: [cyan]pruneonce {example}[/cyan]"
+
+
+@app.command(
+    epilog="Example: [cyan]pruneonce convert Intel/bert-base-uncased-sparse-85-unstructured-pruneofa sparse[/cyan]"
+)
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder, file of weights or hub id.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.", show_default=False)],
+    config: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub id of config.json and the tokenizer, where they are not beside the weights."),
+    ] = None,
+) -> None:
+    """Make a model folder, with safetensors, of another library's sparse model: pytorch_model.bin, masks, prefixes."""
+    from pruneonce import stages
+
+    folder = stages.convert(source, output, config=config)
+    task = ("--train", "train.jsonl", "--dev", "dev.jsonl")
+    show_result(folder, "transfer", output, "--teacher", "dense", *task, "--output", "task")
 
 
 @app.command(epilog=epilog_of("prepare bert-base-uncased --corpus wiki/ --output teacher", PRETRAIN))

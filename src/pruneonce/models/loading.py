@@ -84,7 +84,7 @@ def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[
         configuration = config_of(read_config(folder), source, **config)
         stored = stored_weights(folder)
         shapes = {name: weight.shape for name, weight in stored.items()}
-        model, missing = build(auto_class, configuration, shapes, lambda: _read(stored), str(source))
+        model, missing = build(auto_class, configuration, shapes, lambda: read_weights(stored), str(source))
         model.config.name_or_path = str(source)
     logger.debug("%s loaded from %s", type(model).__name__, source)
     return model, missing
@@ -206,13 +206,29 @@ def names_in(model: Any, names: Iterable[str]) -> dict[str, str] | None:
     Returns:
         None for an architecture whose tensors transformers splits or joins.
     """
-    rules: Any = get_model_conversion_mapping(model)
-    if any(isinstance(rule, WeightConverter) for rule in rules):
+    if any(isinstance(rule, WeightConverter) for rule in get_model_conversion_mapping(model)):
         return None
+    return _places(model, names)
+
+
+def wanted(model: Any, names: Iterable[str]) -> set[str]:
+    """Names, of those of a state dict, that an architecture wants, also where transformers splits or joins tensors.
+
+    Args:
+        model: as `outline` gives it, or a model.
+        names: as for `names_in`.
+    """
+    return set(_places(model, names))
+
+
+def _places(model: Any, names: Iterable[str]) -> dict[str, str]:
+    rules: Any = get_model_conversion_mapping(model)
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    renamings = [rule for rule in rules if rule not in converters]
     expected = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     found = {}
     for name in names:
-        inner, _ = rename_source_key(name, rules, [], model.base_model_prefix, expected)
+        inner, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
         if inner not in expected:
             inner, _ = rename_source_key(name, [], [], model.base_model_prefix, expected)
         if inner in expected:
@@ -278,8 +294,8 @@ def _part(name: str, prefix: str, has_head: bool) -> str | None:
     return f"{first}.{rest.partition('.')[0]}" if first == "cls" else first  # BERT's two heads
 
 
-def _read(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
-    """Read weights with PyTorch, mapped into memory."""
+def read_weights(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """Read weights with PyTorch, mapped into memory, and their masks applied."""
     files: dict[Path, list[str]] = {}
     for name, weight in stored.items():
         files.setdefault(weight.file, []).append(name)

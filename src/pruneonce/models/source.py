@@ -24,6 +24,7 @@ from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone
 # Bounds of the numbers in a configuration.
 MOST, MOST_LAYERS, MOST_LABELS = 1 << 20, 1000, 1 << 17
 FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -97,9 +98,12 @@ def local_files(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
+        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
     except Exception as error:  # the hub is away, or has no such model
         raise UserError(f"cannot load a model from {source}: {first_line(error)}") from error
+    if (folder / CONFIG).is_file() and not has_files(folder, WEIGHTS):
+        raise UserError(f"{source} has no safetensors weights; where it has {PICKLE}, {converting(source)}")
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
         UserError: there are no safetensors weights, a file is damaged, or two tensors have one name in the model.
     """
     weights: dict[str, Stored] = {}
-    for file in _files(folder):
+    for file in weight_files(folder):
         with reading(file), safe_open(file, framework="np") as opened:
             for name in opened.keys():  # noqa: SIM118
                 tensor = opened.get_slice(name)
@@ -241,7 +245,7 @@ def weights_hash(folder: Path) -> str:
     Raises:
         UserError: there are no safetensors weights, or a file is damaged.
     """
-    files = _files(folder)
+    files = weight_files(folder)
     states = tuple((status.st_size, status.st_mtime_ns, status.st_ino) for status in (file.stat() for file in files))
     return _weights_hash(tuple(files), states)
 
@@ -272,16 +276,39 @@ def not_finite(where: str | Path, name: str) -> UserError:
     return UserError(f"{where} has infinite or undefined numbers (inf, nan) in {name}; give a model that is whole")
 
 
-def _files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = read_json(folder / INDEX)
+def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
+    """The files of a model's weights.
+
+    Args:
+        folder: of the model.
+        weights: name of the file where there is one; the index of several is called after it.
+
+    Raises:
+        UserError: there are no such files, or the index is damaged.
+    """
+    if (folder / weights).is_file():
+        return [folder / weights]
+    listed = folder / f"{weights}.index.json"
+    index = read_json(listed)
     if index is None:
-        raise UserError(f"cannot load a model from {folder}: it has no {WEIGHTS}; save the model anew")
-    names = set(index["weight_map"].values()) if isinstance(index, dict) and "weight_map" in index else set()
-    if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
-        raise UserError(f"{folder / INDEX} is damaged: it does not name the files of the weights")
-    return [folder / name for name in sorted(names)]
+        if weights == WEIGHTS and has_files(folder, PICKLE):
+            raise UserError(f"{folder} has no safetensors weights, only {PICKLE}; {converting(folder)}")
+        raise UserError(f"cannot load a model from {folder}: it has no {weights}; save the model anew")
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    names = list(named.values()) if isinstance(named, dict) else []
+    if not names or not all(isinstance(n, str) and Path(n).name == n and (folder / n).is_file() for n in names):
+        raise UserError(f"{listed} is damaged: it does not name the files of the weights")
+    return [folder / name for name in sorted(set(names))]
+
+
+def has_files(folder: Path, weights: str) -> bool:
+    """Return whether a folder has the weights of this name, in one file or in several."""
+    return any((folder / name).is_file() for name in (weights, f"{weights}.index.json"))
+
+
+def converting(source: str | Path) -> str:
+    """The command that makes a folder with safetensors of a model without them, for messages."""
+    return f"`pruneonce convert {source} DEST` makes a folder of it"
 
 
 @contextmanager

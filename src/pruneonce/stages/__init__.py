@@ -6,6 +6,7 @@ Messages of the libraries below are silenced while a stage works, see `pruneonce
 from pruneonce.stages.benchmark import benchmark
 from pruneonce.stages.calibrate import calibrate
 from pruneonce.stages.check import check
+from pruneonce.stages.convert import convert
 from pruneonce.stages.evaluate import evaluate, measure
 from pruneonce.stages.export import export
 from pruneonce.stages.export_into import export_into
@@ -23,6 +24,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "check",
+    "convert",
     "evaluate",
     "export",
     "export_into",
@@ -41,6 +43,7 @@ __all__ = [
 benchmark = quiet(benchmark)
 calibrate = quiet(calibrate)
 check = quiet(check)
+convert = quiet(convert)
 evaluate = quiet(evaluate)
 export = quiet(export)
 export_into = quiet(export_into)

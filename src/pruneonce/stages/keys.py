@@ -55,3 +55,8 @@ def train_on_task(stage: str, model: str, task: str, settings: Training, seed: i
 def calibrate(model: str, task: str, settings: Calibrate, seed: int) -> str:
     """Return the key of calibration."""
     return key_of("calibrate", model, task, settings.model_dump(), seed)
+
+
+def convert(files: str) -> str:
+    """Return the key of the conversion of another library's files, whose content `files` is the hash of."""
+    return key_of("convert", files)

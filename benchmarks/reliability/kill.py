@@ -1,10 +1,14 @@
 """Kill a run at random moments, start it again, and compare what it makes with an uninterrupted run.
 
     python -m benchmarks.reliability.kill --count 50
+    python -m benchmarks.reliability.kill --work-of product-quantize --count 10
+    python -m benchmarks.reliability.kill --work-of torchrun --count 10
 
 Processes that run a tiny recipe with dropout and every stage: teacher preparation with a new head, pruning, two tasks
 with two seeds each, a sweep, both baselines, int8 by training and by calibration, packing, exports, timing. They are
-forked off this one, which has imported the package; with `--no-fork` each is a `python -m pruneonce run`.
+forked off this one, which has imported the package; with `--no-fork` each is a `python -m pruneonce run`. With
+`--work-of product-quantize` they make codebooks of a model of that recipe. With `--work-of torchrun` two processes
+under torchrun run the recipe, and one of the two is killed.
 
 SIGKILL comes at a moment that is drawn anew each time: most while a checkpoint is being written, others while a
 finished model is, during an export, or at any time. After each kill, all that is under a final name must be whole;
@@ -27,8 +31,11 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.reliability import page
 from benchmarks.reliability.made import content, unreadable
@@ -57,25 +64,49 @@ MOMENTS = {
 }
 
 
-class Run:
-    """A process that runs a recipe: one of its own, or, to save the imports, one that is forked off this."""
+RUN, PRODUCT, TORCHRUN = "run", "product-quantize", "torchrun"
 
-    def __init__(self, recipe: Path, output: Path, forked: bool):
-        command = ["run", str(recipe), "--output", str(output)]
+
+def command(work_of: str, inputs: Path, output: Path) -> list[str]:
+    """Arguments of pruneonce that make `output`; product quantization needs a finished run in `inputs/run`."""
+    if work_of != PRODUCT:
+        return ["run", str(inputs / "recipe.yaml"), "--output", str(output)]
+    seed = inputs / "run" / "tasks" / "mood" / "seed-1"
+    data = [part for split in ("train", "dev") for part in (f"--{split}", str(inputs / f"mood-{split}.jsonl"))]
+    settings = ["epochs=2", "batch_size=8", "checkpoint_every=2", "learning_rate=1e-3"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    return [
+        PRODUCT,
+        str(seed / "sparse"),
+        "--teacher",
+        str(seed / "dense"),
+        *data,
+        *sets,
+        "--output",
+        str(output / "codebooks"),
+    ]
+
+
+class Run:
+    """A process that makes a folder: one of its own, or, to save the imports, one that is forked off this."""
+
+    def __init__(self, arguments: list[str], output: Path, forked: bool, torchrun: bool = False):
         self.log = output.with_name(f"{output.name}.log")
-        if forked:
-            self.process: Any = multiprocessing.get_context("fork").Process(target=self._run, args=(command,))
+        self.torchrun = torchrun
+        if forked and not torchrun:
+            self.process: Any = multiprocessing.get_context("fork").Process(target=self._run, args=(arguments,))
             self.process.start()
         else:
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if torchrun else []
             with self.log.open("w") as log:
-                command = [sys.executable, "-m", "pruneonce", *command]
-                self.process = subprocess.Popen(command, stdout=log, stderr=log)
+                whole = [sys.executable, *launcher, "-m", "pruneonce", *arguments]
+                self.process = subprocess.Popen(whole, stdout=log, stderr=log)
 
-    def _run(self, command: list[str]) -> None:
+    def _run(self, arguments: list[str]) -> None:
         with self.log.open("w") as log:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
-        sys.exit(cli.main(command))
+        sys.exit(cli.main(arguments))
 
     def code(self, wait: bool = False) -> int | None:
         """The exit code, None while it runs."""
@@ -85,9 +116,18 @@ class Run:
             self.process.join()
         return self.process.exitcode  # type: ignore[no-any-return]
 
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        assert self.code(wait=True) == -signal.SIGKILL
+    def kill(self, chosen: random.Random) -> None:
+        """Kill the process; under torchrun, one of its workers, after which the others end."""
+        if not self.torchrun:
+            os.kill(self.process.pid, signal.SIGKILL)
+            assert self.code(wait=True) == -signal.SIGKILL
+            return
+        workers = [child for child in psutil.Process(self.process.pid).children() if "pruneonce" in child.cmdline()]
+        if workers:
+            chosen.choice(workers).kill()
+        else:  # they have not begun
+            self.process.kill()
+        self.code(wait=True)
 
     def finish(self) -> None:
         if self.code(wait=True):
@@ -117,19 +157,22 @@ def kill_at(moment: Moment, process: Run, run: Path, chosen: random.Random, whol
     if process.code() is not None:
         process.finish()
         return False
-    process.kill()
+    process.kill(chosen)
     return True
 
 
-def kill(count: int, work: Path, seed: int, forked: bool = True) -> dict[str, Any]:
+def kill(count: int, work: Path, seed: int, forked: bool = True, work_of: str = RUN) -> dict[str, Any]:
     """Kill `count` times; gives the state: kills by moment, runs, differences."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    recipe = work / "inputs" / "recipe.yaml"
-    if not recipe.is_file():
-        make_inputs(recipe.parent)
+    inputs = work / "inputs"
+    if not (inputs / "recipe.yaml").is_file():
+        make_inputs(inputs)
+    if work_of == PRODUCT:
+        Run(command(RUN, inputs, inputs / "run"), inputs / "run", forked).finish()
+    start = partial(Run, forked=forked, torchrun=work_of == TORCHRUN)
     reference = work / "reference"
     began = time.monotonic()
-    Run(recipe, reference, forked).finish()  # a second time, it finds everything made
+    start(command(work_of, inputs, reference), reference).finish()  # a second time, it finds everything made
     file = work / "state.json"
     state = json.loads(file.read_text()) if file.is_file() else {"seconds": time.monotonic() - began}
     state = {"kills": {}, "finished": 0, "different": [], "unreadable": [], "starts": 0, **state}
@@ -138,9 +181,10 @@ def kill(count: int, work: Path, seed: int, forked: bool = True) -> dict[str, An
         done = sum(state["kills"].values())
         chosen = random.Random(f"{seed} {state['starts']}")
         run = work / f"run-{state['finished']}"
-        process = Run(recipe, run, forked)
+        process = start(command(work_of, inputs, run), run)
         state["starts"] += 1
-        moment = chosen.choices(list(MOMENTS), [moment.share for moment in MOMENTS.values()])[0]
+        shares = [0 if work_of == PRODUCT and "export" in name else one.share for name, one in MOMENTS.items()]
+        moment = chosen.choices(list(MOMENTS), shares)[0]
         if done < count and kill_at(MOMENTS[moment], process, run, chosen, state["seconds"]):
             state["kills"] = dict(Counter(state["kills"]) + Counter([moment]))
             state["unreadable"] += unreadable(run)
@@ -166,9 +210,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-fork", action="store_true")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/pruneonce-kill"))
+    parser.add_argument("--work-of", choices=(RUN, PRODUCT, TORCHRUN), default=RUN)
+    parser.add_argument("--work", type=Path)
     options = parser.parse_args()
-    state = kill(options.count, options.work, options.seed, not options.no_fork)
+    work = options.work or Path(f"/tmp/pruneonce-kill-{options.work_of}")
+    state = kill(options.count, work, options.seed, not options.no_fork, options.work_of)
     rows = [[f"killed: {moment}", number] for moment, number in state["kills"].items()]
     rows += [
         ["killed in all", sum(state["kills"].values())],
@@ -177,7 +223,8 @@ def main() -> None:
         ["files or checkpoints under a final name that were not whole after a kill", len(state["unreadable"])],
         ["tensors, logs or records of a finished run that differ from the reference", len(state["different"])],
     ]
-    page.write("kill", ["what", {"name": "count", "format": "{:,}"}], rows)
+    name = "kill" if options.work_of == RUN else f"kill {options.work_of}"
+    page.write(name, ["what", {"name": "count", "format": "{:,}"}], rows)
     for problem in [*state["unreadable"], *state["different"]]:
         print(problem)
     raise SystemExit(bool(state["unreadable"] or state["different"]))

@@ -65,7 +65,7 @@ def meant(value: Any, model: list[str], declared: list[str] | None, own: list[st
         shared = [_same(name, names, own) for name in own]
         if all(place in (None, index) for index, place in enumerate(shared)) and None in shared:
             if declared is None and not _numbered(model):
-                return None
+                return shared[value]  # a name that both have is that class; another one is refused
             return _in_model(value, names, model, declared) if value < len(names) else None
         if not any(place is not None for place in shared):
             return _in_model(value, names, model, declared) if value < len(names) else None

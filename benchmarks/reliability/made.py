@@ -17,9 +17,9 @@ from pruneonce.training import checkpoints
 
 # What differs between any two runs. A packed file holds times too, so of its sizes those of its tensors are compared.
 CLOCK = ("seconds", "created", "bytes", "files_bytes", "index_bytes")
-CLOCK += ("milliseconds", "low", "high", "per_second", "runs", "speedup")
+CLOCK += ("milliseconds", "low", "high", "per_second", "runs", "speedup", "busy")
 # Made anew from what is compared, or of no consequence.
-LEFT_OUT = ("cache", "tensorboard", "report.html", "lock")
+LEFT_OUT = ("cache", "tensorboard", "report.html", "README.md", "lock")
 
 
 def content(run: Path) -> dict[str, Any]:

@@ -7,7 +7,12 @@ from typing import Any
 from benchmarks import common, tables
 from pruneonce.system import durable
 
-TITLES = {"kill": "Killed and started again", "fuzz": "Damaged and hostile input"}
+TITLES = {
+    "kill": "Killed and started again",
+    "kill product-quantize": "Product quantization, killed and started again",
+    "kill torchrun": "Two processes under torchrun, one of them killed, and started again",
+    "fuzz": "Damaged and hostile input",
+}
 TEXT = "[docs/reliability.md](../../docs/reliability.md) says what happens when, and has the fault matrix."
 
 

@@ -57,13 +57,14 @@ inline size_t window_steps(const Counts& counts) {
     return steps;
 }
 
+// A number for each kernel that takes quantized inputs, by its number in `Kernel`.
+template <class T>
+using Each = std::array<T, 4>;
+
 // Time of a bundle's step for a vector of tokens, in nanoseconds of a Zen 5; what counts is the ratio. Measured with
-// benchmarks/engine/kernels.py.
-struct Costs {
-    double dense, groups, interleaved, windows;
-};
-constexpr Costs NARROW = {1.2, 2.5, 6.2, 4.1};  // one vector of tokens
-constexpr Costs WIDE = {1.0, 1.8, 2.8, 4.1};    // more of them
+// benchmarks/engine/kernels.py. Dense, groups, interleaved, windows.
+constexpr Each<double> NARROW = {1.2, 2.5, 6.2, 4.1};  // one vector of tokens
+constexpr Each<double> WIDE = {1.0, 1.8, 2.8, 4.1};    // more of them
 
 inline std::vector<Kernel> able() {
 #if defined(PRUNEONCE_VBMI)
@@ -80,32 +81,19 @@ inline Kernel kernel_of(const std::string& name) {
 }
 
 // Steps of the bundles of a Linear by each kernel.
-struct Steps {
-    size_t dense, groups, interleaved, windows;
+inline Each<size_t> steps_by_kernel(const Linear& linear) {
+    const Counts counts(linear);
+    std::vector<int> quarters(counts.kept);
+    for (int& count : quarters) count = (count + 3) / 4;
+    const size_t dense = steps_of(std::vector<int>(linear.outputs, (linear.inputs + QUAD - 1) / QUAD));
+    return {dense, steps_of(counts.occupied), steps_of(quarters), window_steps(counts)};
+}
 
-    explicit Steps(const Linear& linear) {
-        const Counts counts(linear);
-        std::vector<int> quarters(counts.kept);
-        for (int& count : quarters) count = (count + 3) / 4;
-        dense = steps_of(std::vector<int>(linear.outputs, (linear.inputs + QUAD - 1) / QUAD));
-        groups = steps_of(counts.occupied);
-        interleaved = steps_of(quarters);
-        windows = window_steps(counts);
-    }
-
-    Kernel fastest(const Costs& costs) const {
-        Kernel best = Kernel::dense;
-        double least = costs.dense * dense;
-        for (Kernel kernel : able()) {
-            const double cost = kernel == Kernel::dense         ? costs.dense * dense
-                                : kernel == Kernel::groups      ? costs.groups * groups
-                                : kernel == Kernel::interleaved ? costs.interleaved * interleaved
-                                                                : costs.windows * windows;
-            if (cost < least) least = cost, best = kernel;
-        }
-        return best;
-    }
-};
+inline Kernel fastest(const Each<size_t>& steps, const Each<double>& costs) {
+    auto time = [&](Kernel kernel) { return costs[static_cast<int>(kernel)] * steps[static_cast<int>(kernel)]; };
+    const std::vector<Kernel> all = able();
+    return *std::min_element(all.begin(), all.end(), [&](Kernel a, Kernel b) { return time(a) < time(b); });
+}
 
 // One step of an output: QUAD weights and where their inputs are.
 struct Step {
@@ -183,7 +171,12 @@ inline void pack_rows(const Linear& linear, Matrix& m) {
 
 // Fills `bundles`, `weights` and `picks`, [steps][16] dwords each, and `steps`, [bundles][windows].
 inline void pack_windows(const Linear& linear, Matrix& m) {
-    const std::vector<int> order = longest_first(Counts(linear).kept);
+    std::vector<int> kept(linear.outputs);
+    for (int r = 0; r < linear.outputs; ++r) {
+        const int8_t* row = linear.integers + size_t(r) * linear.inputs;
+        kept[r] = linear.inputs - static_cast<int>(std::count(row, row + linear.inputs, 0));
+    }
+    const std::vector<int> order = longest_first(kept);
     for (int first = 0; first < linear.outputs; first += LANES) {
         Bundle bundle{0, m.weights.size(), {}};
         for (int i = 0; i < LANES; ++i) bundle.rows[i] = first + i < linear.outputs ? order[first + i] : -1;
@@ -265,8 +258,8 @@ public:
         } else if (!kernel.empty()) {
             wide_ = pack(linear, kernel_of(kernel));
         } else {
-            const Steps steps(linear);
-            const Kernel wide = steps.fastest(WIDE), narrow = steps.fastest(NARROW);
+            const Each<size_t> steps = steps_by_kernel(linear);
+            const Kernel wide = fastest(steps, WIDE), narrow = fastest(steps, NARROW);
             wide_ = pack(linear, wide);
             if (narrow != wide) narrow_ = pack(linear, narrow);
         }

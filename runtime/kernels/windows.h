@@ -6,18 +6,21 @@ inline int windows_of(int inputs) { return (inputs + WINDOW - 1) / WINDOW; }
 // Bytes from a token to the next: an odd number of cache lines, so that tokens do not share a set of the cache.
 inline int token_bytes(int inputs) { return (windows_of(inputs) | 1) * WINDOW; }
 
+// Four vectors of dwords to their columns within each 128 bits: column j of all four stands in vector j.
+PRUNEONCE_INLINE void transpose(const I* x, I* y) {
+    const I low_a = _mm512_unpacklo_epi32(x[0], x[1]), high_a = _mm512_unpackhi_epi32(x[0], x[1]);
+    const I low_b = _mm512_unpacklo_epi32(x[2], x[3]), high_b = _mm512_unpackhi_epi32(x[2], x[3]);
+    y[0] = _mm512_unpacklo_epi64(low_a, low_b);
+    y[1] = _mm512_unpackhi_epi64(low_a, low_b);
+    y[2] = _mm512_unpacklo_epi64(high_a, high_b);
+    y[3] = _mm512_unpackhi_epi64(high_a, high_b);
+}
+
 // Vectors of 16 dwords, as many, to their columns.
 PRUNEONCE_INLINE void transpose(I (&x)[16]) {
     I y[16];
 #pragma GCC unroll 4
-    for (int q = 0; q < 16; q += 4) {
-        const I low_a = _mm512_unpacklo_epi32(x[q], x[q + 1]), high_a = _mm512_unpackhi_epi32(x[q], x[q + 1]);
-        const I low_b = _mm512_unpacklo_epi32(x[q + 2], x[q + 3]), high_b = _mm512_unpackhi_epi32(x[q + 2], x[q + 3]);
-        y[q] = _mm512_unpacklo_epi64(low_a, low_b);
-        y[q + 1] = _mm512_unpackhi_epi64(low_a, low_b);
-        y[q + 2] = _mm512_unpacklo_epi64(high_a, high_b);
-        y[q + 3] = _mm512_unpackhi_epi64(high_a, high_b);
-    }
+    for (int q = 0; q < 16; q += 4) transpose(x + q, y + q);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
         const I a = _mm512_shuffle_i32x4(y[j], y[j + 4], 0x44), b = _mm512_shuffle_i32x4(y[j + 8], y[j + 12], 0x44);
@@ -71,11 +74,8 @@ inline void quantize_tokens(const Matrix& m, const Quantizer& quantizer, int vec
                 const int rows = std::clamp(m.inputs - k - 4 * g, 0, 4);
                 quads[g] = rows ? quantizer.quad(x + size_t(k + 4 * g) * lanes + v * LANES, lanes, rows) : broadcast(0);
             }
-            const I low_a = _mm512_unpacklo_epi32(quads[0], quads[1]), high_a = _mm512_unpackhi_epi32(quads[0], quads[1]);
-            const I low_b = _mm512_unpacklo_epi32(quads[2], quads[3]), high_b = _mm512_unpackhi_epi32(quads[2], quads[3]);
-            // Of token 4 l + j, sixteen inputs in lane l of the vector j.
-            const I tokens[4] = {_mm512_unpacklo_epi64(low_a, low_b), _mm512_unpackhi_epi64(low_a, low_b),
-                                 _mm512_unpacklo_epi64(high_a, high_b), _mm512_unpackhi_epi64(high_a, high_b)};
+            I tokens[4];  // of token 4 l + j, sixteen inputs in lane l of the vector j
+            transpose(quads, tokens);
             uint8_t* to = bytes + size_t(16 * v) * stride + k;
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) {

@@ -11,12 +11,19 @@ from typing import Any
 # one), separators of lines, lone surrogates, and marks that change the direction of the text around them.
 _OBEYED = {"Cc", "Cs", "Zl", "Zp"}
 _DIRECTIONS = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-_ESCAPES = {
-    point: f"\\u{point:04x}" if point > 0xFF else f"\\x{point:02x}"
-    for point in range(0x10000)
-    if unicodedata.category(chr(point)) in _OBEYED or point in _DIRECTIONS
-} | {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
-_ESCAPES_BUT_LINES = {point: escape for point, escape in _ESCAPES.items() if point not in (0x0A, 0x09)}
+
+
+class _Escapes(dict[int, str | int]):
+    """Table for `str.translate`, filled as code points are met; those that stay as they are map to themselves."""
+
+    def __missing__(self, point: int) -> str | int:
+        is_obeyed = unicodedata.category(chr(point)) in _OBEYED or point in _DIRECTIONS
+        self[point] = (f"\\u{point:04x}" if point > 0xFF else f"\\x{point:02x}") if is_obeyed else point
+        return self[point]
+
+
+_ESCAPES = _Escapes({0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"})
+_ESCAPES_BUT_LINES = _Escapes({0x0A: 0x0A, 0x0D: "\\r", 0x09: 0x09})
 
 
 def shown(value: Any) -> str:
@@ -27,6 +34,11 @@ def shown(value: Any) -> str:
 def shown_lines(text: str) -> str:
     """Return text as `shown` does, with its line breaks and tabs kept."""
     return text.translate(_ESCAPES_BUT_LINES)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def as_in_file(value: Any) -> str:

@@ -195,6 +195,14 @@ def test_a_column_twice(tmp_path, name):
         assert rows_of(path, ["other"]) == [{"other": "b"}]  # what is not read does not matter
 
 
+def test_a_column_that_is_both_texts_of_a_pair(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na,0\nb,1\n")
+    table = read_file(path, ["text", "text", "label"])
+    assert table.columns == {"text": ["a", "b"], "label": ["0", "1"]}
+    assert [*table.places] == [f"{path}, line 2", f"{path}, line 3"]
+
+
 def test_a_key_twice(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "other": {"x": 1, "x": 2}}\n{"text": "a", "label": 1, "text": "b"}\n')

@@ -173,6 +173,14 @@ def test_a_nested_file_is_of_bounded_size(tmp_path, monkeypatch):
         read(path)
 
 
+def test_a_question_and_a_context_are_of_bounded_size(tmp_path, monkeypatch):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps(nested(*QUESTIONS)), encoding="utf-8")
+    monkeypatch.setattr("pruneonce.data.questions.reading.MOST_OF_A_TEXT", 5)
+    with pytest.raises(UserError, match="is longer than 5 characters; give the part of it that has the answer"):
+        read(path)
+
+
 # -- windows ------------------------------------------------------------------------------------------------
 
 

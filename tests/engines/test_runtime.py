@@ -183,6 +183,6 @@ def test_a_model_on_the_hub(model, monkeypatch):
     folder, batch = model(grid="fp32"), inputs(3, 9)
     monkeypatch.setattr("pruneonce.models.load_as_saved", lambda source: load_as_saved(folder))
     monkeypatch.setattr("pruneonce.models.load_tokenizer", lambda source: load_tokenizer(folder))
-    monkeypatch.setattr("pruneonce.models.copy_sentence_transformer", lambda source, output: None)
+    monkeypatch.setattr("pruneonce.models.copy_sentence_transformer", lambda source, output, type: None)
     found, expected = (open_engine(place, "pruneonce")(batch)["logits"] for place in ("somebody/model", folder))
     np.testing.assert_array_equal(found, expected)

@@ -7,7 +7,7 @@ from shared.clients import bert_tokenizer, make_classifier, make_embedder
 
 from pruneonce import cli, stages
 from pruneonce.errors import UserError
-from pruneonce.models.card import is_as_written
+from pruneonce.models.card import is_unedited
 
 ONNX = {"model.onnx", "model_quantized.onnx", "model_int8.onnx"}
 
@@ -34,7 +34,7 @@ def test_the_names_that_clients_look_for(made):
         assert len({(folder / "onnx" / name).stat().st_ino for name in ONNX}) == 1, "one file under three names"
         assert (folder / "1_Pooling" / "config.json").is_file()
         assert (folder / "tokenizer.json").is_file()
-        assert is_as_written((folder / "README.md").read_text())
+        assert is_unedited((folder / "README.md").read_text())
     assert (embedder / "openvino" / "openvino_model.xml").is_file()
     assert not (other / "model.safetensors").exists()
     assert "AutoModel." not in (other / "README.md").read_text(), "there are no weights for transformers"

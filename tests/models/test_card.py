@@ -11,7 +11,7 @@ from shared.clients import bert_tokenizer, make_embedder
 
 from pruneonce import stages
 from pruneonce.models import card as cards
-from pruneonce.models.card import card_of, is_as_written, refresh_card
+from pruneonce.models.card import card_of, is_unedited, refresh_card
 from pruneonce.recipe import Prune
 
 # https://github.com/huggingface/hub-docs/blob/main/modelcard.md
@@ -40,7 +40,9 @@ def run_folder(models, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     shutil.copytree(models[1], run / "tasks" / "news" / "sparse")
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    (run / "tasks" / "news" / "sparse.json").write_text(json.dumps({"dev": {"accuracy": 0.75, "f1": 0.5}}))
+    (run / "tasks" / "news" / "sparse.json").write_text(
+        json.dumps({"dev": {"accuracy": 0.75, "f1": 0.5, "examples": 400}})
+    )
     return run
 
 
@@ -63,6 +65,7 @@ def test_metadata_is_as_the_hub_documents_it(run_folder):
     assert {(one.metric_type, one.metric_value) for one in again.eval_results} == {("accuracy", 0.75), ("f1", 0.5)}
     assert yaml.safe_load(again.to_yaml()) == data, "read and written by the hub's library, nothing is lost"
     assert "| news | dev | accuracy | 0.75 |" in text
+    assert "| news | dev | examples | 400 |" in text, "in the text, and no metric of the metadata"
     assert re.search(r"^\| transfer \| .*epochs 6, batch_size 8, learning_rate 0.003", text, re.M)
 
 
@@ -112,7 +115,7 @@ def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
 
 def test_an_edited_card_is_known(models):
     text = card_of(models[1])
-    assert is_as_written(text)
-    assert not is_as_written(text.replace("encoder", "model"))
-    assert not is_as_written(text + "more")
-    assert not is_as_written("mine")
+    assert is_unedited(text)
+    assert not is_unedited(text.replace("encoder", "model"))
+    assert not is_unedited(text + "more")
+    assert not is_unedited("mine")

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import sys
 import types
@@ -306,6 +307,37 @@ def test_position_ids_and_names_of_earlier_versions(encoder, tmp_path):
     assert same(load_encoder(rewrite(encoder, tmp_path / "old", old)), load_encoder(encoder))
 
 
+UNREAD = {
+    "relative positions": ("distance_embedding.weight", "no relative positions for this architecture any more"),
+    "an adapter beside the weights": ("query.lora_A.weight", "merge the adapter into the model first"),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_weights_without_which_an_encoder_is_another_are_refused(case, encoder, tmp_path):
+    name, message = UNREAD[case]
+    name = f"encoder.layer.0.attention.self.{name}"
+    folder = rewrite(encoder, tmp_path / "model", lambda weights: weights | {name: torch.ones(4, 32)})
+    for read in (load_encoder, check_weights):
+        with pytest.raises(UserError, match=f"has {name}, which would be left out; .*{message}"):
+            read(folder)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_layers_that_are_left_out_are_said_and_heads_are_not(architecture, head, tokenizer, tmp_path, capsys):
+    folder = make_model(tmp_path / "model", tokenizer, architecture, head=head)
+    load_encoder(folder)
+    assert "left out" not in capsys.readouterr().err
+    layers = "n_layers" if architecture == "distilbert" else "num_hidden_layers"
+    fewer = reconfigure(folder, tmp_path / "fewer", **{layers: 1, "layer_types": ["full_attention"]})
+    load_encoder(fewer)
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "left out" in line] == said
+    assert len(said) == 1
+    assert re.search(r"has no place for; left out: \S*layers?\.1\.\S+ and \d+ more$", said[0])
+
+
 def test_half_a_head_is_refused(encoder, tmp_path):
     for auto, name in (
         (AutoModelForTokenClassification, "classifier.bias"),
@@ -504,6 +536,15 @@ def test_a_tokenizer_with_more_tokens_than_the_table_is_refused(encoder, tmp_pat
     larger.add_tokens(["beyond"])
     larger.save_pretrained(folder)
     with pytest.raises(UserError, match=r"has 54 tokens, and its model a table of 53: no vector for 'beyond'"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "electra", "mpnet", "roberta"])
+def test_a_folder_without_a_vocabulary_is_refused(architecture, tokenizer, tmp_path):
+    folder = make_model(tmp_path / "model", tokenizer, architecture)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"has no vocabulary: its tokenizer knows no word"):
         load_tokenizer(folder)
 
 

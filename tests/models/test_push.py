@@ -9,7 +9,7 @@ from shared.models import make_model
 
 from pruneonce import cli, stages
 from pruneonce.models import content_key
-from pruneonce.models.card import is_as_written, write_card
+from pruneonce.models.card import is_unedited, write_card
 from pruneonce.recipe import Prune
 
 
@@ -70,7 +70,7 @@ def test_pushed_again_an_edited_card_stays(hub, folder):
     for _ in range(2):
         assert cli.main(["push", str(folder), "me/small"]) == 0
     assert hub.repositories["me/small"]["files"]["README.md"].decode() == edited
-    assert not is_as_written(edited)
+    assert not is_unedited(edited)
 
 
 def test_a_dry_run_sends_nothing(hub, folder, capsys):

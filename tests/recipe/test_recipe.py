@@ -118,6 +118,13 @@ def test_each_paper_recipe(name):
     assert (schedule.start, schedule.end, schedule.until, schedule.every) == (0, 50_000, 80_000, 1_000)
 
 
+def test_the_published_encoder_has_the_papers_transfer_and_no_corpus():
+    published, pruned = recipe.load("pruneofa-published"), recipe.load("bert-base-90")
+    assert (published.corpus, published.prune, published.prepare) == (None, None, None)
+    for section in ("model", "teacher", "transfer", "quantize", "tasks"):
+        assert getattr(published, section) == getattr(pruned, section), section
+
+
 @pytest.mark.parametrize(
     ("task", "columns"),
     [

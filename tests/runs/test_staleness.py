@@ -7,6 +7,7 @@ so that nothing is trained.
 import json
 import shutil
 import sys
+from itertools import permutations
 from typing import get_args
 
 import pytest
@@ -48,6 +49,7 @@ OTHERS = {
     "report_to": [[]],
     "seeds": [],  # tests/runs/test_seeds.py has them
     "sweep": [],  # a test below has them
+    "sparse": [],  # a test below has it
     "sparse_model": ["@other model"],
     "model": ["@other model"],
     "teacher_model": ["@other model"],
@@ -235,6 +237,17 @@ def test_a_section_that_is_left_out_makes_stale_what_came_of_it(place, places, k
     for before, now in ((one, other), (other, one)):
         keys_of(before, "before")
         assert outdated_wrongly(before, now, keys_of, tmp_path) == []
+
+
+def test_a_sparse_encoder_makes_stale_what_comes_of_it(places, keys_of, tmp_path):
+    pruned = merge(VALUES, {"baselines": {"one_shot": False}})
+    taking = {**merge(pruned, dict.fromkeys(("corpus", "prepare", "prune"))), "sparse": "@model"}
+    recipes = [places(values) for values in (taking, {**taking, "sparse": "@other model"}, pruned)]
+    for before, now in permutations(recipes, 2):
+        assert "sparse" in keys_of(before, "before")
+        assert outdated_wrongly(before, now, keys_of, tmp_path) == []
+        keys_of(before, "before")
+        assert {"sparse", "tasks/mood/int8"} <= set(stale(tmp_path / "before", before.model_dump(mode="json"), now))
 
 
 @pytest.mark.parametrize("arm", ["one-shot", "sparse"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import (
@@ -119,4 +120,12 @@ def make_model(
     config.update(changes)
     auto.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_loud(folder: Path) -> Path:
+    """Make the layers of an encoder count for something, as those of a new model hardly do, in place."""
+    file = folder / "model.safetensors"
+    louder = {name: weight * 8 if name.startswith("encoder") else weight for name, weight in load_file(file).items()}
+    save_file(louder, file, metadata={"format": "pt"})
     return folder

@@ -181,6 +181,18 @@ def test_it_is_said_in_sentences(certified, test_file, capsys):
     assert lines[4].startswith("within the budget of 100pt, by the upper bound ")
 
 
+def test_a_loss_of_nothing_has_no_minus(certified, test_file, capsys):
+    arguments = ["--against", str(certified), "--data", test_file, "--budget", "0pt"]
+    assert main(["check", str(certified), *arguments]) == 0
+    assert "loss: 0.00 (0.00 to 0.00) percentage points" in capsys.readouterr().out
+
+
+def test_one_folder_for_all_clients_has_the_certificate(certified, tmp_path):
+    stages.export_into(certified, tmp_path / "into", formats=[])
+    assert (tmp_path / "into" / CERTIFICATE).read_bytes() == (certified / CERTIFICATE).read_bytes()
+    assert "## Certificate" in (tmp_path / "into" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_task(name, inputs, tmp_path, capsys):
     """A model against itself loses nothing, and a certificate is written and read again."""

@@ -276,6 +276,26 @@ def test_a_family_shares_pattern_and_embeddings(values, tasks, tmp_path):
     assert same(tmp_path / "sick", folders[1])
 
 
+@pytest.mark.parametrize("values", ["fp32", "int8", "int4"])
+def test_a_family_grows_from_its_file_alone(values, tasks, tmp_path):
+    """The members of the file stay bit for bit, under their names, and the pattern is stored once."""
+    small, large = tmp_path / "small.pruneonce", tmp_path / "large.pruneonce"
+    storage.pack([f"sst2={tasks[0]}"], small, values)
+    before = storage.unpack(small, tmp_path / "before")[0]
+    shutil.rmtree(tasks[0])
+    assert storage.pack([small, f"sick={tasks[1]}"], large, "int8").members == ["sst2", "sick"]
+    storage.pack([tasks[1]], tmp_path / "alone.pruneonce", "int8")
+    grown = storage.unpack(large, tmp_path / "grown")
+    assert same(grown[0], before)
+    assert same(grown[1], storage.unpack(tmp_path / "alone.pruneonce", tmp_path / "alone")[0])
+    first, second = (PackedFile(large).index.members[name].tensors for name in ("sst2", "sick"))
+    streams = [{tensor.pattern.stream for tensor in tensors if tensor.pattern} for tensors in (first, second)]
+    assert streams[0] == streams[1]
+    assert len(streams[0]) == 13
+    with pytest.raises(UserError, match=r"two members would be called 'sick'.*NAME="):
+        storage.pack([large, f"sick={tasks[1]}"], tmp_path / "twice.pruneonce")
+
+
 def test_models_of_different_parents_are_no_family(tasks, tmp_path):
     tensors = weights(tasks[1])
     for name, weight in tensors.items():

@@ -14,6 +14,13 @@ from pruneonce.tasks.kind import tokenized
 LONG, SHORT = "the river was fine " * 5, "a good stone"  # 20 and 3 tokens
 
 
+@pytest.fixture(autouse=True)
+def plain(tokenizer):
+    """The tokenizer, which all tests share, is left without the truncation of these tests."""
+    yield
+    tokenizer.backend_tokenizer.no_truncation()
+
+
 @pytest.fixture
 def examples(tmp_path, tokenizer, capfd):
     """`examples(kind, rows, split, ...)`: the encoded split of a task with these rows in all splits, and the lines."""

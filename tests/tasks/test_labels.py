@@ -260,11 +260,35 @@ def test_training_says_its_labels(encoder, tmp_path, capsys):
     data = written(tmp_path / "data.jsonl", ["Good", "good", "bad"] * 20)
     stages.finetune(encoder, Classification(train=data, dev=data), Training(**ONE_STEP), tmp_path / "out")
     said = capsys.readouterr().out.splitlines()
-    assert "  labels: Good 0, bad 1, good 2; from the data; some names differ in nothing but case or spaces" in said
+    near = "some names differ in nothing but case, spaces or the Unicode form of letters"
+    assert f"  labels: Good 0, bad 1, good 2; from the data; {near}" in said
     file = parquet(tmp_path / "data.parquet", [0, 1] * 30, ["no", "yes"])
     folder = stages.finetune(encoder, Classification(train=file, dev=file), Training(**ONE_STEP), tmp_path / "named")
     assert "  labels: no 0, yes 1; from the data's metadata" in capsys.readouterr().out.splitlines()
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
+
+
+def test_stars_with_a_point_are_names():
+    """A spreadsheet writes a column of whole numbers with a gap in it as 1.0, 2.0, ..."""
+    classes = Classes.of(None, None, Table("t", {}), "label", enumerate(["1.0", "2.0", "3.0"]))
+    assert classes.numbers(Table("t", {}), "label", enumerate(["1.0", 1, "2", 3])) == [0, 0, 1, 2]
+    with pytest.raises(UserError, match=r"label 0 is none of '1\.0', '2\.0', '3\.0'$"):
+        classes.numbers(Table("t", {}), "label", [(0, 0)])
+
+
+def test_an_empty_label_is_said():
+    classes = Classes.of(None, None, Table("t", {}), "label", enumerate(["a", "", "b"]))
+    assert classes.line().endswith("from the data; an empty label counts as a class of its own")
+
+
+def test_letters_in_two_unicode_forms():
+    composed, parted = "caf\u00e9", "cafe\u0301"
+    both = Classes.of(None, None, Table("t", {}), "label", enumerate([composed, parted]))
+    assert "differ in nothing but case, spaces or the Unicode form of letters" in both.line()
+    classes = Classes.of(None, None, Table("t", {}), "label", enumerate([composed, "bar"]))
+    assert classes.order_in([parted, "bar"], "the model") == [1, 0]
+    with pytest.raises(UserError, match="another Unicode form of the same letters: write all labels in one"):
+        classes.numbers(Table("t", {}), "label", [(0, parted)])
 
 
 # -- names in Parquet and Arrow, and in recipes -----------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Task data is read once in a process and tokenized once for each tokenizer; what a seed decides is not kept."""
 
+import copy
 import json
 from collections import Counter
 
@@ -156,3 +157,24 @@ def test_stages_make_the_same_of_kept_data(encoder, models, task, kept, tmp_path
         weights.append([(one / "model.safetensors").read_bytes() for one in made])
         assert kept.values
     assert weights[0] == weights[1]
+
+
+def test_a_tokenizer_that_cannot_fill_up_a_batch(file, kept, tmp_path, tokenizer):
+    task = Classification(train=str(file), dev=str(file))
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    with pytest.raises(UserError, match="has no `pad_token`, which fills up batches; set one"):
+        loaded.load(kind_of(task), tmp_path).examples("dev", bare)
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(file, kept, tmp_path, tokenizer, monkeypatch):
+    class PanicException(BaseException):  # as the library in Rust calls it
+        pass
+
+    def encode(*arguments):
+        raise PanicException("no entry found for key")
+
+    monkeypatch.setattr(ClassificationKind, "encode", encode)
+    data = loaded.load(kind_of(Classification(train=str(file), dev=str(file))), tmp_path)
+    with pytest.raises(UserError, match=r"the tokenizer of .* is damaged: no entry found for key"):
+        data.examples("dev", tokenizer)

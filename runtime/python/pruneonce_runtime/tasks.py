@@ -12,9 +12,11 @@ import numpy.typing as npt
 from pruneonce_runtime.answers import Answer, best_answer, windows
 from pruneonce_runtime.configuration import Configuration
 from pruneonce_runtime.errors import PruneonceError
+from pruneonce_runtime.file import Member
 from pruneonce_runtime.functions import sigmoid, softmax
 from pruneonce_runtime.model import Model, Parts
 from pruneonce_runtime.pooling import Pooling
+from pruneonce_runtime.sentences import EMBEDDER, MODULES, RERANKER, TextSettings, notes_of, type_noted
 from pruneonce_runtime.spec import Floats, Int32s
 
 WORD = re.compile(r"\w+|[^\w\s]")  # of a text that is not given in words: letters and digits, or a mark
@@ -75,13 +77,26 @@ class Regressor(Model[float]):
 
 
 class Reranker(Model[float]):
-    """How relevant a passage is to a query, between 0 and 1: the sigmoid of the model's score."""
+    """How relevant a passage is to a query.
+
+    It is between 0 and 1, the sigmoid of the model's score; the score itself of a model made of a `CrossEncoder` whose
+    files say so.
+    """
 
     task = "reranking"
 
+    def __init__(self, parts: Parts) -> None:
+        self.settings = TextSettings.of(parts.member, parts.tokenizer, RERANKER)
+        self.sigmoid = has_sigmoid(parts.member, parts.config)
+        super().__init__(parts)
+
+    def usual_length(self) -> int:
+        return self.settings.max_length
+
     def results(self, inputs: list[Any]) -> list[float]:  # type: ignore[override]
-        outputs = self.run(self._parts.tokenizer.texts(inputs, self.max_length))
-        return sigmoid(np.array([output[0] for output in outputs], np.float64)).tolist()  # type: ignore[no-any-return]
+        outputs = self.run(self._parts.tokenizer.texts(self.settings.prompted(inputs), self.max_length))
+        scores = np.array([output[0] for output in outputs], np.float64)
+        return (sigmoid(scores) if self.sigmoid else scores).tolist()  # type: ignore[no-any-return]
 
     def rank(self, query: str, passages: Sequence[str], top: int | None = None) -> list[Ranked]:
         """The passages, or the `top` best of them, best first; of equal scores, the earlier one."""
@@ -176,27 +191,44 @@ class Embedder(Model[Floats]):
 
     def __init__(self, parts: Parts) -> None:
         self.pooling = Pooling.of(parts.member)
+        self.settings = TextSettings.of(parts.member, parts.tokenizer, EMBEDDER)
         super().__init__(parts)
 
     def usual_length(self) -> int:
-        """`max_seq_length` of sentence_bert_config.json, where it says less than tokenizer and positions."""
-        settings = self._parts.member.json("sentence_bert_config.json")
-        most = settings.get("max_seq_length") if isinstance(settings, dict) else None
-        usual = super().usual_length()
-        return min(most, usual) if type(most) is int and most > 0 else usual
+        """`max_seq_length` of sentence-transformers' files; without it, as tokenizer and positions say."""
+        return self.settings.max_length
 
     def outputs(self, hidden: Floats, offsets: Int32s) -> list[Floats]:
-        return list(self.pooling(hidden, offsets))
+        return list(self.pooling(hidden, offsets, self.settings.prompt_tokens))
 
     def results(self, inputs: list[Any]) -> list[Floats]:  # type: ignore[override]
-        return self.run(self._parts.tokenizer.texts(inputs, self.max_length))
+        return self.run(self._parts.tokenizer.texts(self.settings.prompted(inputs), self.max_length))
 
     def encode(self, texts: str | Sequence[str]) -> npt.NDArray[np.float32]:
         """A vector [width] for a text, or [texts, width] for a list of them, float32."""
         if isinstance(texts, str):
             return self.results([texts])[0]
-        width = self._parts.network.encoder.hidden
+        width = self.pooling.width(self._parts.network.encoder.hidden)
         return np.array(list(self.stream(texts)), np.float32).reshape(-1, width)
+
+
+def has_sigmoid(member: Member, config: Configuration) -> bool:
+    """Whether the score is a sigmoid: the function that the files name, where they name one of PyTorch.
+
+    Raises:
+        PruneonceError: it is neither `Sigmoid` nor `Identity`.
+    """
+    is_reranker = member.json(MODULES) is not None and type_noted(member) == RERANKER
+    in_config = config.get("sentence_transformers")
+    names = [
+        notes_of(member).get("activation_fn") if is_reranker else None,
+        in_config.get("activation_fn") if isinstance(in_config, dict) else None,
+        config.get("sbert_ce_default_activation_function"),
+    ]
+    known = [name.rpartition(".")[2] for name in names if isinstance(name, str) and name.startswith("torch.")]
+    if known and known[0] not in ("Sigmoid", "Identity"):
+        raise PruneonceError(f"{config.path}: the score is a {known[0]:.60}; it can be a Sigmoid or an Identity")
+    return not known or known[0] == "Sigmoid"
 
 
 AnyModel = Classifier | Regressor | Reranker | Tagger | Answerer | Embedder

@@ -130,6 +130,13 @@ class Tokenizer:
         types = np.array(encoding.type_ids, np.int32) if self.has_types else None
         return Tokens(np.array(encoding.ids, np.int32), types)
 
+    def prompt_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt with those that begin a text, without a special token at the end."""
+        check_text(prompt)
+        with self.shared.truncating(None) as tokenizer:
+            special = tokenizer.encode(prompt).special_tokens_mask
+        return len(special) - special[-1] if special else 0
+
     def check_length(self, max_length: int) -> None:
         """
         Raises:

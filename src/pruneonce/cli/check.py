@@ -107,18 +107,18 @@ def lines(checked: dict[str, Any]) -> list[str]:
         return f"{scale * score['value']:.1f} %{ends}"
 
     where = f" in {title_of(checked['engine'])}" if checked["engine"] else ""
-    ends = "" if loss["low"] is None else f" ({loss['low']:.2f} to {loss['high']:.2f})"
+    ends = "" if loss["low"] is None else f" ({loss['low']:z.2f} to {loss['high']:z.2f})"
     text = [
         f"{checked['metric']} of {checked['model']}{where} on {checked['examples']:,} examples: "
         f"{percent(checked['score'])}",
         f"{checked['metric']} of {checked['reference']['name']}: {percent(checked['reference'])}",
-        f"loss: {loss['value']:.2f}{ends} {loss['unit']}; {checked['test']}: p = {checked['p']:.2g}",
+        f"loss: {loss['value']:z.2f}{ends} {loss['unit']}; {checked['test']}: p = {checked['p']:.2g}",
     ]
     if changes:
         text.append(
             f"{changes['changed']:,} of {changes['number']:,} {changes['of']} changed: {changes['right_to_wrong']:,} "
             f"right to wrong, {changes['wrong_to_right']:,} wrong to right"
         )
-    rule = "" if checked["confidence"] is None else f", by the upper bound {checked['decisive']:.2f} of the loss"
+    rule = "" if checked["confidence"] is None else f", by the upper bound {checked['decisive']:z.2f} of the loss"
     within = "within" if checked["within"] else "above"
     return [*text, f"{within} the budget of {checked['budget']}{rule}"]

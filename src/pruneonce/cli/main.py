@@ -216,6 +216,8 @@ def verify(
     from pruneonce.sparsity import verify
 
     check = verify(child, against)
+    if check.scattered:
+        echo(f"not compared, since {against} has too few zeros in them for a pattern: {', '.join(check.scattered)}")
     if check.ok:
         absent = f"; not in the child: {', '.join(check.missing)}" if check.missing else ""
         echo(f"all {check.zeros:,} zeros of {against} are zeros in {child}{absent}")

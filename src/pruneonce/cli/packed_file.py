@@ -18,10 +18,18 @@ app = typer.Typer()
 
 @app.command(
     epilog="Example: [cyan]pruneonce pack sparse sparse.pruneonce[/cyan]\n\n"
-    "Example: [cyan]pruneonce pack tasks/sst2/sparse tasks/sick/sparse family.pruneonce --values int4[/cyan]",
+    "Example: [cyan]pruneonce pack tasks/sst2/sparse tasks/sick/sparse family.pruneonce --values int4[/cyan]\n\n"
+    "A task more: [cyan]pruneonce pack family.pruneonce cola=tasks/cola/sparse larger.pruneonce[/cyan]",
 )
 def pack(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Model folders.", show_default=False)],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="Model folders, each FOLDER or NAME=FOLDER; a packed file among them adds its models.",
+            show_default=False,
+        ),
+    ],
     output: Annotated[
         Path, typer.Argument(metavar="OUTPUT", help="File to write, NAME.pruneonce.", show_default=False)
     ],

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pruneonce.console import styled
 from pruneonce.engines import title_of
+from pruneonce.engines.rows import of_one_text
 from pruneonce.recipe.arms import ARMS, DENSE
 from pruneonce.wording import milliseconds, shown
 
@@ -96,7 +97,7 @@ def _mean(shares: Mapping[str, float]) -> str:
 
 def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | None) -> Table:
     measures = list(dict.fromkeys((row["metric"], row["split"]) for row in rows))
-    speeds = _speeds_of_texts(benchmark)
+    speeds = {(row["engine"], row["model"]): row["milliseconds"] for row in of_one_text(benchmark)}
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
     headings = ["ms\n" + title_of(engine).replace(" ", "\n") for engine in engines]
@@ -127,14 +128,6 @@ def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
         f"{size['bytes'] / 1e6:.1f}" if size else "",
         f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",
     ]
-
-
-def _speeds_of_texts(benchmark: Mapping[str, Any] | None) -> dict[tuple[str, str], float]:
-    """Return `{(engine, model): milliseconds}` of one text: a real text, or else the longest of the grid."""
-    rows = [row for row in (benchmark or {"rows": []})["rows"] if row["batch"] == 1]
-    lengths = [row["length"] for row in rows]
-    length = "real" if "real" in lengths else max(lengths, default=None)
-    return {(row["engine"], row["model"]): row["milliseconds"] for row in rows if row["length"] == length}
 
 
 def recipes(descriptions: Mapping[str, str]) -> Table:

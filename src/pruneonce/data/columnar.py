@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pruneonce.data.streams import allowed, first_line, kind, too_large
+from pruneonce.data.streams import allowed, kind, too_large
 from pruneonce.errors import UserError
 from pruneonce.system import durable
+from pruneonce.wording import first_line
 
 ROWS_AT_ONCE = 1_000
 STATE, SPLITS = "state.json", "dataset_dict.json"

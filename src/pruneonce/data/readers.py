@@ -17,8 +17,9 @@ from datasets.exceptions import DatasetsError
 from pruneonce.config.formats import COLUMNAR, suffixes
 from pruneonce.console import asking_hub
 from pruneonce.data import class_names, columnar, json_rows
-from pruneonce.data.streams import MOST_BYTES, first_line, kind, lines
+from pruneonce.data.streams import MOST_BYTES, kind, lines
 from pruneonce.errors import MissingColumnError, UserError
+from pruneonce.wording import first_line
 
 Record = dict[str, Any]
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -204,7 +205,11 @@ class Table:
 
 
 def read_file(path: Path, columns: list[str]) -> Table:
-    """Read `columns` of a file, or saved folder, of any format that is a table."""
+    """Read `columns` of a file, or saved folder, of any format that is a table.
+
+    A column may be named twice, such as one that is both texts of a pair.
+    """
+    columns = [*dict.fromkeys(columns)]
     values: dict[str, list[Any]] = {column: [] for column in columns}
     numbers = array("q")
     for number, record in records(path, columns):

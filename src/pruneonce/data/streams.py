@@ -17,6 +17,7 @@ import zstandard
 
 from pruneonce.config.formats import COMPRESSIONS, format_of
 from pruneonce.errors import UserError
+from pruneonce.wording import first_line
 
 MOST_BYTES = 1 << 24  # of a line, or of an object in a list
 EXPANSION = 200  # bytes of content for each byte of a file that is compressed, or encoded as Parquet and Arrow are
@@ -130,11 +131,6 @@ def _faults(path: Path, where: Callable[[], str]) -> Iterator[None]:
 
 def _convert(what: str, encoding: str, path: Path) -> str:
     return f"{what}; convert the file to UTF-8, such as by `iconv -f {encoding} -t utf-8 {path.name}`"
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's text, or the name of its class."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 # -- decompression -------------------------------------------------------------------------------------------

@@ -95,13 +95,15 @@ def _packed(source: str | Path, scratch: Path) -> Path:
     """Return a packed file of a model folder or hub id: fp32, but for weights whose grid is recorded beside them."""
     from pruneonce import storage
     from pruneonce.models import copy_sentence_transformer, load_as_saved, load_tokenizer
+    from pruneonce.models.sentence_transformers import type_for
 
     folder = Path(source)
     if not folder.is_dir():
         folder = scratch / "model"
-        load_as_saved(source).save_pretrained(folder, save_original_format=False)
+        model = load_as_saved(source)
+        model.save_pretrained(folder, save_original_format=False)
         load_tokenizer(source).save_pretrained(folder)
-        copy_sentence_transformer(source, folder)
+        copy_sentence_transformer(source, folder, type_for(model.config))
     file = scratch / f"model{storage.SUFFIX}"
     storage.pack([folder], file, "fp32")
     return file

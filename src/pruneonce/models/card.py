@@ -19,19 +19,20 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 from pruneonce.console import console
 from pruneonce.errors import UserError
 from pruneonce.models.certificate import certificate_block
-from pruneonce.models.clients import BARE, HEADS, Usage, usage_blocks
+from pruneonce.models.clients import Usage, head_of, usage_blocks
 from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of
 from pruneonce.models.pooling import Pooling
+from pruneonce.models.text_settings import default_prompt
 from pruneonce.system import durable
 
 CARD = "README.md"
-TASK_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 # Settings of a stage that the card shows; `pruneonce.json` has all.
 SHOWN = ("sparsity", "method", "pattern", "bits", "granularity", "steps", "epochs", "batch_size", "learning_rate")
 INHERITED = ("license", "license_name", "license_link", "language")
 MARK = "<!-- written by pruneonce; sha256 of all above: {} -->"
 MARKED = re.compile(r"<!-- written by pruneonce; sha256 of all above: ([0-9a-f]{64}) -->\n")
 RERANKING = "reranking"
+COUNT = "examples"  # stands beside the metrics in the scores of a split
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Carded:
             return "text-ranking"
         if self.is_sentence_transformer:
             return "sentence-similarity"
-        return next((head.tag for end, head in HEADS.items() if self.class_name.endswith(end)), BARE.tag)
+        return head_of(self.class_name).tag
 
     @cached_property
     def weights(self) -> str:
@@ -102,13 +103,21 @@ class Carded:
             return None
 
     @cached_property
+    def _plain_pooling(self) -> str | None:
+        """Name of the pooling where it, and perhaps scaling, is all that makes a vector of a text; else None."""
+        pooling = self.pooling
+        if pooling is None or pooling.dimensions or pooling.modes not in (("mean",), ("cls",)):
+            return None
+        return None if default_prompt(self.folder) else pooling.modes[0]
+
+    @cached_property
     def usage(self) -> Usage:
         return Usage(
             name=self.name,
             class_name=self.class_name,
             is_sentence_transformer=self.is_sentence_transformer,
             is_reranker=self.is_reranker,
-            pooling=self.pooling.mode if self.pooling and self.pooling.mode in ("mean", "cls") else None,
+            pooling=self._plain_pooling,
             normalize=self.pooling is not None and self.pooling.normalize,
             weights=self.weights,
             files=frozenset(
@@ -254,6 +263,7 @@ def _results(model: Carded, before: dict[str, Any]) -> dict[str, Any]:
         )
         for split, scores in model.task.scores.items()
         for metric, value in scores.items()
+        if metric != COUNT
     ]
     return {
         "eval_results": results,
@@ -288,13 +298,13 @@ def write_card(folder: Path) -> None:
 def refresh_card(folder: Path, name: str | None = None, *, download: bool = False) -> None:
     """Write the card of a folder anew, as `card_of`, unless somebody has edited it."""
     card = folder / CARD
-    if card.is_file() and not is_as_written(card.read_text(encoding="utf-8")):
+    if card.is_file() and not is_unedited(card.read_text(encoding="utf-8")):
         console.print(f"  {card} was not written by this version, or edited: left as it is", soft_wrap=True)
         return
     durable.write_text(card, card_of(folder, name, download=download))
 
 
-def is_as_written(text: str) -> bool:
+def is_unedited(text: str) -> bool:
     """Return whether a card is as `card_of` gave it."""
     found = MARKED.search(text)
     return found is not None and found.end() == len(text) and found[1] == _digest(text[: found.start()])

@@ -53,8 +53,8 @@ def footing(certificate: Mapping[str, Any]) -> str:
 
 def _with_interval(score: Mapping[str, Any], scale: float, sign: str = "") -> str:
     ends = [score["low"], score["high"]]
-    text = f"{scale * score['value']:{sign}.1f}"
-    return text if None in ends else f"{text} ({scale * ends[0]:{sign}.1f} to {scale * ends[1]:{sign}.1f})"
+    text = f"{scale * score['value']:{sign}z.1f}"
+    return text if None in ends else f"{text} ({scale * ends[0]:{sign}z.1f} to {scale * ends[1]:{sign}z.1f})"
 
 
 def _block(certificate: Mapping[str, Any]) -> str:

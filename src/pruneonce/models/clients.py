@@ -33,6 +33,11 @@ BARE = Head("feature-extraction", "ForFeatureExtraction")
 ONNX, OPENVINO, WEIGHTS = "onnx/model.onnx", "openvino/openvino_model.xml", ".safetensors"
 
 
+def head_of(class_name: str) -> Head:
+    """Return the head of a model by the name of its class in transformers."""
+    return next((head for end, head in HEADS.items() if class_name.endswith(end)), BARE)
+
+
 @dataclass(frozen=True)
 class Usage:
     """What the code for a client depends on.
@@ -59,7 +64,7 @@ class Usage:
 
     @property
     def head(self) -> Head:
-        return next((head for end, head in HEADS.items() if self.class_name.endswith(end)), BARE)
+        return head_of(self.class_name)
 
     @property
     def has_weights(self) -> bool:

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from pruneonce.models.card import TASK_HEADS, write_card
+from pruneonce.models.card import write_card
 from pruneonce.models.loading import load_tokenizer
 from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE, SHA256
-from pruneonce.models.sentence_transformers import copy_sentence_transformer
+from pruneonce.models.sentence_transformers import copy_sentence_transformer, type_for
 from pruneonce.models.source import weights_hash
 from pruneonce.system import durable, locks
 from pruneonce.system.durable import partial, write_json
@@ -41,8 +41,8 @@ def save_model(
         model: the model.
         output: the folder to write.
         source: folder or hub id of the original model. Its tokenizer is copied as it lies there, since one in use
-            keeps the truncation of its last call. Its sentence-transformers files are copied unless this model has a
-            task head.
+            keeps the truncation of its last call. Its sentence-transformers files are copied where they fit the head
+            of this model.
         provenance: the record of the stage, without versions.
         metrics: content of metrics.json.
     """
@@ -52,8 +52,7 @@ def save_model(
         # transformers would write the names of the hub, of which one weight may be three Linears, for gte and others
         model.save_pretrained(folder, save_original_format=False)  # type: ignore[operator]
         load_tokenizer(source).save_pretrained(folder)
-        if not type(model).__name__.endswith(TASK_HEADS):
-            copy_sentence_transformer(source, folder)
+        copy_sentence_transformer(source, folder, type_for(model.config))
         versions = {name: version(name) for name in LIBRARIES}
         record = {**provenance, "versions": versions, SHA256: weights_hash(folder)}
         write_json(record, folder / PROVENANCE)

@@ -7,8 +7,10 @@ random numbers; here only a head, a pooler and tied weights may be missing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,21 +32,22 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 from transformers.initialization import no_init_weights
 
-from pruneonce.console import logger
+from pruneonce.console import logger, note
 from pruneonce.errors import UserError
 from pruneonce.models.provenance import is_as_written
 from pruneonce.models.source import (
     CONFIG,
     Stored,
     checked,
-    first_line,
     local_files,
     must_exist,
     not_finite,
+    panics_as_errors,
     read_config,
     reading,
     stored_weights,
 )
+from pruneonce.wording import first_line
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -54,6 +57,11 @@ POOLER = "pooler."
 UNMERGED = {
     "lora_": "merge the adapter into the model first (`merge_and_unload` of peft)",
     "parametrizations.": "remove the parametrizations first (`torch.nn.utils.parametrize.remove_parametrizations`)",
+}
+# Weights of an encoder without which it calculates something else.
+UNREAD = {
+    **UNMERGED,
+    "distance_embedding": "transformers has no relative positions for this architecture any more; give another model",
 }
 
 
@@ -173,13 +181,15 @@ def fit(model: Any, shapes: Shapes, where: str) -> dict[str, str]:
         Empty for an architecture whose tensors transformers splits or joins; the names are then known once it has.
 
     Raises:
-        UserError: a weight is missing or has another shape, or the architecture is far larger than the file.
+        UserError: a weight is missing or has another shape, the architecture is far larger than the file, or the file
+            has weights of the encoder that transformers does not read.
     """
     numbers = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     expected = {name: tuple(tensor.shape) for name, tensor in numbers.items()}
     _check_size(model, expected, shapes, where)
     names = names_in(model, shapes)
     if names is None:
+        _check_left_out(model, shapes, where)
         return {}
     by_name: dict[str, str] = {}
     for name, inner in names.items():
@@ -191,6 +201,7 @@ def fit(model: Any, shapes: Shapes, where: str) -> dict[str, str]:
                 f"{where} has {name} of shape {list(shapes[name])}, and {CONFIG} asks for {list(expected[inner])}"
             )
     _check_missing(model, expected.keys() - by_name.keys(), [name for name in shapes if name not in names], where)
+    _check_left_out(model, shapes, where)
     return names
 
 
@@ -246,6 +257,32 @@ def _check_size(model: Any, expected: Shapes, shapes: Shapes, where: str) -> Non
             f"{where} has {stored:,} numbers in its file, and {CONFIG} describes a model of {wanted:,}; it is the "
             "configuration of another model"
         )
+
+
+def _check_left_out(model: Any, names: Iterable[str], where: str) -> None:
+    """Say which weights of an encoder have no place in the architecture; refuse those of `UNREAD`."""
+    read = wanted(model, names)
+    parts = {name for name, _ in getattr(model, model.base_model_prefix, model).named_children()} - {"pooler"}
+    ignored = model._keys_to_ignore_on_load_unexpected or []
+    left_out = [
+        name
+        for name in sorted(names)
+        if name not in read
+        and name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
+        and not name.endswith("inv_freq")  # of rotary positions, which follows from the configuration
+        and not any(re.search(pattern, name) for pattern in ignored)
+    ]
+    for text, remedy in UNREAD.items():
+        if unread := next((name for name in left_out if text in name), None):
+            raise UserError(f"{where} has {unread}, which would be left out; {remedy}")
+    if left_out:
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        _note_once(f"{where} has weights that its {CONFIG} has no place for; left out: {left_out[0]}{more}")
+
+
+@cache
+def _note_once(line: str) -> None:
+    note(line)
 
 
 def _check_missing(model: Any, missing: set[str], others: list[str], where: str) -> None:
@@ -377,12 +414,19 @@ def load_tokenizer(source: str | Path) -> Any:
     """Load the tokenizer of a model folder or hub id.
 
     Raises:
-        UserError: there is no model, its tokenizer is damaged, or it has tokens that the model's table has not.
+        UserError: there is no model, its tokenizer is damaged or has no vocabulary, or it has tokens that the model's
+            table has not.
     """
     with _loading("load a tokenizer", source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    vocabulary = tokenizer.get_vocab()  # of special tokens alone where transformers found no files
+    if not vocabulary.keys() - set(tokenizer.all_special_tokens):
+        raise UserError(
+            f"{source} has no vocabulary: its tokenizer knows no word; copy the files of the tokenizer "
+            "(tokenizer.json, tokenizer_config.json) of the model that it was trained from into it"
+        )
     rows = getattr(load_config(source), "vocab_size", None)
-    highest = max(tokenizer.get_vocab().values(), default=0)
+    highest = max(vocabulary.values())
     if isinstance(rows, int) and highest >= rows:
         token = tokenizer.convert_ids_to_tokens(highest)
         raise UserError(
@@ -436,7 +480,8 @@ def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
     """Turn the exceptions of transformers about a wrong folder or hub id into a `UserError` of one line."""
     must_exist(source)
     try:
-        yield
+        with panics_as_errors(f"cannot {what} from {source}"):
+            yield
     except UserError:
         raise
     except Exception as error:  # damaged and malicious files fail anywhere in transformers, in any way

@@ -23,8 +23,9 @@ from pruneonce.errors import UserError
 from pruneonce.models.card import CARD, refresh_card
 from pruneonce.models.lineage import cached_id, is_on_hub
 from pruneonce.models.provenance import PROVENANCE, content_key, read_provenance
-from pruneonce.models.source import first_line, must_exist
+from pruneonce.models.source import must_exist
 from pruneonce.system.durable import read_json
+from pruneonce.wording import first_line
 
 # Names of files and folders that stay here: traces of training, caches, unfinished and hidden files.
 LEFT_OUT = (

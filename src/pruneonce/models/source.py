@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.console import asking_hub
 from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
+from pruneonce.wording import first_line
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone
@@ -360,6 +361,16 @@ def check_bounds(values: Any, name: str, most: int = MOST) -> None:
             raise UserError(f"{name} is damaged: `{key}` is {value}")
 
 
-def first_line(error: Exception) -> str:
-    """First line of an exception's message, or the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+@contextmanager
+def panics_as_errors(message: str) -> Iterator[None]:
+    """Turn a panic of a library in Rust, which is no `Exception`, into a `UserError` of one line.
+
+    Raises:
+        UserError: the library panicked, as the tokenizers do on damaged files.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{message}: {first_line(error)}") from None

@@ -28,7 +28,7 @@ from pruneonce.plan.jobs import Stage, TaskSample
 from pruneonce.plugins import plugins
 from pruneonce.recipe import Prepare, Prune, Recipe, Training, Transfer
 from pruneonce.sparsity import PruningSchedule
-from pruneonce.stages.prune import load_dense
+from pruneonce.stages.prune import check_pieces, check_settings, load_dense
 from pruneonce.training import examples_of, total_steps
 
 BYTES = 4  # of a weight, a moment and a token
@@ -131,26 +131,32 @@ def corpus_works(recipe: Recipe, notes: list[str]) -> tuple[list[Work], int | No
     Raises:
         UserError: a mistake in the model, the corpus or the settings.
     """
-    blocks, how = count_blocks(recipe.corpus, load_tokenizer(recipe.model))
+    if recipe.pretraining is None:
+        notes.append(f"The sparse encoder is {recipe.sparse} as it is, so nothing is trained on a corpus.")
+        return [], 0
+    corpus, settings = recipe.pretraining
+    check_settings(settings)
+    check_pieces(settings, corpus)
+    blocks, how = count_blocks(corpus, load_tokenizer(recipe.model))
     size = "an unknown number of blocks; the number" if blocks is None else f"{blocks:,} blocks"
     notes.append(f"The corpus has {size} {how}.")
-    examples = None if blocks is None else blocks - max(1, round(recipe.corpus.validation * blocks))
-    works = []
+    examples = None if blocks is None else blocks - max(1, round(corpus.validation * blocks))
+    works, length = [], corpus.block_length
     if recipe.prepare:
         _, new_head = load_vocabulary_model(recipe.model)
-        whole = _corpus_work("teacher", "prepare", recipe, recipe.prepare, examples)
+        whole = _corpus_work("teacher", "prepare", recipe, recipe.prepare, examples, length)
         if new_head:
             steps = None if whole.steps is None else max(1, as_steps(recipe.prepare.head_steps, whole.steps))
-            works.append(_corpus_work("teacher: new MLM head", "head", recipe, recipe.prepare, examples, steps))
+            works.append(_corpus_work("teacher: new MLM head", "head", recipe, recipe.prepare, examples, length, steps))
         works.append(whole)
     else:
-        load_dense(recipe.model, recipe.prune, None)  # raises where an MLM head is missing
-    works.append(_corpus_work("sparse", "prune", recipe, recipe.prune, examples))
+        load_dense(recipe.model, settings, None)  # raises where an MLM head is missing
+    works.append(_corpus_work("sparse", "prune", recipe, settings, examples, length))
     if works[-1].steps is not None:
-        PruningSchedule.of(recipe.prune, works[-1].steps)  # raises where it does not fit
+        PruningSchedule.of(settings, works[-1].steps)  # raises where it does not fit
     if works[-1].steps is None:
         notes.append("Set `steps` instead of `epochs`, or `corpus.max_tokens`, to have hours for every stage.")
-    return works, 0 if recipe.corpus.streaming else blocks
+    return works, 0 if corpus.streaming else blocks
 
 
 def _corpus_work(
@@ -159,9 +165,9 @@ def _corpus_work(
     recipe: Recipe,
     settings: Training,
     examples: int | None,
+    length: int,
     steps: int | None = None,
 ) -> Work:
-    length = recipe.corpus.block_length
     if steps is None and (settings.steps or examples is not None):
         steps = settings.steps or total_steps(settings, examples or 0)
     tokens = None if steps is None else examples_of(settings, steps) * length

@@ -20,7 +20,6 @@ from pruneonce.plan.task_work import SAMPLE, task_works
 from pruneonce.recipe import Recipe, Training
 from pruneonce.recipe.arms import arms_of
 from pruneonce.runs import pipeline
-from pruneonce.stages.prune import check_pieces, check_settings
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,6 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
     notes: list[str] = []
     with TemporaryDirectory() as scratch:
         pipeline.check(recipe, Path(scratch))
-        check_settings(recipe.prune)
-        check_pieces(recipe.prune, recipe.corpus)
         works, blocks = corpus_works(recipe, notes)
         for name in recipe.tasks:
             works += task_works(recipe, name, Path(scratch), notes)
@@ -174,7 +171,8 @@ def _disk(recipe: Recipe, works: list[Work], blocks: int | None) -> Disk:
     arms = [settings for name in recipe.tasks for _, settings in arms_of(recipe, name)]
     untrained = sum(not isinstance(settings, Training) for settings in arms) * len(recipe.task_seeds)
     models += max(beaten) + (untrained + recipe.baselines.one_shot) * BYTES * Shape.of(recipe.model, False).parameters
-    tokens = None if blocks is None else BYTES * blocks * recipe.corpus.block_length
+    models += BYTES * Shape.of(recipe.model, False).parameters if recipe.sparse else 0
+    tokens = None if blocks is None else BYTES * blocks * (recipe.corpus.block_length if recipe.corpus else 0)
     return Disk(max(checkpoints), models, tokens, shutil.disk_usage(Path.cwd()).free)
 
 

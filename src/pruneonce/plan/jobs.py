@@ -169,7 +169,7 @@ class RandomRows(TorchDataset[dict[str, Any]]):
 
     def __init__(self, probe: Probe, sample: TaskSample, settings: Training):
         self.probe, self.sample, self.settings = probe, sample, settings
-        self.vocabulary = load_config(probe.model).vocab_size
+        self.vocabulary = min(load_config(model).vocab_size for model in (probe.model, sample.teacher))
 
     def __len__(self) -> int:
         return examples_of(self.settings, MOST)

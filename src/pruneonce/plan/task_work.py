@@ -30,7 +30,7 @@ MANY = 0.1  # share of a task's examples longer than blocks, above which a note 
 def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list[Work]:
     """Return the work of every arm of a task with every seed, in order; `notes` gets whether its texts are too long."""
     task = recipe.tasks[name]
-    kind, tokenizer = kind_of(task), load_tokenizer(recipe.model)
+    kind, tokenizer = kind_of(task).for_model(recipe.model), load_tokenizer(recipe.model)
     read = loaded.load(kind, cache)
     lengths = {split: Lengths.of(kind, rows, tokenizer, split == "train") for split, rows in read.data.splits.items()}
     more = read.data.unlabelled is not None
@@ -39,8 +39,8 @@ def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list
         teacher, labels = task.teacher_model or recipe.model, tuple(read.data.labels)
         learnt = TaskSample(task, labels, teacher, lengths[split].example)
         lengths[split] = replace(lengths[split], learnt=learnt)
-    block, sample = recipe.corpus.block_length, lengths["train"].sample
-    longer = sum(length > block for length in sample) / len(sample)
+    block, sample = recipe.corpus.block_length if recipe.corpus else None, lengths["train"].sample
+    longer = 0.0 if block is None else sum(length > block for length in sample) / len(sample)
     if longer > MANY:
         notes.append(
             f"{longer:.0%} of the examples of {name} are longer than the blocks of {block} tokens that the model is "

@@ -57,7 +57,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values = safe_yaml.read(path)
     logger.debug("recipe read from %s", path)
     if not isinstance(values, dict):
-        raise UserError(f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune`")
+        raise UserError(
+            f"{path} is not a recipe: it should be a mapping with `name`, `model`, `corpus`, `prune` (or `sparse`)"
+        )
     _lay_out_tasks(values)
     base = values.pop("extends", None)
     return values if base is None else merge(_read(_base(path, str(base)), (*seen, path.resolve())), values)

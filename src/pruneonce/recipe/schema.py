@@ -76,6 +76,11 @@ def _tidied(schema: Schema, section: type[Section]) -> Schema:
     tidied = {**schema, "properties": properties}
     if issubclass(section, Options):
         tidied["required"] = ["name"]
+    if section is Recipe:
+        tidied["anyOf"] = [
+            {"required": names, "properties": {name: {"not": NULL} for name in names}}
+            for names in (["corpus", "prune"], ["sparse"])
+        ]
     return tidied
 
 
@@ -98,7 +103,7 @@ def _changes(name: str, whole: Schema, section: type[Section]) -> Schema:
         }
     if issubclass(section, Task):
         properties["preset"] = {"enum": list(PRESETS), "description": "Known task that this one is laid over."}
-    rest = {key: value for key, value in whole.items() if key != "required"}
+    rest = {key: value for key, value in whole.items() if key not in ("required", "anyOf")}
     return {**rest, "properties": properties}
 
 

@@ -15,11 +15,16 @@ from pruneonce.recipe.tasks import AnyTask
 
 
 class Recipe(Section):
-    """A whole run: one dense model, one corpus, any number of tasks."""
+    """A whole run: one sparse encoder, pruned on a corpus or taken as it is, and any number of tasks."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9][\w.-]*$", description="Name: letters, digits, `.`, `-` and `_`.")
     description: str = Field("", description="Sentence for `pruneonce recipes list` and the report.")
     model: str = Field(description="Folder or hub id of the dense pre-trained encoder.")
+    sparse: str | None = Field(
+        None,
+        description="Folder or hub id of a pruned encoder, taken as it is in the place of `corpus` and `prune`. "
+        "`model` is the dense model that it was pruned from.",
+    )
     sparse_model: str | None = Field(
         None,
         description="Sparse model that `prune` continues with, taught by `model`. Without it, `model`.",
@@ -33,11 +38,11 @@ class Recipe(Section):
     report_to: list[str] = Field(
         ["tensorboard"], description="Logging integrations of transformers' Trainer; `[]` for none."
     )
-    corpus: Corpus = Field(description="Unlabelled text.")
+    corpus: Corpus | None = Field(None, description="Unlabelled text. Needed without `sparse`.")
     prepare: Prepare | None = Field(
         None, description="Teacher preparation. Without it, the dense model itself is the teacher."
     )
-    prune: Prune = Field(description="Sparse pre-training.")
+    prune: Prune | None = Field(None, description="Sparse pre-training. Needed without `sparse`.")
     teacher: SweptTeacher | None = Field(
         None, description="Dense fine-tuning. Needed by tasks without a `teacher_model`, other than `embedding`."
     )
@@ -89,13 +94,38 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _is_pruned_or_taken(self) -> Recipe:
+        given = [name for name in ("corpus", "prune", "prepare", "sparse_model") if getattr(self, name) is not None]
+        if self.sparse is None:
+            missing = [f"`{name}`" for name in ("corpus", "prune") if name not in given]
+            if missing:
+                raise ValueError(
+                    f"{' and '.join(missing)} missing: give `corpus` and `prune`, or `sparse`, a pruned encoder"
+                )
+            return self
+        if given:
+            raise ValueError(f"`sparse` is taken as it is, so `{given[0]}` changes nothing; drop one of the two")
+        if self.baselines.one_shot:
+            raise ValueError(
+                "`baselines.one_shot` prunes to the sparsity of `prune`, which a recipe with `sparse` lacks; drop it"
+            )
+        if not self.tasks:
+            raise ValueError("a recipe with `sparse` prunes nothing and needs `tasks`")
+        return self
+
+    @model_validator(mode="after")
     def _a_stream_has_no_length(self) -> Recipe:
         for name, stage in (("prepare", self.prepare), ("prune", self.prune)):
-            if self.corpus.streaming and stage and stage.epochs is not None:
+            if self.corpus and self.corpus.streaming and stage and stage.epochs is not None:
                 raise ValueError(
                     f"`{name}.epochs` needs a corpus of known length; with `corpus.streaming` give `{name}.steps`"
                 )
         return self
+
+    @property
+    def pretraining(self) -> tuple[Corpus, Prune] | None:
+        """Return the text and the settings of sparse pre-training; None where the sparse encoder is taken as it is."""
+        return (self.corpus, self.prune) if self.corpus and self.prune else None
 
     @property
     def task_seeds(self) -> list[int]:

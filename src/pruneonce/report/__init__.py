@@ -11,12 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pruneonce.errors import UserError
-from pruneonce.models.source import first_line
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE
 from pruneonce.report import beside, certificates, comparison, plots, speed
 from pruneonce.report.recovery import Results, recoveries_of
 from pruneonce.system.durable import read_json, write_text
-from pruneonce.wording import listed, megabytes, of_seeds, percent, readable, shown, tenths
+from pruneonce.wording import first_line, listed, megabytes, of_seeds, percent, readable, shown, tenths
 
 __all__ = ["of_seeds", "verdict", "write_report"]
 
@@ -276,12 +275,18 @@ def _arm_of(stage: Mapping[str, Any]) -> str:
     return name if name in ARMS else DENSE
 
 
+def _taken(taken: Mapping[str, Any] | None) -> str | None:
+    """Return where a sparse encoder that the run did not prune came from."""
+    return f"{taken['source']}, {taken['from']}, {percent(taken['zeros'])} zeros" if taken else None
+
+
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:
     created = summary.get("created")
     pattern = summary.get("pattern_hash") or summary.get("pattern")  # summaries of older versions have `pattern`
     entries = {
         "name": summary["name"],
         "model": summary.get("model"),
+        "sparse encoder": _taken(summary.get("taken")),
         "zero pattern": str(pattern or "")[:12],
         "made": created and datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip(),
         **(summary.get("machine") or {}),

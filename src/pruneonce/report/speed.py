@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruneonce.engines import library_of, title_of
+from pruneonce.engines.rows import REAL
 from pruneonce.recipe.arms import ARMS
 from pruneonce.report import plots
 from pruneonce.wording import listed, milliseconds
 
-REAL = "real"
 BASELINES = [name for name, arm in ARMS.items() if arm.role == "baseline"]
 
 Row = Mapping[str, Any]

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pruneonce.engines.rows import of_one_text
 from pruneonce.errors import UserError
 from pruneonce.metrics.units import Units
 from pruneonce.models import content_key
-from pruneonce.recipe import Recipe
+from pruneonce.recipe import Recipe, Task
 from pruneonce.recipe.arms import DENSE
 from pruneonce.runs.layout import BENCHMARK, arm_models, outcome_file, sizes_of, task_folder
 from pruneonce.stages.certificate import certificate, key_of_outcomes, read_certificate, write_certificate
@@ -51,32 +52,18 @@ def write_certificates(recipe: Recipe, output: Path) -> None:
                     size = sizes_of(folder, arm) if is_first else None
                     exports = [folder / f"{arm}-{format}" for format in recipe.export]
                     places = [folder / arm, *(path for path in exports if path.is_dir())]
-                    _write(recipe, name, arm, outcomes[arm], dense, places, size["bytes"] if size else None, of_task)
+                    measured = {"arm": arm, "bytes": size["bytes"] if size else None, **_timing(of_task, arm)}
+                    _write(recipe.tasks[name], outcomes[arm], dense, places, measured)
 
 
 def _write(
-    recipe: Recipe,
-    name: str,
-    arm: str,
-    ours: dict[str, Any],
-    dense: dict[str, Any],
-    places: list[Path],
-    size: int | None,
-    timed: dict[str, Any] | None,
+    task: Task, ours: dict[str, Any], dense: dict[str, Any], places: list[Path], measured: dict[str, Any]
 ) -> None:
-    task, units, reference = recipe.tasks[name], Units.from_json(ours), Units.from_json(dense)
+    """Write the certificate of one arm into its folder, `places[0]`, and its exports."""
+    units, reference = Units.from_json(ours), Units.from_json(dense)
     key = key_of_outcomes(task, units, reference)
-    circumstances = {
-        "arm": arm,
-        "split": ours["split"],
-        "engine": "torch",
-        "model": content_key(places[0]),
-        "bytes": size,
-        "speed": _speeds(timed, arm),
-        "processor": timed and timed["machine"]["processor"],
-        "threads": timed and timed["machine"]["threads"],
-        "key": key,
-    }
+    model = content_key(places[0])
+    circumstances = {**measured, "split": ours["split"], "engine": "torch", "model": model, "key": key}
     written = _known(places[0])
     if written.get("key") == key:
         content = {**written, **circumstances}
@@ -95,16 +82,19 @@ def _known(place: Path) -> dict[str, Any]:
         return {}
 
 
+def _timing(timed: dict[str, Any] | None, arm: str) -> dict[str, Any]:
+    """Return the speeds of an arm, and the machine that they were measured on."""
+    machine = timed["machine"] if timed else {"processor": None, "threads": None}
+    return {"speed": _speeds(timed, arm), "processor": machine["processor"], "threads": machine["threads"]}
+
+
 def _speeds(timed: dict[str, Any] | None, arm: str) -> list[dict[str, Any]]:
-    """Return the milliseconds of a single text by engine: real texts, or else the longest."""
-    rows = [row for row in (timed or {"rows": []})["rows"] if row["batch"] == 1]
-    lengths = [row["length"] for row in rows]
-    length = "real" if "real" in lengths else max(lengths, default=None)
+    """Return the milliseconds of a single text by engine."""
     names = ("engine", "precision", "batch", "length", "milliseconds", "low", "high")
     return [
         {**{name: row[name] for name in names}, "busy": bool(row.get("busy"))}
-        for row in rows
-        if row["model"] == arm and row["length"] == length
+        for row in of_one_text(timed)
+        if row["model"] == arm
     ]
 
 

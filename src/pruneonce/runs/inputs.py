@@ -36,10 +36,9 @@ def check_unchanged(recipe: Recipe, output: Path) -> None:
 def _identities(recipe: Recipe) -> dict[str, str]:
     """Return the hash of the contents of each local input, by its name in errors."""
     identities = _of_model("model", recipe.model)
-    if recipe.sparse_model:
-        identities |= _of_model("model", recipe.sparse_model)
-    corpus = source_key(recipe.corpus.source)
-    if corpus is not None:
+    for sparse in filter(None, (recipe.sparse, recipe.sparse_model)):
+        identities |= _of_model("model", sparse)
+    if recipe.corpus and (corpus := source_key(recipe.corpus.source)) is not None:
         identities[f"corpus {recipe.corpus.source}"] = key_of(corpus)
     for task in recipe.tasks.values():
         if task.teacher_model:

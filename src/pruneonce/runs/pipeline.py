@@ -26,14 +26,18 @@ from pruneonce.runs.layout import BENCHMARK, arm_models, make_room_for_seeds
 from pruneonce.runs.staleness import differences, stale
 from pruneonce.runs.summary import summarize
 from pruneonce.runs.task_run import TaskRun
-from pruneonce.stages.prune import check_same_shape
+from pruneonce.stages.prune import check_same_shape, check_same_tokens
+from pruneonce.stages.take import check_sparse
 from pruneonce.stages.task_training import check_teacher
 from pruneonce.system import distributed, durable, locks
 from pruneonce.system.libraries import quiet
 from pruneonce.tasks import kind_of, loaded
+from pruneonce.tasks.teachers import Reader, check_tokens
 from pruneonce.training import checkpoints
 from pruneonce.training.reporting import check_report_to
 from pruneonce.wording import listed
+
+SOME = 200  # examples whose tokens are compared with the teacher's before hours are spent
 
 
 @quiet
@@ -125,12 +129,16 @@ def check(recipe: Recipe, cache: Path) -> None:
         UserError: a mistake in the recipe or its inputs.
     """
     check_supported(load_config(recipe.model))
-    check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
+    if recipe.corpus:
+        check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)
     check_weights(recipe.model)
-    if recipe.sparse_model:
-        check_weights(recipe.sparse_model)
-        check_same_shape(recipe.sparse_model, recipe.model)
+    if recipe.sparse:
+        check_sparse(recipe.sparse)
+    for sparse in filter(None, (recipe.sparse, recipe.sparse_model)):
+        check_weights(sparse)
+        check_same_shape(sparse, recipe.model)
+        check_same_tokens(sparse, recipe.model)
     for name, task in recipe.tasks.items():
         check_length(task.max_length, recipe.model, f"tasks.{name}.max_length")
         _check_task(recipe, name, tokenizer, cache)
@@ -143,14 +151,15 @@ def _check_task(recipe: Recipe, name: str, tokenizer: Any, cache: Path) -> None:
     kind = kind_of(task).for_model(recipe.model)
     data = loaded.load(kind, cache).data
     kind.encode(data.splits["dev"].select([0]), tokenizer)
-    student = load_config(recipe.model)
+    student, reader = load_config(recipe.model), Reader(kind, tokenizer, str(recipe.model))
     for _, settings in arms_of(recipe, name):
         if isinstance(settings, Transfer):
             kind.check_settings(settings)
             if task.teacher_model:
                 check_weights(task.teacher_model)
                 check_teacher(kind, task.teacher_model, data, student, task.completed(settings))
-                kind.for_model(task.teacher_model)
+                some = data.taught.select(range(min(SOME, len(data.taught))))
+                check_tokens(reader, task.teacher_model, some, task.completed(settings))
 
 
 def _check_deployment(recipe: Recipe) -> None:
@@ -182,23 +191,34 @@ def _check_deployment(recipe: Recipe) -> None:
 
 
 def _run_stages(recipe: Recipe, output: Path) -> None:
-    common: dict[str, Any] = {"seed": recipe.seed, "cache": output / "cache", "report_to": recipe.report_to}
-    dense: str | Path = recipe.model
-    if recipe.prepare:
-        _heading("prepare: the dense model learns the corpus")
-        dense = stages.prepare(recipe.model, recipe.corpus, recipe.prepare, output / "teacher", **common)
-        _check_inputs(recipe, output)
-    _heading(f"prune: sparse pre-training to {recipe.prune.sparsity:.0%}, once")
-    start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
-    sparse = stages.prune(start, recipe.corpus, recipe.prune, output / "sparse", teacher=teacher, **common)
-    models: dict[str, str | Path] = {DENSE: dense, SPARSE: sparse}
-    if recipe.baselines.one_shot:
-        models["one-shot"] = stages.prune_one_shot(dense, recipe.prune, output / "one-shot", seed=recipe.seed)
+    models = _pretrained(recipe, output)
     for name in recipe.tasks:
         for seed in recipe.task_seeds:
             _heading(f"task {name}, seed {seed}" if recipe.seeds else f"task {name}")
             _check_inputs(recipe, output)
             TaskRun(recipe, output, name, seed).make(models)
+
+
+def _pretrained(recipe: Recipe, output: Path) -> dict[str, str | Path]:
+    """Make the models that tasks start from, and return them by their names in `Arm.from_run`."""
+    if recipe.sparse:
+        _heading("take: the sparse encoder as it is")
+        return {DENSE: recipe.model, SPARSE: stages.take(recipe.sparse, output / "sparse")}
+    assert recipe.pretraining is not None
+    corpus, settings = recipe.pretraining
+    common: dict[str, Any] = {"seed": recipe.seed, "cache": output / "cache", "report_to": recipe.report_to}
+    dense: str | Path = recipe.model
+    if recipe.prepare:
+        _heading("prepare: the dense model learns the corpus")
+        dense = stages.prepare(recipe.model, corpus, recipe.prepare, output / "teacher", **common)
+        _check_inputs(recipe, output)
+    _heading(f"prune: sparse pre-training to {settings.sparsity:.0%}, once")
+    start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
+    sparse = stages.prune(start, corpus, settings, output / "sparse", teacher=teacher, **common)
+    models: dict[str, str | Path] = {DENSE: dense, SPARSE: sparse}
+    if recipe.baselines.one_shot:
+        models["one-shot"] = stages.prune_one_shot(dense, settings, output / "one-shot", seed=recipe.seed)
+    return models
 
 
 def _benchmark(recipe: Recipe, output: Path) -> None:

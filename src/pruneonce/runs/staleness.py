@@ -68,13 +68,18 @@ def stage_keys(recipe: Recipe) -> dict[Stage, str]:
     A swept arm has one key of all its candidates and of the metric that chooses among them.
     """
     keys_of_stages: dict[Stage, str] = {}
-    corpus, dense = key_of(corpus_settings(recipe.corpus)), recipe.model
-    if recipe.prepare:
-        dense = keys_of_stages["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
-    start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
-    keys_of_stages["sparse"] = keys.prune(start, corpus, recipe.prune, recipe.seed, teacher=teacher)
-    if recipe.baselines.one_shot:
-        keys_of_stages["one-shot"] = keys.prune_one_shot(dense, recipe.prune, recipe.seed)
+    dense = recipe.model
+    if recipe.sparse:
+        keys_of_stages["sparse"] = keys.take(recipe.sparse)
+    elif recipe.pretraining:
+        text, settings = recipe.pretraining
+        corpus = key_of(corpus_settings(text))
+        if recipe.prepare:
+            dense = keys_of_stages["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
+        start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
+        keys_of_stages["sparse"] = keys.prune(start, corpus, settings, recipe.seed, teacher=teacher)
+        if recipe.baselines.one_shot:
+            keys_of_stages["one-shot"] = keys.prune_one_shot(dense, settings, recipe.seed)
     for task in recipe.tasks:
         for seed in recipe.task_seeds:
             arms = _arm_keys(recipe, task, seed, {**keys_of_stages, DENSE: dense})

@@ -53,8 +53,9 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
         "sparsity": {
             "encoder": sparse["sparsity"]["encoder"],
             "model": sparse["sparsity"]["model"],
-            "target": recipe.prune.sparsity,
+            "target": recipe.prune.sparsity if recipe.prune else None,
         },
+        "taken": _taken(sparse),
         "seeds": recipe.task_seeds,
         "pattern_hash": sparse["pattern"],
         "layers": sparse["sparsity"]["layers"],
@@ -62,6 +63,11 @@ def summarize(recipe: Recipe, output: Path) -> dict[str, Any]:
         "results": [result for name in recipe.tasks for result in _results(recipe, output, name)],
         "benchmark": durable.read_json(output / BENCHMARK),
     }
+
+
+def _taken(sparse: dict[str, Any]) -> dict[str, Any] | None:
+    """Return where a sparse encoder came from; None where the run pruned it."""
+    return {"source": sparse["source"], **sparse["taken"]} if "taken" in sparse else None
 
 
 def _stages(recipe: Recipe, output: Path) -> list[dict[str, Any]]:

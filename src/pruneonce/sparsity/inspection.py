@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+# Share of zeros of a weight below which they are no pattern, beside weights that have one.
+SCATTERED = 0.1
+
+
 @dataclass(frozen=True)
 class Layer:
     """One prunable weight: its name in the base model, shape and number of zeros."""
@@ -72,6 +76,11 @@ class Inspection:
     bytes: int = 0
     provenance: dict[str, Any] | None = None
 
+    @property
+    def scattered(self) -> list[str]:
+        """Names of the weights with zeros that are too few for a pattern."""
+        return [layer.name for layer in self.layers if 0 < layer.sparsity < SCATTERED]
+
     def to_json(self) -> dict[str, Any]:
         """All attributes as values for JSON, with the sparsity of each layer."""
         layers = [{**asdict(layer), "sparsity": layer.sparsity} for layer in self.layers]
@@ -101,11 +110,13 @@ class Verification:
         layers: the weights that both models have.
         missing: names of sparse weights of the parent that the child lacks, or has in another shape.
         wanted: those of `missing` that a child must have: all but the weight of a pooler that the child has not.
+        scattered: names of weights left out, since zeros of a parent from elsewhere are too few for a pattern.
     """
 
     layers: list[LostZeros]
     missing: list[str]
     wanted: list[str] = field(default_factory=list)
+    scattered: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -202,10 +213,13 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
     folder, stored = _stored(parent)
     theirs = _prunable(folder, stored)
     pooler = ARCHITECTURES.get(str(read_config(folder).get("model_type")), BERT_LIKE).pooler  # as discovered ones are
+    patternless = _patternless(folder, theirs)
     layers: list[LostZeros] = []
     missing: list[str] = []
     wanted: list[str] = []
     for name, weight in theirs.items():
+        if name in patternless:
+            continue
         zero = weight.read() == 0
         zeros = int(zero.sum())
         if name not in ours or ours[name].shape != weight.shape:
@@ -215,4 +229,18 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
         layers.append(LostZeros(name, zeros, int((ours[name].read()[zero] != 0).sum())))
     if not missing and not any(layer.zeros for layer in layers):
         raise UserError(f"{parent} has no zeros to verify against; is it the sparse model?")
-    return Verification(layers, missing, wanted)
+    return Verification(layers, missing, wanted, patternless)
+
+
+def is_from_elsewhere(provenance: dict[str, Any] | None) -> bool:
+    """Return whether a model's provenance says that pruneonce did not make its zeros."""
+    return provenance is None or provenance.get("stage") == "convert"
+
+
+def _patternless(folder: Path, stored: dict[str, Stored]) -> list[str]:
+    """Return the names of weights from elsewhere with zeros that are too few for a pattern, which `take` unlocks."""
+    if not is_from_elsewhere(read_provenance(folder)):
+        return []
+    shares = {name: float((weight.read() == 0).mean()) for name, weight in stored.items()}
+    few = [name for name, share in shares.items() if 0 < share < SCATTERED]
+    return few if max(shares.values(), default=0.0) >= SCATTERED else []

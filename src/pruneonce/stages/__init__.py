@@ -17,6 +17,7 @@ from pruneonce.stages.product_quantize import product_quantize
 from pruneonce.stages.prune import prune
 from pruneonce.stages.prune_one_shot import prune_one_shot
 from pruneonce.stages.quantize import quantize
+from pruneonce.stages.take import take
 from pruneonce.stages.transfer import transfer, transfer_gradual
 from pruneonce.system.libraries import quiet
 
@@ -36,6 +37,7 @@ __all__ = [
     "prune",
     "prune_one_shot",
     "quantize",
+    "take",
     "transfer",
     "transfer_gradual",
 ]
@@ -55,5 +57,6 @@ product_quantize = quiet(product_quantize)
 prune = quiet(prune)
 prune_one_shot = quiet(prune_one_shot)
 quantize = quiet(quantize)
+take = quiet(take)
 transfer = quiet(transfer)
 transfer_gradual = quiet(transfer_gradual)

@@ -17,6 +17,7 @@ import torch
 
 from pruneonce import quantization
 from pruneonce.engines import ENGINES, engine_of, open_engine, open_file, require
+from pruneonce.engines.rows import REAL
 from pruneonce.engines.session import Array, Session
 from pruneonce.engines.timing import Work, figures, in_turns, watched
 from pruneonce.errors import UserError
@@ -31,7 +32,6 @@ from pruneonce.system.machine import processor
 ROUNDS, TEXT_ROUNDS = 5, 2  # turns that each model gets at least, in a cell of the grid and on the real texts
 TRIAL_SECONDS = 0.3  # of each alternative, in a cell of the grid
 USUAL = ""  # stands for the name of an alternative
-REAL = "real"  # stands for a length
 
 Text = str | tuple[str, str]
 Batch = dict[str, Array]

@@ -40,7 +40,7 @@ def calibrate(
         check_length(task.max_length, model, "max_length")
         device = distributed.start(seed)
         tokenizer = load_tokenizer(model)
-        kind = kind_of(task)
+        kind = kind_of(task).for_model(model)
         calibrated = kind.load_finished(model).to(device).eval()
         learning = start_learning(calibrated, settings)
         if settings.quantizes_inputs:

@@ -21,6 +21,7 @@ from pruneonce.models import (
     load_tokenizer,
     publish_folder,
 )
+from pruneonce.models.sentence_transformers import RERANKER, type_for
 from pruneonce.recipe import Format
 from pruneonce.stages.output import is_finished, unfinished
 from pruneonce.system import distributed, durable
@@ -70,17 +71,18 @@ def _write(model: str | Path, folder: Path, format: Format, options: Options, ke
         "versions": {name: version(name) for name in libraries},
     }
     durable.write_json(provenance, folder / PROVENANCE)
-    if (Path(model) / CERTIFICATE).is_file():
-        shutil.copyfile(Path(model) / CERTIFICATE, folder / CERTIFICATE)
 
 
 def write_plain_files(model: str | Path, folder: Path) -> None:
-    """Write all that a client reads beside the weights: configuration, tokenizer, files of sentence-transformers."""
+    """Write all but the weights: configuration, tokenizer, files of sentence-transformers, certificate."""
     config = load_config(model)
     config.save_pretrained(folder)
     load_tokenizer(model).save_pretrained(folder)
-    if any(name.endswith("Model") for name in config.architectures or []):
-        copy_sentence_transformer(model, folder)
+    kind = type_for(config)
+    if kind == RERANKER or any(name.endswith("Model") for name in config.architectures or []):
+        copy_sentence_transformer(model, folder, kind)
+    if (Path(model) / CERTIFICATE).is_file():
+        shutil.copyfile(Path(model) / CERTIFICATE, folder / CERTIFICATE)
 
 
 def _saturation(model: str | Path, options: Options) -> dict[str, Any]:

@@ -31,6 +31,11 @@ def prune(model: str, corpus: str, settings: Prune, seed: int, *, teacher: str |
     return key_of("prune", model, *([] if teacher is None else [teacher]), corpus, settings.model_dump(), seed)
 
 
+def take(model: str) -> str:
+    """Return the key of a sparse encoder that is taken as it is."""
+    return key_of("take", model)
+
+
 def prune_one_shot(model: str, settings: Prune, seed: int) -> str:
     """Return the key of the one-shot baseline."""
     zeros: list[Any] = [settings.sparsity, settings.allocation]

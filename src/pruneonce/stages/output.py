@@ -7,9 +7,9 @@ within `unfinished`, and names the folder by `Build.save` (or `models.publish_fo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,14 @@ class Origin:
         source: the model that it started from.
         key: hash of everything that went into it.
         settings: those of the stage, complete.
+        more: further entries of the provenance.
     """
 
     stage: str
     source: str | Path
     key: str
     settings: Section
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,4 +170,5 @@ def _provenance(model: nn.Module, origin: Origin, seed: int, trained: Trained | 
             "model": zeros.model,
             "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in zeros.layers],
         },
+        **origin.more,
     }

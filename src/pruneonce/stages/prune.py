@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pruneonce.console import console
+from pruneonce.data import vocabularies
 from pruneonce.data.blocks import Collate, in_pieces, masked_collator, plain_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.data.packing import frame_of
@@ -73,6 +74,7 @@ def prune(
     check_pieces(settings, corpus)
     if teacher is not None:
         check_same_shape(model, teacher)
+        check_same_tokens(model, teacher)
     check_length(corpus.block_length, model, "corpus.block_length")
     tokenizer = load_tokenizer(model)
     text, of_teacher = corpus_key(corpus, tokenizer), None if teacher is None else content_key(teacher)
@@ -154,6 +156,15 @@ def check_same_shape(model: str | Path, teacher: str | Path) -> None:
         raise UserError(
             f"the teacher {teacher} is {theirs}, the model {ours}; the teacher is the dense model that {model} was "
             "pruned from"
+        )
+
+
+def check_same_tokens(model: str | Path, teacher: str | Path) -> None:
+    """Raise unless a teacher reads the tokens of the model, which it is compared with at every token."""
+    if which := vocabularies.difference(load_tokenizer(model), load_tokenizer(teacher)):
+        raise UserError(
+            f"the teacher {teacher} has {which}, but it is compared with {model} at every token; the teacher is the "
+            "dense model that the sparse one was pruned from"
         )
 
 

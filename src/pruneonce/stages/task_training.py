@@ -27,6 +27,7 @@ from pruneonce.system import distributed
 from pruneonce.tasks import Kind, TaskData, kind_of, loaded
 from pruneonce.tasks.labels import corresponding, first_few, names_of
 from pruneonce.tasks.objectives import distilled_objective, task_objective
+from pruneonce.tasks.teachers import Reader, with_input_of_teacher, with_teacher
 from pruneonce.training import Job, examples_of, frozen_teacher, total_steps
 from pruneonce.training.sparsifier import Sparsifier
 
@@ -42,12 +43,14 @@ class TaskExamples:
         data: the task's data, of which the head takes its labels.
         examples: model input, as `Kind.encode` makes it.
         tokenizer: the tokenizer of the examples.
+        teacher_tokenizer: the teacher's, where the examples have input of its own.
     """
 
     kind: Kind[Any]
     data: TaskData
     examples: Dataset
     tokenizer: Any
+    teacher_tokenizer: Any = None
 
 
 class TaskStage(Generic[S]):
@@ -119,7 +122,7 @@ class TaskStage(Generic[S]):
             model=student,
             objective=objective,
             examples=PassesByLength(examples, examples_of(settings, steps), seed, examples_of(settings, 1)),
-            collate=kind.collate(inputs.tokenizer),
+            collate=with_teacher(kind.collate(inputs.tokenizer), inputs.teacher_tokenizer, examples),
             settings=settings,
             steps=steps,
             length=max(map(len, examples["input_ids"])),
@@ -145,7 +148,8 @@ class TaskStage(Generic[S]):
             check_length(task.max_length, model, "max_length")
             kind = kind_of(task).for_model(model)
             kind.check_settings(settings)
-            inputs = _read(kind, load_tokenizer(model), build.cache_in(begun), teacher)
+            student, cache = Reader(kind, load_tokenizer(model), str(model)), build.cache_in(begun)
+            inputs = _read(student, cache, teacher, settings)
             if self.has_head:
                 _check_order(inputs, model)
             if teacher is not None:
@@ -158,13 +162,22 @@ class TaskStage(Generic[S]):
             return build.save(job.model, Origin(self.name, model, key, settings), trained)
 
 
-def _read(kind: Kind[Any], tokenizer: Any, cache: Path, teacher: str | Path | None) -> TaskExamples:
+def _read(student: Reader, cache: Path, teacher: str | Path | None, settings: Training) -> TaskExamples:
     """Return the examples to train on; with a teacher, unlabelled examples are among them."""
+    kind, tokenizer = student.kind, student.tokenizer
     task = distributed.first_then_all(lambda: loaded.load(kind, cache))
     if task.data.classes is not None and task.is_new:
         console.print(f"  {task.data.classes.line()}", soft_wrap=True)
     examples = task.examples("train" if teacher is None else loaded.TAUGHT, tokenizer, training=True)
-    return TaskExamples(kind, task.data, examples, tokenizer)
+    if teacher is None:
+        return TaskExamples(kind, task.data, examples, tokenizer)
+    assert isinstance(settings, Transfer)
+    other = Reader.of(kind, teacher)
+    if not other.like(student):
+        theirs = task.examples(loaded.TAUGHT, other.tokenizer, training=True, reader=other.kind)
+        examples = with_input_of_teacher(examples, theirs, student, other, settings)
+        check_length(max(map(len, theirs["input_ids"])), teacher, "max_length")
+    return TaskExamples(kind, task.data, examples, tokenizer, other.tokenizer)
 
 
 def _check_order(inputs: TaskExamples, model: str | Path) -> None:
@@ -205,7 +218,7 @@ def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student:
     """
     config = load_config(teacher)
     kind.check_model(config, data, f"the teacher {teacher}")
-    kind.check_teacher(student, config, f"the teacher {teacher}")
+    kind.check_teacher(kind.for_model(teacher), student, config, f"the teacher {teacher}")
     sizes = [(each.num_hidden_layers, each.hidden_size) for each in (student, config)]
     if settings.hidden_weight and sizes[0] != sizes[1]:
         raise UserError(

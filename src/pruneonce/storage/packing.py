@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -16,7 +19,7 @@ from pruneonce.models.provenance import SHA256
 from pruneonce.storage import coding, sizes, source, unpacking
 from pruneonce.storage.coding import Bools
 from pruneonce.storage.container import SUFFIX, PackedFile, Writer
-from pruneonce.storage.index import File, Member, Tensor
+from pruneonce.storage.index import MEMBER_NAME, File, Member, Tensor
 from pruneonce.storage.sizes import RoundingError, Sizes
 from pruneonce.storage.source import Source
 from pruneonce.storage.tensors import Content, encode, weights_hash
@@ -41,7 +44,8 @@ def pack(models: Sequence[str | Path], output: str | Path, values: Values = "int
     unchanged. The written file is read back and compared.
 
     Args:
-        models: model folders.
+        models: model folders, each a path or NAME=PATH. A packed file among them adds its members, bit for bit and
+            under their names.
         output: `.pruneonce` file to write, which must not exist.
         values: storage of the encoder's Linear weights and the embedding tables. `fp32`: unchanged, bit for bit.
             `int8`: rounded to the nearest, with a scale for every output channel (row). `int4`: the encoder with 4 bits
@@ -52,12 +56,52 @@ def pack(models: Sequence[str | Path], output: str | Path, values: Values = "int
         UserError: a folder is not a model or cannot be packed, `output` exists, or several models do not share a zero
             pattern.
     """
-    folders, target = [Path(model) for model in models], Path(output)
+    target = Path(output)
     _check_target(target)
-    names = source.member_names(folders)
-    members = [source.read(folder) for folder in folders]
-    report = Sizes(str(output), names, values)
-    contents = [_contents(member, folder, values, report) for member, folder in zip(members, folders, strict=True)]
+    with TemporaryDirectory() as scratch:
+        return _pack(_folders(models, Path(scratch), values), target, values)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Folder to pack: its place, the member's name, and how to store its weights."""
+
+    place: Path
+    name: str
+    values: Values
+
+
+def _folders(models: Sequence[str | Path], scratch: Path, values: Values) -> list[_Folder]:
+    """Return the folders of `models`: those of packed files, which are unpacked into `scratch`, first."""
+    kept, named, others = [], {}, []
+    for number, model in enumerate(models):
+        path = Path(model)
+        if len(models) > 1 and path.suffix == SUFFIX and path.is_file():
+            unpacked = scratch / str(number)
+            names = list(PackedFile(path).index.members)
+            places = unpacking.unpack(path, unpacked)
+            kept += [_Folder(place, name, "fp32") for place, name in zip(places, names, strict=True)]
+            continue
+        name, equals, place = str(model).partition("=")
+        if equals and not path.exists() and re.fullmatch(MEMBER_NAME, name):
+            named[path := Path(place)] = name
+        others.append(path)
+    unnamed = [path for path in others if path not in named]
+    found = dict(zip(unnamed, source.member_names(unnamed), strict=True)) if unnamed else {}
+    folders = [*kept, *(_Folder(path, {**found, **named}[path], values) for path in others)]
+    names = [folder.name for folder in folders]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two members would be called {twice!r}; give the new one a name of its own: NAME={others[-1]}")
+    return folders
+
+
+def _pack(folders: Sequence[_Folder], target: Path, values: Values) -> Sizes:
+    names = [folder.name for folder in folders]
+    members = [source.read(folder.place) for folder in folders]
+    report = Sizes(str(target), names, values)
+    contents = [
+        _contents(member, folder.place, folder.values, report) for member, folder in zip(members, folders, strict=True)
+    ]
     patterns = _patterns(members, contents)
     writer = Writer()
     index = {

@@ -11,7 +11,8 @@ from torch import nn
 from pruneonce.errors import UserError
 from pruneonce.models.architectures import embedding_tables, prunable_weights
 from pruneonce.models.loading import class_of, config_of, fit, outline
-from pruneonce.models.source import CONFIG, MOST, checked, first_line
+from pruneonce.models.source import CONFIG, MOST, checked
+from pruneonce.wording import first_line
 
 
 class Skeleton:

@@ -18,7 +18,6 @@ from pruneonce.errors import UserError
 from pruneonce.models import grid, load_config, load_reporting
 from pruneonce.models.grid import Grid
 from pruneonce.models.loading import build, class_of, whole
-from pruneonce.models.source import first_line
 from pruneonce.storage import coding
 from pruneonce.storage.coding import DamagedError
 from pruneonce.storage.container import SUFFIX, PackedFile, is_a_family, place_of
@@ -27,6 +26,7 @@ from pruneonce.storage.skeleton import Skeleton
 from pruneonce.storage.source import CONFIG, WEIGHTS
 from pruneonce.storage.tensors import WeightsHash, decode
 from pruneonce.system import durable, locks
+from pruneonce.wording import first_line
 
 ALIGNMENT = 8  # bytes of a safetensors header
 Tensors = dict[str, npt.NDArray[np.generic]]
@@ -47,8 +47,8 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
         The model folders.
 
     Raises:
-        UserError: the file is of another kind or damaged, has no such member, or `folder` exists.
-        InUseError: another process unpacks to `folder`.
+        UserError: the file is of another kind or damaged, has no such member, `folder` exists, or another process
+            unpacks to it.
     """
     target = Path(folder)
     if target.exists():

@@ -6,7 +6,7 @@ The texts need no labels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,12 +22,22 @@ from pruneonce.metrics import glue, units
 from pruneonce.metrics.retrieval import by_query_values, ranking
 from pruneonce.metrics.units import Units
 from pruneonce.models import load_encoder
-from pruneonce.models.pooling import Pooling
+from pruneonce.models.pooling import SIMILARITIES, Pooling
+from pruneonce.models.sentence_transformers import EMBEDDER
+from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Embedding, Training, Transfer
 from pruneonce.tasks.judgements import METRICS as RETRIEVAL
 from pruneonce.tasks.judgements import by_query, check_relevances
 from pruneonce.tasks.kind import Array, Kind, TaskData, architecture, checked_numbers, checked_texts, tokenized
 from pruneonce.tasks.regression import METRICS as PAIRS
+
+# By sentence-transformers' names: how like vectors [rows, width] are, the larger the more; for the cosine, of length 1.
+COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
+    "cosine": lambda one, other: np.asarray((one * other).sum(-1)),
+    "dot": lambda one, other: np.asarray((one * other).sum(-1)),
+    "euclidean": lambda one, other: -np.linalg.norm(one - other, axis=-1),
+    "manhattan": lambda one, other: -np.abs(one - other).sum(-1),
+}
 
 
 class EmbeddingKind(Kind[Embedding]):
@@ -55,10 +65,10 @@ class EmbeddingKind(Kind[Embedding]):
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
         """Encode each text in training; otherwise each distinct text once, whatever rows it is in."""
         texts = Dataset.from_dict({"text": self.inputs(rows, training)})
-        return tokenized(texts, tokenizer, ["text"], self.task.max_length)
+        return tokenized(texts, tokenizer, ["text"], self.max_length)
 
     def inputs(self, rows: Dataset, training: bool) -> list[Any]:
-        return rows["text"][:] if training else self.texts(rows)
+        return self.text_settings.prompted(rows["text"][:] if training else self.texts(rows))
 
     def texts(self, rows: Dataset) -> list[Any]:
         """Return the distinct texts, in the order of their first rows."""
@@ -66,18 +76,19 @@ class EmbeddingKind(Kind[Embedding]):
         return list(dict.fromkeys(text for row in zip(*columns, strict=True) for text in row))
 
     def for_model(self, source: str | Path) -> Self:
-        """Return this kind with the pooling of a model.
+        """Return this kind with the pooling, the prompt and the limit of tokens of a model.
 
         Raises:
             UserError: the model makes its vectors in a way that is not known here.
         """
         kind = copy.copy(self)
         kind.pooling = Pooling.of(source)
+        kind.text_settings = TextSettings.of(source, EMBEDDER)
         return kind
 
     def output(self, outputs: Any, mask: Tensor) -> Tensor:
         assert self.pooling is not None, "which model's? `for_model` says"
-        return self.pooling(outputs["last_hidden_state"], mask)
+        return self.pooling(outputs["last_hidden_state"], mask, self.text_settings.prompt_tokens)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         raise AssertionError("there are no labels; `check_settings` refuses what would need them")
@@ -95,18 +106,18 @@ class EmbeddingKind(Kind[Embedding]):
         return torch.stack(parts).sum()
 
     def measure(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> dict[str, float]:
-        """Return the metrics of the vectors by their cosine.
+        """Return the metrics of the vectors by their cosine, or by another function that the model's files name.
 
-        For pairs, the cosine is correlated with the similarity. For retrieval, it ranks all passages of the split for
+        For pairs, the function is correlated with the similarity. For retrieval, it ranks all passages of the split for
         each query.
         """
         if self.task.metric in PAIRS:
-            return glue.regression(self._cosines(outputs, rows), np.asarray(rows["label"][:]))
+            return glue.regression(self._scores(outputs, rows), np.asarray(rows["label"][:]))
         return ranking(self._queries(outputs, rows))
 
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
         if self.task.metric in PAIRS:
-            return Units({"score": self._cosines(outputs, rows), "target": np.asarray(rows["label"][:])})
+            return Units({"score": self._scores(outputs, rows), "target": np.asarray(rows["label"][:])})
         return Units(by_query_values(self._queries(outputs, rows)))
 
     def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
@@ -114,25 +125,33 @@ class EmbeddingKind(Kind[Embedding]):
             return units.correlation(self.task.metric, values["score"], values["target"], index)
         return super().resampled(values, index)
 
-    def _cosines(self, outputs: Sequence[Array], rows: Dataset) -> Array:
-        """Return the cosine of each row's pair."""
-        unit, place = self._directions(outputs, rows)
+    def _scores(self, outputs: Sequence[Array], rows: Dataset) -> Array:
+        """Return how like the texts of each row are by their vectors."""
+        vectors, place = self._vectors(outputs, rows)
         first, second = ([place[text] for text in rows[column]] for column in ("text", "text_pair"))
-        return np.asarray((unit[first] * unit[second]).sum(1))
+        return COMPARISONS[self._similarity](vectors[first], vectors[second])
 
     def _queries(self, outputs: Sequence[Array], rows: Dataset) -> Iterator[tuple[Array, list[float]]]:
-        """Yield the cosine and the relevance of every passage of the split, for each query."""
-        unit, place = self._directions(outputs, rows)
+        """Yield the score by the vectors and the relevance of every passage of the split, for each query."""
+        vectors, place = self._vectors(outputs, rows)
         passages = list(dict.fromkeys(rows["text_pair"]))
-        passage_vectors = unit[[place[passage] for passage in passages]]
+        passage_vectors = vectors[[place[passage] for passage in passages]]
+        ranks_by_product = self._similarity in ("cosine", "dot")
         for query, relevant in by_query(rows["text"], rows["text_pair"], rows["label"]).items():
-            yield passage_vectors @ unit[place[query]], [relevant.get(passage, 0.0) for passage in passages]
+            one = vectors[place[query]]
+            scores = passage_vectors @ one if ranks_by_product else COMPARISONS[self._similarity](passage_vectors, one)
+            yield scores, [relevant.get(passage, 0.0) for passage in passages]
 
-    def _directions(self, outputs: Sequence[Array], rows: Dataset) -> tuple[Array, dict[Any, int]]:
-        """Return the vectors with a length of 1, and the row of each text."""
+    @property
+    def _similarity(self) -> str:
+        return self.pooling.similarity if self.pooling else SIMILARITIES[0]
+
+    def _vectors(self, outputs: Sequence[Array], rows: Dataset) -> tuple[Array, dict[Any, int]]:
+        """Return the vectors, with a length of 1 where their cosine is asked for, and the row of each text."""
         vectors = np.stack(outputs)
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return unit, {text: index for index, text in enumerate(self.texts(rows))}
+        if self._similarity == "cosine":
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors, {text: index for index, text in enumerate(self.texts(rows))}
 
     def config(self, data: TaskData) -> dict[str, Any]:
         return {}
@@ -157,10 +176,13 @@ class EmbeddingKind(Kind[Embedding]):
                 f"an embedding task has no labels to learn, so `task_weight` has to be 0, not {settings.task_weight:g}"
             )
 
-    def check_teacher(self, student: Any, teacher: Any, name: str) -> None:
-        if self.task.embedding_weight and student.hidden_size != teacher.hidden_size:
+    def check_teacher(self, reader: Self, student: Any, teacher: Any, name: str) -> None:
+        assert self.pooling is not None
+        assert reader.pooling is not None
+        ours, theirs = self.pooling.width(student.hidden_size), reader.pooling.width(teacher.hidden_size)
+        if self.task.embedding_weight and ours != theirs:
             raise UserError(
-                f"{name} gives vectors of {teacher.hidden_size} numbers, the model {student.hidden_size}, so they "
+                f"{name} gives vectors of {theirs} numbers, the model {ours}, so they "
                 "cannot be compared; set the task's `embedding_weight: 0`, to distil their similarities alone, and "
                 "`hidden_weight: 0`"
             )

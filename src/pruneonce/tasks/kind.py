@@ -28,6 +28,7 @@ from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import MissingColumnError, UserError
 from pruneonce.metrics.units import Units
 from pruneonce.models import load_model, load_reporting
+from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Task, Training
 from pruneonce.tasks.cuts import Cut, beginnings, count_cut, in_parts, tokens_in
 from pruneonce.tasks.labels import Classes, names_of
@@ -80,9 +81,11 @@ class Kind(ABC, Generic[T]):
 
     auto: ClassVar[Any] = AutoModelForSequenceClassification  # transformers' class with the head
     full_score: ClassVar[float] = 1.0  # the score of a perfect model by the kind's metrics
+    one_output: ClassVar[bool] = True  # a text has one output; False: each of its tokens has
     derived: ClassVar[tuple[str, ...]] = ()  # columns of rows that depend on other splits too
 
     of_model: list[str] | None = None  # names of the measured model's classes, where the task has none of its own
+    text_settings = TextSettings()  # of the model, where the kind follows them; `for_model` reads them
     order: list[int] | None = None  # index of each class of the task in a model's outputs; None: the same order
 
     def __init__(self, task: T):
@@ -156,7 +159,7 @@ class Kind(ABC, Generic[T]):
 
     def cut(self, rows: Dataset, examples: Dataset, tokenizer: Any, training: bool = False) -> Cut:
         """Return the account of what `max_length` cuts off `rows`, of which `encode` made `examples`."""
-        most: int = self.task.max_length
+        most = self.max_length
         kept = [len(ids) for ids in examples["input_ids"]]
         full = [index for index, size in enumerate(kept) if size >= most]
         texts = self.inputs(rows, training) if full else []
@@ -164,6 +167,11 @@ class Kind(ABC, Generic[T]):
         whole = {index: sum(tokens_in(part, tokenizer) for part in of_one) for index, of_one in parts.items()}
         is_pair = any(len(of_one) > 1 for of_one in parts.values())
         return count_cut(kept, most, tokenizer.num_special_tokens_to_add(pair=is_pair), whole)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest input: `max_length` of the task, or those that the model is set to if fewer."""
+        return self.text_settings.longest(self.task.max_length)
 
     def inputs(self, rows: Dataset, training: bool) -> list[Any]:
         """Return the text or pair of each example of `encode`."""
@@ -230,7 +238,7 @@ class Kind(ABC, Generic[T]):
         return kind
 
     def for_model(self, source: str | Path) -> Self:
-        """Return this kind for one model, where the reading of outputs depends on the model."""
+        """Return this kind for one model, where the reading of texts or outputs depends on the model."""
         return self
 
     def check_settings(self, settings: Training) -> None:
@@ -240,10 +248,11 @@ class Kind(ABC, Generic[T]):
             UserError: they ask for more than this kind can do.
         """
 
-    def check_teacher(self, student: Any, teacher: Any, name: str) -> None:
+    def check_teacher(self, reader: Self, student: Any, teacher: Any, name: str) -> None:
         """Check that the outputs of student and teacher can be compared.
 
         Args:
+            reader: this kind for the teacher.
             student: configuration of the model that is taught.
             teacher: configuration of the model that teaches.
             name: of the teacher, for the message.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -144,7 +145,9 @@ class Classes:
         elif of_model is not None and are_numbered(of_model) and not are_numbered(self.names):
             parts.append(f"the model names its classes {first_few(of_model)}, so these names are in its order")
         if len(self.names) != len({_folded(name) for name in self.names}):
-            parts.append("some names differ in nothing but case or spaces")
+            parts.append("some names differ in nothing but case, spaces or the Unicode form of letters")
+        if "" in map(str.strip, self.names):
+            parts.append("an empty label counts as a class of its own")
         return "; ".join(parts)
 
     def _by_metadata(self, names: list[str], table: Table, values: Iterable[tuple[int, Any]]) -> list[int]:
@@ -180,8 +183,8 @@ class Classes:
             self.decided.append(decision)
 
     def _named_numbers(self) -> dict[int, int] | None:
-        """Return the index of each name that spells a number; None where no name does."""
-        spelled = [(number_of(name), index) for index, name in enumerate(self.names)]
+        """Return the index of each name that spells a whole number, such as 2 and 2.0; None where no name does."""
+        spelled = [(number_of(re.sub(r"\.0+\s*$", "", name)), index) for index, name in enumerate(self.names)]
         return {number: index for number, index in reversed(spelled) if number is not None} or None
 
     def _unknown(self, value: int | str, place: str) -> str:
@@ -192,6 +195,8 @@ class Classes:
                 return f"{text}; the model has no names, so name the data's classes in the model's order by `labels`"
             folded = {_folded(name): name for name in self.names}
             near = difflib.get_close_matches(_folded(value), folded, n=1)
+            if unicodedata.normalize("NFC", value) in {unicodedata.normalize("NFC", name) for name in self.names}:
+                return f"{text}; it has another Unicode form of the same letters: write all labels in one, such as NFC"
             if near:
                 return f"{text}; did you mean {folded[near[0]]!r}?"
         return text
@@ -230,7 +235,8 @@ def are_numbered(names: Sequence[str]) -> bool:
 def corresponding(names: Sequence[str], others: Sequence[str]) -> list[int] | None:
     """Return the index in `others` of each of `names`; None where one has none, or two have the same.
 
-    Case and spaces around a name do not count where all names of either side differ in more.
+    Case, spaces around a name and the Unicode form of its letters (NFC, NFD) do not count where all names of either
+    side differ in more.
     """
     found = [_place(name, others, names) for name in names]
     return None if None in found else found  # type: ignore[return-value]
@@ -247,7 +253,7 @@ def _place(name: str, others: Sequence[str], beside: Sequence[str]) -> int | Non
 
 
 def _folded(name: str) -> str:
-    return name.strip().casefold()
+    return unicodedata.normalize("NFC", name.strip().casefold())
 
 
 def _names_in(table: Table, values: Iterable[tuple[int, Any]]) -> list[str]:

@@ -20,6 +20,7 @@ from pruneonce.console import note
 from pruneonce.data import packing
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
+from pruneonce.models.source import panics_as_errors
 from pruneonce.system import distributed
 from pruneonce.tasks.kind import Kind, TaskData
 
@@ -68,18 +69,36 @@ class LoadedTask:
     key: Hashable
     is_new: bool
 
-    def examples(self, split: str, tokenizer: Any, training: bool = False) -> Dataset:
-        """Return model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it."""
+    def examples(self, split: str, tokenizer: Any, training: bool = False, reader: Kind[Any] | None = None) -> Dataset:
+        """Return model input for all rows of a split, or of `TAUGHT`, as `Kind.encode` makes it.
+
+        Args:
+            split: of the task, or `TAUGHT`.
+            tokenizer: of the model.
+            training: for training.
+            reader: the kind for the model; None: `kind`.
+
+        Raises:
+            UserError: a text cannot be encoded, or the tokenizer cannot fill up a batch.
+        """
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"the tokenizer of {tokenizer.name_or_path} has no `pad_token`, which fills up batches; set one"
+            )
+        kind = reader or self.kind
         if split == TAUGHT and self.data.unlabelled is None:
             split = "train"
         identity = _tokenizer_key(tokenizer)
-        key = (self.key, split, training, identity) if self.key and identity else None
-        return KEPT.get(key, lambda: self._encoded(split, tokenizer, training), _bytes)
+        key = (self.key, split, training, identity, kind.text_settings) if self.key and identity else None
+        return KEPT.get(key, lambda: self._encoded(split, tokenizer, training, kind), _bytes)
 
-    def _encoded(self, split: str, tokenizer: Any, training: bool) -> Dataset:
-        """Encode a split, and say what of it is cut."""
+    def _encoded(self, split: str, tokenizer: Any, training: bool, kind: Kind[Any]) -> Dataset:
+        """Encode a split, and say what of it is cut for the model itself, not for its teacher."""
         rows = self.rows(split)
-        examples = self.kind.encode(rows, tokenizer, training)
+        with panics_as_errors(f"the tokenizer of {tokenizer.name_or_path} is damaged"):
+            examples = kind.encode(rows, tokenizer, training)
+        if kind is not self.kind:
+            return examples
         files = self.kind.task.data()
         names = [split] if split != TAUGHT else ["train", "unlabelled"]
         where = " and ".join(f"{name} ({files[name]})" for name in names if name in files)

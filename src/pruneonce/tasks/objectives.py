@@ -13,13 +13,14 @@ from pruneonce.plugins.run import Batch, Objective
 from pruneonce.recipe import Transfer
 from pruneonce.system.distributed import unwrapped
 from pruneonce.tasks.kind import Kind
+from pruneonce.tasks.teachers import input_of_teacher
 
 
 def task_objective(kind: Kind[Any]) -> Objective:
     """Return the objective with the labels alone."""
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        labels = batch.pop("labels")
+        labels, _ = batch.pop("labels"), input_of_teacher(batch)
         return {"loss": kind.loss(kind.output(model(**batch), batch["attention_mask"]).float(), labels)}
 
     return objective
@@ -46,14 +47,15 @@ def distilled_objective(
 
     def objective(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         labels, mask = batch.pop("labels", None), batch["attention_mask"]
+        given = input_of_teacher(batch) or batch
         with captured(teacher, related) as teacher_vectors, torch.no_grad():
-            teacher_outputs = teacher(**batch, output_hidden_states=hidden_weight > 0)
+            teacher_outputs = teacher(**given, output_hidden_states=hidden_weight > 0)
         with captured(unwrapped(model), related) as student_vectors:
             student_outputs = model(**batch, output_hidden_states=hidden_weight > 0)
         output = kind.output(student_outputs, mask).float()
         parts: dict[str, Tensor] = {}
         if settings.kd_weight:
-            teacher_output = teacher_kind.output(teacher_outputs, mask).float()
+            teacher_output = teacher_kind.output(teacher_outputs, given["attention_mask"]).float()
             parts["kd"] = settings.kd_weight * kind.distillation(output, teacher_output, mask, settings.temperature)
         if settings.task_weight:
             assert labels is not None, "`check_settings` refuses a weight of what there is not"

@@ -41,6 +41,7 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
     padding are `NOT_THERE`.
     """
 
+    one_output = False
     auto = AutoModelForQuestionAnswering
     full_score = 100.0
 

@@ -5,9 +5,10 @@ Rows of a query are its candidates.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch.nn.functional as F
 from datasets import Dataset
@@ -16,6 +17,9 @@ from torch import Tensor
 from pruneonce.errors import UserError
 from pruneonce.metrics.retrieval import by_query_values, ranking
 from pruneonce.metrics.units import Units
+from pruneonce.models.cross_encoders import check_reranker
+from pruneonce.models.sentence_transformers import RERANKER
+from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Reranking
 from pruneonce.tasks.judgements import METRICS, by_query, check_relevances
 from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers, is_reranker
@@ -28,7 +32,8 @@ class RerankingKind(TextKind[Reranking]):
     Rows have `query` (str), `passage` (str), `label` (float), the relevance, and `target` (float, 0 to 1): the
     relevance over the largest one in the training data, 0 below 0. Outputs are scores, whose sigmoid is the target.
 
-    `sentence_transformers.CrossEncoder(folder)` gives that sigmoid, as it does for any model with one label.
+    `sentence_transformers.CrossEncoder(folder)` gives that sigmoid, as it does for any model with one label, or the
+    score itself where the model was made of a `CrossEncoder` that does.
     """
 
     target = "target"
@@ -57,6 +62,17 @@ class RerankingKind(TextKind[Reranking]):
             targets = [min(max(relevance, 0.0) / largest, 1.0) for relevance in relevances]
             splits[split] = Dataset.from_dict({**texts, "label": relevances, "target": targets})
         return TaskData(splits, unlabelled=self.unlabelled(cache))
+
+    def for_model(self, source: str | Path) -> Self:
+        """Return this kind with the prompt and the limit of tokens of a model.
+
+        Raises:
+            UserError: a setting of a `CrossEncoder` cannot be followed.
+        """
+        kind = copy.copy(self)
+        check_reranker(source)
+        kind.text_settings = TextSettings.of(source, RERANKER)
+        return kind
 
     def output(self, outputs: Any, mask: Tensor) -> Tensor:
         return outputs["logits"].squeeze(-1)  # type: ignore[no-any-return]

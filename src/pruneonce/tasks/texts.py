@@ -27,11 +27,17 @@ class TextKind(Kind[X]):
 
     def encode(self, rows: Dataset, tokenizer: Any, training: bool = False) -> Dataset:
         labels = self.target if self.target in rows.column_names else None
-        return tokenized(rows, tokenizer, list(self.columns()), self.task.max_length, labels)
+        columns = list(self.columns())
+        if self.text_settings.prompt:
+            first = self.text_settings.prompted(rows[columns[0]][:])
+            others = {name: rows[name][:] for name in rows.column_names if name != columns[0]}
+            rows = Dataset.from_dict({columns[0]: first, **others})
+        return tokenized(rows, tokenizer, columns, self.max_length, labels)
 
     def texts(self, rows: Dataset) -> list[Any]:
-        columns = [rows[column][:] for column in self.columns()]
-        return list(zip(*columns, strict=True)) if len(columns) > 1 else list(columns[0])
+        first, *others = [rows[column][:] for column in self.columns()]
+        first = self.text_settings.prompted(first)
+        return list(zip(first, *others, strict=True)) if others else list(first)
 
     def read_texts(self, table: Table) -> dict[str, list[Any]]:
         """Return the texts of a table by their names in rows.

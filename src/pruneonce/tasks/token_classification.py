@@ -44,6 +44,7 @@ class TokenClassificationKind(Kind[TokenClassification]):
     Outputs are [tokens, classes].
     """
 
+    one_output = False
     auto = AutoModelForTokenClassification
 
     @classmethod

@@ -107,7 +107,7 @@ def test_the_decoder_is_left_out_and_put_back(architecture):
     ids = torch.randint(5, 40, (2, 9))
     with torch.no_grad():
         logits = model(ids).logits
-        with without_decoder(model) as decoder:
+        with without_decoder(model) as (weight, bias):
             hidden = model(ids).logits
-        assert torch.allclose(F.linear(hidden, decoder.weight, decoder.bias), logits, atol=1e-6)
+        assert torch.allclose(F.linear(hidden, weight, bias), logits, atol=1e-6)
         assert torch.equal(model(ids).logits, logits)

@@ -82,7 +82,7 @@ def outputs(model: Any, input_ids: Array, attention_mask: Array, token_type_ids:
 
 def limits(config: Any) -> str | None:
     """Return the reason why the engine does not run a model as it was saved; see `Engine`."""
-    from pruneonce.models.architectures import ARCHITECTURES
+    from pruneonce_runtime.architectures import ARCHITECTURES
 
     if config.model_type not in ARCHITECTURES:
         return f"it does not know the architecture {config.model_type}"
@@ -101,7 +101,7 @@ def _packed(source: str | Path, scratch: Path) -> Path:
     if not folder.is_dir():
         folder = scratch / "model"
         model = load_as_saved(source)
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, save_original_format=False)
         load_tokenizer(source).save_pretrained(folder)
         copy_sentence_transformer(source, folder, type_for(model.config))
     file = scratch / f"model{storage.SUFFIX}"

@@ -11,6 +11,7 @@ from pruneonce.data.blocks import Collate
 from pruneonce.losses.distillation import hidden_distillation, logit_distillation, relation_distillation, states
 from pruneonce.losses.relations import captured
 from pruneonce.losses.vocabulary import IGNORED, Head, vocabulary_loss, without_decoder
+from pruneonce.models.architectures import trains_in_bf16
 from pruneonce.plugins.run import Batch, Objective
 from pruneonce.recipe import Prune
 from pruneonce.system.distributed import unwrapped
@@ -100,10 +101,10 @@ def _vocabulary_loss(
 
 def _forward(model: nn.Module, batch: Batch, **options: Any) -> tuple[Any, Head]:
     """Outputs of a model with an MLM head, and the head at every token before its logits are computed."""
-    with without_decoder(unwrapped(model)) as decoder:
+    with without_decoder(unwrapped(model)) as (weight, bias):
         outputs = model(**batch, **options)
     hidden = outputs.prediction_logits if "prediction_logits" in outputs else outputs.logits
-    return outputs, Head(hidden.flatten(0, 1), decoder.weight, decoder.bias)
+    return outputs, Head(hidden.flatten(0, 1), weight, bias)
 
 
 def _forward_encoder(model: nn.Module, batch: Batch, **options: Any) -> tuple[Any, None]:
@@ -122,7 +123,7 @@ def held_out_loss(
     for first in range(0, size, 16):
         chosen = [{**blocks[i], "position": i} for i in range(first, min(first + 16, size))]
         batch = {name: value.to(device) for name, value in collate(chosen).items()}
-        with autocast(device):
+        with autocast(device, trains_in_bf16(model)):
             losses = objective(model, batch)
         for name, part in losses.items():
             sums[name] = sums.get(name, 0.0) + part.item() * len(chosen) / size

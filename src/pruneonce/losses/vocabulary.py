@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from pruneonce.errors import UserError
+from pruneonce.models.architectures import ARCHITECTURES
 
 IGNORED = -100  # the label of a position that is not predicted
 # Bytes of a chunk's logits in fp32. A CPU is fastest with logits in its cache, in memory touched before (fresh pages
@@ -222,15 +225,57 @@ def _round_up(number: int, to: int) -> int:
 
 
 @contextmanager
-def without_decoder(model: Any) -> Iterator[nn.Linear]:
-    """Context in which the last layer passes its input on: logits are hidden states [batch, tokens, width].
+def without_decoder(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Context in which the vocabulary head stops before its last product: logits are hidden states.
 
-    The context's value is the last layer (`get_output_embeddings()`, tied to the word embeddings or not). It stays in
-    its place in the model, and the parameters keep their names.
+    The context's value is weight [vocabulary, width] and bias of that product, the last layer's
+    (`get_output_embeddings()`, tied to the word embeddings or not). It stays in its place in the model, and the
+    parameters keep their names.
     """
-    decoder: nn.Linear = model.get_output_embeddings()
-    decoder.forward = lambda input: input  # type: ignore[method-assign]
+    roles = ARCHITECTURES.get(model.config.model_type)
+    decoder: Any = model.get_output_embeddings()
+    if roles and roles.wide_head:
+        head = model.get_submodule(roles.wide_head)
+        head.forward = head.transform.forward
+        try:
+            yield torch.cat([decoder.weight, head.dense.weight.T], dim=1), decoder.bias
+        finally:
+            del head.forward
+        return
+    bias, biased = decoder.bias, model.get_submodule(roles.head_bias) if roles and roles.head_bias else None
+    if biased is not None:  # the head adds it to what the Linear passes on
+        bias, biased._parameters["bias"] = biased.bias, torch.zeros((), device=decoder.weight.device)
+    decoder.forward = lambda input: input
     try:
-        yield decoder
+        yield decoder.weight, bias
     finally:
         del decoder.forward
+        if biased is not None:
+            biased._parameters["bias"] = bias
+
+
+@torch.no_grad()
+def check_head(model: Any, source: Any) -> None:
+    """Refuse a model of a type beside the table whose logits are not the product of its last Linear.
+
+    Raises:
+        UserError: the losses over the vocabulary do not know the head.
+    """
+    if model.config.model_type in ARCHITECTURES:
+        return
+    was_training, tokens = model.training, torch.arange(4)[None] % model.config.vocab_size
+    batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    model.eval()
+    try:
+        logits = model(**batch).logits
+        with without_decoder(model) as (weight, bias):
+            known = torch.allclose(F.linear(model(**batch).logits, weight, bias), logits, rtol=1e-3, atol=1e-4)
+    except Exception:  # another head fails anywhere, in any way
+        known = False
+    finally:
+        model.train(was_training)
+    if not known:
+        raise UserError(
+            f"the vocabulary head of {source}, a {model.config.model_type}, is not one Linear over hidden states, "
+            "which the losses over the vocabulary need; use `objective: hidden`"
+        )

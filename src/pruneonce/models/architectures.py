@@ -1,6 +1,7 @@
 """Roles of a model's parameters. Pruned are the Linear weights of the encoder's layers, and its pooler.
 
-`ARCHITECTURES` names the stack of layers and the pooler of each architecture. Everything else stays dense: embeddings
+`ARCHITECTURES` names the stack of layers and the pooler of each architecture; of others, the module tree shows them.
+Everything else stays dense: embeddings
 (and tensors that share their storage), LayerNorm, biases, vocabulary and task heads. The module also names the
 embedding tables, for quantization, and the inputs of attention, for the distillation of relations.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,38 +28,154 @@ class Roles:
     Attributes:
         layers: stack of layers, inside the base model.
         pooler: the pooler's Linear, inside the base model.
-        attention: Linears for queries, keys and values, inside a layer; one Linear if it makes all three side by side.
+        attention: Linears for queries, keys and values, inside a layer; one Linear if it makes all three side by side;
+            empty if there are none whose relations could be distilled.
         position_offset: number of positions that no token takes. MPNet's code has a padding token of its own, whatever
             its configuration says.
+        bf16: the code of transformers trains under autocast to bf16.
+        head_bias: the module that adds the vocabulary head's bias where its Linear has none, inside the model.
+        wide_head: the vocabulary head, inside the model, where its Linear `decoder` makes a part of the product and the
+            transposed Linear `dense` the rest.
     """
 
     layers: str
     pooler: str | None = None
     attention: tuple[str, ...] = ("attention.self.query", "attention.self.key", "attention.self.value")
     position_offset: Callable[[Any], int] = lambda config: 0
+    bf16: bool = True
+    head_bias: str | None = None
+    wide_head: str | None = None
 
 
+def _after_padding(config: Any) -> int:
+    """Number of positions before the first token's where these are counted from the padding token on."""
+    return (config.pad_token_id or 0) + 1
+
+
+PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+BERT_LIKE = Roles("encoder.layer", "pooler.dense")
+ROBERTA_LIKE = Roles("encoder.layer", "pooler.dense", position_offset=_after_padding)
 ARCHITECTURES = {
-    "bert": Roles("encoder.layer", "pooler.dense"),
+    "bert": BERT_LIKE,
+    "camembert": ROBERTA_LIKE,
+    "convbert": Roles("encoder.layer", attention=()),  # its keys are made by a convolution too, and heads are fewer
+    "data2vec-text": ROBERTA_LIKE,
+    "deberta": Roles("encoder.layer", attention=(), bf16=False),  # one Linear, queries, keys and values head by head
+    "deberta-v2": Roles(
+        "encoder.layer",
+        attention=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+    ),
     "distilbert": Roles("transformer.layer", attention=("attention.q_lin", "attention.k_lin", "attention.v_lin")),
     "electra": Roles("encoder.layer"),
+    "ernie": BERT_LIKE,
+    "esm": Roles("encoder.layer", "pooler.dense", position_offset=_after_padding, head_bias="lm_head"),
+    "eurobert": Roles("layers", attention=PROJECTIONS),
+    "gte": Roles("layers", "pooler.dense", PROJECTIONS),
+    "jina_embeddings_v3": Roles("layers", "pooler.dense", PROJECTIONS),
+    "megatron-bert": BERT_LIKE,
+    "mobilebert": Roles("encoder.layer", "pooler.dense", wide_head="cls.predictions"),
     "modernbert": Roles("layers", attention=("attn.Wqkv",)),
     "mpnet": Roles(
         "encoder.layer", "pooler.dense", ("attention.attn.q", "attention.attn.k", "attention.attn.v"), lambda config: 2
     ),
-    "roberta": Roles("encoder.layer", "pooler.dense", position_offset=lambda config: (config.pad_token_id or 0) + 1),
+    "nomic_bert": Roles("layers", "pooler.dense", PROJECTIONS),
+    "rembert": BERT_LIKE,
+    "roberta": ROBERTA_LIKE,
+    "roberta-prelayernorm": ROBERTA_LIKE,
+    "roformer": Roles("encoder.layer"),
+    "xlm-roberta": ROBERTA_LIKE,
+}
+# Types of transformers' masked-language mapping that have a reason against them which no module tree shows.
+REFUSED = {
+    "albert": "all its layers are one, with one set of weights",
+    "funnel": "its layers shorten the text from block to block",
+    "reformer": "its layers are reversible, and its attention is a hash of the tokens",
+    "xmod": "its layers have adapters of their own for each language, and need the language of each text",
 }
 
 
-def roles_of(model_type: str) -> Roles:
-    """Roles of an architecture by its `model_type`.
+def roles_of(model: nn.Module) -> Roles:
+    """Roles of a model's architecture: those of the table, or those that its module tree shows.
 
     Raises:
         UserError: the architecture is not supported.
     """
-    if model_type not in ARCHITECTURES:
-        raise UserError(f"architecture {model_type!r} is not supported; these are: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[model_type]
+    base = base_of(model)
+    model_type: str = base.config.model_type  # type: ignore[union-attr, assignment]
+    return ARCHITECTURES.get(model_type) or _discovered(base, model_type)
+
+
+def check_supported(config: Any) -> None:
+    """Refuse a configuration whose architecture cannot be pruned, without memory for its weights.
+
+    Raises:
+        UserError: the architecture is not supported.
+    """
+    if config.model_type not in ARCHITECTURES:
+        roles_of(empty_encoder(config))
+
+
+def empty_encoder(config: Any) -> nn.Module:
+    """The bare encoder of a configuration on torch's meta device.
+
+    Raises:
+        UserError: transformers has no encoder of the type.
+    """
+    import torch
+    from transformers import AutoModel
+
+    _check_type(config.model_type)
+    with torch.device("meta"):
+        model: nn.Module = AutoModel.from_config(config)
+    return model
+
+
+def _check_type(model_type: str) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if model_type in REFUSED:
+        raise _unsupported(model_type, REFUSED[model_type])
+    if model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise _unsupported(model_type, "transformers has no masked-language model of it")
+
+
+def _discovered(base: nn.Module, model_type: str) -> Roles:
+    """Roles that a module tree shows: the layers are the one stack of alike blocks with Linears.
+
+    Raises:
+        UserError: there is no such stack, or more than one; the model does not take tokens and their mask.
+    """
+    from torch import nn
+
+    _check_type(model_type)
+    if base.config.is_encoder_decoder:  # type: ignore[union-attr]
+        raise _unsupported(model_type, "it has a decoder")
+    for name in ("input_ids", "attention_mask"):
+        if name not in signature(base.forward).parameters:
+            raise _unsupported(model_type, f"it takes no `{name}`")
+    stacks: list[str] = []
+    for name, module in base.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in stacks)
+        if isinstance(module, nn.ModuleList) and not inside and any(isinstance(m, nn.Linear) for m in module.modules()):
+            stacks.append(name)
+    if len(stacks) != 1:
+        found = f"its Linears are in several stacks: {', '.join(stacks)}" if stacks else "it has no stack with Linears"
+        raise _unsupported(model_type, found)
+    shapes = [
+        {name: tuple(m.weight.shape) for name, m in block.named_modules() if isinstance(m, nn.Linear)}
+        for block in base.get_submodule(stacks[0]).children()
+    ]
+    if any(block != shapes[0] for block in shapes):
+        raise _unsupported(model_type, f"the blocks of {stacks[0]} are not alike")
+    pooler = getattr(getattr(base, "pooler", None), "dense", None)
+    return Roles(stacks[0], "pooler.dense" if isinstance(pooler, nn.Linear) else None, attention=())
+
+
+def _unsupported(model_type: str, reason: str) -> UserError:
+    return UserError(
+        f"architecture {model_type!r} is not supported: {reason}; these are: {', '.join(ARCHITECTURES)}, and other "
+        "encoders of transformers with one stack of alike layers"
+    )
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -65,14 +183,31 @@ def base_of(model: nn.Module) -> nn.Module:
     return getattr(model, str(model.base_model_prefix), model)
 
 
+def trains_in_bf16(model: nn.Module) -> bool:
+    """Return whether the code of a model trains under autocast to bf16."""
+    config: Any = model.config
+    return ARCHITECTURES.get(config.model_type, BERT_LIKE).bf16
+
+
 def attention_inputs(model: nn.Module) -> list[nn.Module]:
     """The Linear modules for queries, keys and values, layer by layer.
 
     Raises:
-        UserError: the architecture is not supported.
+        UserError: the architecture is not supported, or its queries, keys and values are not known or not alike.
     """
     base = base_of(model)
-    roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    config: Any = base.config
+    roles = roles_of(model)
+    if not roles.attention:
+        raise UserError(
+            f"the queries, keys and values of architecture {config.model_type!r} are not known, so there are no "
+            "relations to distil; leave `relation_weight` out"
+        )
+    if getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads):
+        raise UserError(
+            f"this {config.model_type} has {config.num_attention_heads} heads of queries and "
+            f"{config.num_key_value_heads} of keys, so there are no relations to distil; leave `relation_weight` out"
+        )
     layers = base.get_submodule(roles.layers).children()
     return [layer.get_submodule(name) for layer in layers for name in roles.attention]
 
@@ -81,16 +216,13 @@ def prunable_names(model_type: str, matrices: Collection[str]) -> dict[str, str]
     """Names of the weights to prune, in the order of `prunable_weights`, without building the model.
 
     Args:
-        model_type: the architecture.
+        model_type: an architecture of the table.
         matrices: names of the two-dimensional tensors of a model's safetensors files.
 
     Returns:
         Names in the file by names in the base model.
-
-    Raises:
-        UserError: the architecture is not supported.
     """
-    roles = roles_of(model_type)
+    roles = ARCHITECTURES[model_type]
     inner = re.compile(rf"(?:\w+\.)?({re.escape(roles.layers)}\.(\d+)\.(.+)\.weight)")
     ranked = []
     for name in matrices:
@@ -116,7 +248,7 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     from torch import nn
 
     base = base_of(model)
-    roles = roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    roles = roles_of(model)
     weights = {
         f"{roles.layers}.{name}.weight": module.weight
         for name, module in base.get_submodule(roles.layers).named_modules()
@@ -138,12 +270,34 @@ def embedding_tables(model: nn.Module) -> dict[str, nn.Embedding]:
     """
     from torch import nn
 
-    base = base_of(model)
-    roles_of(base.config.model_type)  # type: ignore[union-attr, arg-type]
+    roles_of(model)
     return {
-        f"embeddings.{name}": module
-        for name, module in base.get_submodule("embeddings").named_modules()
+        f"{name}.{inner}" if inner else name: module
+        for name, part in _embeddings(model).items()
+        for inner, module in part.named_modules()
         if isinstance(module, nn.Embedding)
+    }
+
+
+def freeze_embeddings(model: nn.Module) -> None:
+    """Stop the training of the embeddings, with their norms."""
+    for part in _embeddings(model).values():
+        part.requires_grad_(False)
+
+
+def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
+    """The embeddings' modules by their name in the base model: `embeddings`, or the tables beside the layers.
+
+    flaubert and eurobert, among others, have tables and no module around them.
+    """
+    from torch import nn
+
+    base = base_of(model)
+    parts = dict(base.named_children())
+    if "embeddings" in parts and not isinstance(parts["embeddings"], nn.Embedding):
+        return {"embeddings": parts["embeddings"]}
+    return {
+        name: part for name, part in parts.items() if isinstance(part, nn.Embedding) or name.startswith("embed_tokens")
     }
 
 
@@ -184,6 +338,9 @@ def check_length(length: int, model: str | Path, key: str) -> None:
 
     config = load_config(model)
     roles = ARCHITECTURES.get(config.model_type, Roles(""))  # models that cannot be pruned may still be measured
-    longest = config.max_position_embeddings - roles.position_offset(config)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:  # positions that are relative, or of any number
+        return
+    longest = positions - roles.position_offset(config)
     if length > longest:
         raise UserError(f"`{key}` is {length}, but {model} takes at most {longest} tokens")

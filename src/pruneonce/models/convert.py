@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig
 
 from pruneonce.errors import UserError
-from pruneonce.models.architectures import base_of, roles_of
+from pruneonce.models.architectures import base_of, check_supported
 from pruneonce.models.loading import (
     POOLER,
     build,
@@ -182,7 +182,7 @@ def read(foreign: Foreign, scratch: Path) -> Converted:
     about = scratch / "about"
     about.mkdir(parents=True)
     config = _copy_about(foreign, about)
-    roles_of(str(config.model_type))
+    check_supported(config)
     _check_tokenizer(foreign, about)
     stored: dict[str, Stored] = {}
     for number, file in enumerate(foreign.files):

@@ -49,7 +49,8 @@ def save_model(
     folder = partial(output)
     with durable.writing(output, "run it again: it goes on from the last checkpoint"):
         folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder)  # type: ignore[operator]
+        # transformers would write the names of the hub, of which one weight may be three Linears, for gte and others
+        model.save_pretrained(folder, save_original_format=False)  # type: ignore[operator]
         load_tokenizer(source).save_pretrained(folder)
         copy_sentence_transformer(source, folder, type_for(model.config))
         versions = {name: version(name) for name in LIBRARIES}

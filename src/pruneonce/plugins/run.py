@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneonce.models.architectures import trains_in_bf16
 from pruneonce.system.machine import autocast
 
 Batch = dict[str, Tensor]
@@ -57,7 +58,7 @@ class Run:
                 start = number * size
                 examples = [self.data[(start + i) % len(self.data)] for i in range(size)]
                 batch = {name: value.to(device) for name, value in self.collate(examples).items()}
-                with torch.random.fork_rng(), autocast(device):
+                with torch.random.fork_rng(), autocast(device, trains_in_bf16(self.model)):
                     torch.manual_seed(self.seed + number)
                     loss = self.likelihood(self.model, batch)["loss"]
                 gradients = iter(torch.autograd.grad(loss, learning, allow_unused=True, materialize_grads=True))

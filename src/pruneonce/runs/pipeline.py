@@ -16,7 +16,7 @@ from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, check_weights, load_config, load_tokenizer
-from pruneonce.models.architectures import check_length, roles_of
+from pruneonce.models.architectures import check_length, check_supported
 from pruneonce.recipe import Quantization, Recipe, Transfer
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
 from pruneonce.report import write_report
@@ -128,7 +128,7 @@ def check(recipe: Recipe, cache: Path) -> None:
     Raises:
         UserError: a mistake in the recipe or its inputs.
     """
-    roles_of(load_config(recipe.model).model_type)
+    check_supported(load_config(recipe.model))
     if recipe.corpus:
         check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)

@@ -5,6 +5,7 @@ An inspection holds the sparsity of each layer, the hash of the zero pattern, th
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruneonce.errors import UserError
-from pruneonce.models.architectures import prunable_names, prunable_weights, roles_of
+from pruneonce.models.architectures import (
+    ARCHITECTURES,
+    BERT_LIKE,
+    empty_encoder,
+    prunable_names,
+    prunable_weights,
+)
 from pruneonce.models.provenance import is_as_written, read_provenance
 from pruneonce.models.source import Stored, local_files, read_config, stored_weights
 from pruneonce.sparsity.digest import digest_of
@@ -180,10 +187,20 @@ def _prunable(folder: Path, stored: dict[str, Stored]) -> dict[str, Stored]:
         UserError: there are no prunable weights.
     """
     matrices = [name for name, weight in stored.items() if len(weight.shape) == 2]
-    names = prunable_names(str(read_config(folder).get("model_type")), matrices)
+    model_type = str(read_config(folder).get("model_type"))
+    names = prunable_names(model_type, matrices) if model_type in ARCHITECTURES else _discovered_names(folder, matrices)
     if not names:
         raise UserError(f"{folder} has no weights of an encoder's layers")
     return {short: stored[name] for short, name in names.items()}
+
+
+def _discovered_names(folder: Path, matrices: Collection[str]) -> dict[str, str]:
+    """Names of the prunable weights in a file by those in the base model, of a type that is not in the table."""
+    from pruneonce.models.loading import load_config
+
+    encoder = empty_encoder(load_config(folder))
+    full = {name.removeprefix(f"{encoder.base_model_prefix}."): name for name in matrices}
+    return {name: full[name] for name in prunable_weights(encoder) if name in full}
 
 
 def verify(child: str | Path, parent: str | Path) -> Verification:
@@ -195,7 +212,7 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
     ours = _prunable(*_stored(child))
     folder, stored = _stored(parent)
     theirs = _prunable(folder, stored)
-    pooler = roles_of(str(read_config(folder).get("model_type"))).pooler
+    pooler = ARCHITECTURES.get(str(read_config(folder).get("model_type")), BERT_LIKE).pooler  # as discovered ones are
     patternless = _patternless(folder, theirs)
     layers: list[LostZeros] = []
     missing: list[str] = []

@@ -17,6 +17,7 @@ from pruneonce.console import console
 from pruneonce.data.blocks import masked_collator
 from pruneonce.data.corpus import corpus_key
 from pruneonce.losses.objectives import held_out_loss, mlm_objective
+from pruneonce.losses.vocabulary import check_head
 from pruneonce.models import content_key, load_config, load_tokenizer, load_vocabulary_model, without_dropout
 from pruneonce.models.architectures import base_of, check_length
 from pruneonce.recipe import Corpus, Prepare, changed
@@ -72,7 +73,9 @@ def prepare(
 
 def load_student(model: str | Path, settings: Prepare) -> tuple[Any, bool]:
     """Return the model with its MLM head, and whether that head is new."""
-    return load_vocabulary_model(model, **without_dropout(load_config(model), settings.dropout))
+    student, has_new_head = load_vocabulary_model(model, **without_dropout(load_config(model), settings.dropout))
+    check_head(student, model)
+    return student, has_new_head
 
 
 def preparation_job(student: Any, blocks: CorpusBlocks, settings: Prepare, device: torch.device, seed: int) -> Job:

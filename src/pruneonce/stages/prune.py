@@ -20,6 +20,7 @@ from pruneonce.data.corpus import corpus_key
 from pruneonce.data.packing import frame_of
 from pruneonce.errors import UserError
 from pruneonce.losses.objectives import held_out_loss, likelihood_objective, pruning_objective
+from pruneonce.losses.vocabulary import check_head
 from pruneonce.models import (
     content_key,
     load_config,
@@ -28,7 +29,7 @@ from pruneonce.models import (
     load_vocabulary_model,
     without_dropout,
 )
-from pruneonce.models.architectures import base_of, check_length, describe, prunable_weights
+from pruneonce.models.architectures import check_length, describe, freeze_embeddings, prunable_weights
 from pruneonce.plugins import make
 from pruneonce.recipe import Corpus, Prune
 from pruneonce.sparsity import PruningSchedule, locked_masks, sparsity_of
@@ -103,7 +104,7 @@ def pruning_job(
     teacher, steps = frozen_teacher(teacher, device), blocks.steps(settings)
     if settings.objective == "hidden":
         # The embeddings stay dense, and equal to the teacher's, from which its hidden states follow.
-        base_of(student).embeddings.requires_grad_(False)
+        freeze_embeddings(student)
     step_blocks, frame = examples_of(settings, 1), frame_of(blocks.tokenizer)
     method = make(settings.method)
     student.to(device)
@@ -192,4 +193,5 @@ def load_dense(model: str | Path, settings: Prune, dropout: float | None, *, hea
             f"{model} has no MLM head, which `objective: {settings.objective}` needs; "
             "run the stage `prepare` first, or use `objective: hidden`"
         )
+    check_head(loaded, model)
     return loaded

@@ -18,7 +18,7 @@ from pruneonce.data.blocks import PassesByLength
 from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
 from pruneonce.models import content_key, load_config, load_tokenizer, without_dropout
-from pruneonce.models.architectures import base_of, check_length
+from pruneonce.models.architectures import check_length, freeze_embeddings
 from pruneonce.plugins import make
 from pruneonce.recipe import Task, Training, Transfer
 from pruneonce.stages import keys
@@ -200,7 +200,7 @@ def _freeze_what_is_not_taught(kind: Kind[Any], student: nn.Module, settings: Tr
     if not settings.hidden_weight:
         kind.freeze_unused(student)  # several processes would wait for its gradients
     if settings.freeze_embeddings:
-        base_of(student).embeddings.requires_grad_(False)
+        freeze_embeddings(student)
 
 
 def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer) -> None:

@@ -63,9 +63,9 @@ def _flags(cpuinfo: Path) -> set[str]:
     return {name.replace("avx512f", "avx512_f") for name in (match[1] if match else "").split()}
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to bf16 if this machine is faster with it, as in training."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16())
+def autocast(device: torch.device, allowed: bool = True) -> torch.autocast:
+    """Autocast to bf16 if this machine is faster with it and the model's code allows it, as in training."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=allowed and has_bf16())
 
 
 @contextmanager

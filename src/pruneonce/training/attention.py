@@ -39,8 +39,8 @@ def kept_attention(
     Args:
         module: in training mode, dropout is applied.
         query: [batch, heads, tokens, width of a head].
-        key: [batch, heads, tokens, width of a head].
-        value: [batch, heads, tokens, width of a head].
+        key: [batch, heads, tokens, width of a head], or a divisor of these heads.
+        value: likewise.
         attention_mask: True where a query sees a key, broadcast to [batch, heads, tokens, tokens]; None: everywhere.
         scaling: default 1 / sqrt(width of a head).
         dropout: probability of dropping an attention weight.
@@ -49,8 +49,12 @@ def kept_attention(
     Returns:
         The output [batch, tokens, heads, width of a head], and the weights.
     """
+    if query.shape[1] != key.shape[1]:  # several heads of queries share one of keys and values
+        shared = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):  # autocast keeps fp32 copies; softmax sums in fp32
+        query, key = query.to(value.dtype), key.to(value.dtype)  # rotated by positions in fp32, they come as fp32
         scores = (query * scaling) @ key.transpose(-1, -2)
         if attention_mask is not None:
             scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)

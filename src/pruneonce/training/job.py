@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruneonce.models.architectures import trains_in_bf16
 from pruneonce.plugins import Method
 from pruneonce.plugins.run import Batch, Objective
 from pruneonce.recipe import Training
@@ -64,4 +65,4 @@ def examples_of(settings: Training, steps: int) -> int:
 def frozen_teacher(model: nn.Module, device: torch.device) -> nn.Module:
     """Prepare a teacher: on the device, without dropout and gradients, in bf16 if it is faster."""
     model = model.to(device).eval().requires_grad_(False)
-    return model.bfloat16() if has_bf16() else model
+    return model.bfloat16() if has_bf16() and trains_in_bf16(model) else model

@@ -19,9 +19,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pruneonce.config.lengths import as_steps
 from pruneonce.errors import Interrupted, UserError
-from pruneonce.models.architectures import prunable_weights
+from pruneonce.models.architectures import prunable_weights, trains_in_bf16
 from pruneonce.plugins.run import Run
-from pruneonce.recipe import Training
 from pruneonce.system import distributed, interruption
 from pruneonce.system.machine import flushed_denormals, has_bf16, keep_freed_memory
 from pruneonce.training import checkpoints
@@ -78,7 +77,7 @@ def train(
     weights = prunable_weights(job.model)
     job.method.begin(Run(job.model, weights, job.steps, seed, judge, job.examples, job.collate, job.settings))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")  # read when the Trainer is made
-    trainer = SparseTrainer(job, _arguments(job.settings, job.steps, folder, seed, report_to or []))
+    trainer = SparseTrainer(job, _arguments(job, folder, seed, report_to or []))
     for builtin in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):  # the third is for notebooks
         trainer.remove_callback(builtin)
     masks = [MaskHooks(job.sparsifier)] if job.sparsifier else []
@@ -141,7 +140,8 @@ def enough_memory() -> Generator[None, None, None]:
         raise
 
 
-def _arguments(settings: Training, steps: int, folder: Path, seed: int, report_to: list[str]) -> TrainingArguments:
+def _arguments(job: Job, folder: Path, seed: int, report_to: list[str]) -> TrainingArguments:
+    settings, steps = job.settings, job.steps
     every = as_steps(settings.checkpoint_every, steps) if settings.checkpoint_every else 0
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -152,7 +152,7 @@ def _arguments(settings: Training, steps: int, folder: Path, seed: int, report_t
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch_fused",
-        bf16=has_bf16(),
+        bf16=has_bf16() and trains_in_bf16(job.model),
         use_cpu=not torch.cuda.is_available(),  # set explicitly, since the Trainer refuses bf16 on a CPU otherwise
         seed=seed,
         logging_steps=max(1, steps // 100),

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pruneonce.config.lengths import as_steps
 from pruneonce.errors import DivergedError
+from pruneonce.models.architectures import trains_in_bf16
 from pruneonce.plugins.run import Batch, Objective
 from pruneonce.sparsity.schedule import linear_multiplier
 from pruneonce.system import distributed
@@ -37,6 +38,7 @@ class SparseTrainer(Trainer):
 
     def __init__(self, job: Job, args: TrainingArguments):
         super().__init__(job.model, args, data_collator=job.collate, train_dataset=job.examples)
+        self.job_model = job.model
         self.objective: Objective = job.objective
         self.settings = job.settings
         self.sparsifier = job.sparsifier
@@ -53,7 +55,9 @@ class SparseTrainer(Trainer):
         if num_items_in_batch is not None and inputs["labels"].dim() == 2:  # labels of tokens, some unlabelled
             batches = distributed.world() * self.current_gradient_accumulation_steps
             inputs["targets"] = torch.clamp_min(num_items_in_batch, 1) / batches
-        with autocast(self.args.device):  # accelerate's own autocast covers the model's forward pass only
+        with autocast(
+            self.args.device, trains_in_bf16(self.job_model)
+        ):  # accelerate's own autocast covers the model's forward pass only
             parts = self.objective(model, inputs)
         loss = parts.pop("loss")
         if (extra := self.method.extra_loss(self.state.global_step)) is not None:
@@ -131,7 +135,7 @@ class SparseTrainer(Trainer):
 
         def fill(folder: Path) -> None:
             assert self.model is not None
-            self.model.save_pretrained(folder)  # type: ignore[operator]
+            self.model.save_pretrained(folder, save_original_format=False)  # type: ignore[operator]
             self._save_optimizer_and_scheduler(str(folder))
             for rank, state in enumerate(states):
                 save_file(state, folder / f"process-{rank}.safetensors")

@@ -1,0 +1,280 @@
+"""Every type of transformers' masked-language mapping through every step, on tiny random models: JSON and a page.
+
+    python -m benchmarks.architectures WORK [TYPE ...] [--page docs/architectures.md]
+
+A type whose JSON stands in WORK is not run again. Without types, all of the mapping; `--page` writes the page of all
+JSON in WORK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from pruneonce import quantization, sparsity, stages, storage
+from pruneonce.engines import open_engine
+from pruneonce.errors import UserError
+from pruneonce.models import load_as_saved
+from pruneonce.recipe import Classification, Corpus, Prune, Quantize, Transfer
+
+STEPS = ("prune", "relations", "transfer", "verify", "resume", "int8", "pack", "onnx", "openvino")
+LIMIT = 0.05  # of int8 logits, relative to the largest: a tie on the grid of inputs may round either way
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [f"w{i}" for i in range(43)]
+SIZE = {
+    **{"vocab_size": 48, "pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3},
+    **{"sep_token_id": 3, "mask_token_id": 4, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"intermediate_size": 64, "max_position_embeddings": 64},
+}
+OWN: dict[str, dict[str, Any]] = {
+    "convbert": {"embedding_size": 32},
+    "electra": {"embedding_size": 16},
+    "esm": {"position_embedding_type": "rotary", "token_dropout": False},
+    "eurobert": {"num_key_value_heads": 2},
+    "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
+    "squeezebert": {"embedding_size": 32},
+    "longformer": {"attention_window": 8, "max_position_embeddings": 80},
+    "distilbert": {"hidden_dim": 64},
+}
+
+
+def tiny_config(model_type: str) -> Any:
+    """Configuration of two layers of width 32."""
+    known = AutoConfig.for_model(model_type)
+    names = {*known.to_dict(), *known.attribute_map}
+    config = {name: value for name, value in SIZE.items() if name in names}
+    return AutoConfig.for_model(model_type, **{**config, **OWN.get(model_type, {})})
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Tokenizer of a few words."""
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, mask_token="[MASK]", model_max_length=32, **names)
+
+
+def make_dense(model_type: str, folder: Path) -> None:
+    """Write a tiny random model with its vocabulary head, and its tokenizer."""
+    torch.manual_seed(0)
+    config = tiny_config(model_type)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+    if size > 20e6:
+        raise UserError("no tiny model of it can be made by the usual names of sizes")
+    model = AutoModelForMaskedLM.from_config(config)
+    for name, parameter in model.named_parameters():  # large weights, so that a wrong layer changes the logits
+        if parameter.dim() == 2 and "embed" not in name:
+            parameter.data.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def write_data(folder: Path) -> tuple[Corpus, Classification]:
+    """Write a text and a task of two classes."""
+    choose = np.random.default_rng(0)
+    lines = [" ".join(choose.choice(WORDS, 12)) for _ in range(80)]
+    (folder / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
+    for split in ("train", "dev"):
+        rows = [json.dumps({"text": line, "label": str(i % 2)}) for i, line in enumerate(lines[:24])]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    files = {split: str(folder / f"{split}.jsonl") for split in ("train", "dev")}
+    task = Classification(train=files["train"], dev=files["dev"], text="text", label="label", max_length=16)
+    return Corpus(source=str(folder / "corpus.txt"), block_length=16, validation=0.1), task
+
+
+class Trial:
+    """The steps for one type, each on the results of those before."""
+
+    def __init__(self, model_type: str, folder: Path) -> None:
+        self.folder, self.type = folder, model_type
+        self.corpus, self.task = write_data(folder)
+        make_dense(model_type, folder / "dense")
+
+    def prune(self, objective: str = "both", name: str = "sparse", **changes: Any) -> str:
+        shared: dict[str, Any] = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "sparsity": 0.5, "every": 1}
+        settings = Prune(**{**shared, "start": 0, "end": 3, "objective": objective, **changes})
+        stages.prune(self.folder / "dense", self.corpus, settings, self.folder / name)
+        return "works"
+
+    def relations(self) -> str:
+        return self.prune("hidden", "related", relation_weight=1.0)
+
+    def transfer(self) -> str:
+        settings = Transfer(steps=3, batch_size=4, learning_rate=1e-3)
+        stages.transfer(self.folder / "sparse", self.task, settings, self.folder / "transferred", teacher=None)
+        return "works"
+
+    def verify(self) -> str:
+        if not sparsity.verify(self.folder / "transferred", self.folder / "sparse").ok:
+            raise AssertionError("zeros are lost")
+        found = sparsity.inspect_model(self.folder / "sparse").pattern
+        if found != sparsity.inspect_module(load_as_saved(self.folder / "sparse")).pattern:
+            raise AssertionError("files and model differ in their pattern")
+        return "works"
+
+    def resume(self) -> str:
+        """Stop after a checkpoint, go on, and compare with the run that was not stopped."""
+        from transformers import TrainerCallback
+
+        from pruneonce.training import trainer
+
+        class KilledError(Exception):
+            pass
+
+        class Kill(TrainerCallback):  # type: ignore[misc]
+            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                raise KilledError
+
+        usual = trainer.SparseTrainer.__init__
+
+        def with_kill(self: Any, *args: Any, **options: Any) -> None:
+            usual(self, *args, **options)
+            self.add_callback(Kill())
+
+        trainer.SparseTrainer.__init__ = with_kill  # type: ignore[method-assign]
+        try:
+            self.prune(name="resumed", checkpoint_every=2)
+            raise AssertionError("no checkpoint was written")
+        except KilledError:
+            pass
+        finally:
+            trainer.SparseTrainer.__init__ = usual  # type: ignore[method-assign]
+        self.prune(name="resumed", checkpoint_every=2)
+        pairs = zip(*(load_as_saved(self.folder / n).parameters() for n in ("sparse", "resumed")), strict=True)
+        if not all(torch.equal(one, other) for one, other in pairs):
+            raise AssertionError("the resumed model differs")
+        return "works"
+
+    def int8(self) -> str:
+        settings = Quantize(steps=3, batch_size=4, learning_rate=1e-3)
+        stages.quantize(
+            self.folder / "transferred", self.task, settings, self.folder / "int8", teacher=self.folder / "transferred"
+        )
+        return "works"
+
+    def pack(self) -> str:
+        storage.pack([self.folder / "int8"], self.folder / "int8.pruneonce")
+        storage.unpack(self.folder / "int8.pruneonce", self.folder / "unpacked")
+        states = [load_as_saved(self.folder / name).state_dict() for name in ("int8", "unpacked")]
+        if not all(torch.equal(states[0][name], states[1][name]) for name in states[0]):
+            raise AssertionError("the unpacked model differs")
+        return "works"
+
+    def onnx(self) -> str:
+        return self.exported("onnx", "onnxruntime")
+
+    def openvino(self) -> str:
+        return self.exported("openvino", "openvino")
+
+    def exported(self, format: Any, engine: str) -> str:
+        """Return the largest difference of int8 logits from PyTorch's, relative to the largest logit."""
+        stages.export(self.folder / "int8", self.folder / format, format=format)
+        session = open_engine(self.folder / format, engine, exact=True)
+        model = quantization.load(self.folder / "int8")
+        batch = tokenizer()([" ".join(WORDS[:9]), " ".join(WORDS[9:14])], padding=True, return_tensors="pt")
+        kept = {name: value for name, value in batch.items() if name in session.inputs}
+        with torch.no_grad():
+            expected = model(**kept).logits.numpy()
+        found = session({name: value.numpy() for name, value in kept.items()})["logits"]
+        largest = float(np.abs(found - expected).max() / np.abs(expected).max())
+        if not largest <= LIMIT:
+            raise AssertionError(f"logits differ by {largest:.1e} of the largest")
+        return f"{largest:.0e}"
+
+
+def run(model_type: str) -> dict[str, str]:
+    """Run all steps; each gives `works`, a difference, or the reason against it."""
+    with tempfile.TemporaryDirectory() as folder:
+        outcome: dict[str, str] = {}
+        try:
+            trial = Trial(model_type, Path(folder))
+        except Exception as error:
+            return {"prune": f"no model: {_reason(error)}"}
+        for step in STEPS:
+            action: Callable[[], str] = getattr(trial, step)
+            try:
+                outcome[step] = action()
+            except Exception as error:
+                outcome[step] = _reason(error)
+                if not isinstance(error, UserError):
+                    traceback.print_exc()
+                if step == "prune":
+                    try:
+                        outcome[step] = f"`objective: hidden` alone: {outcome[step]}" * (
+                            trial.prune("hidden") == "works"
+                        )
+                    except Exception as second:
+                        outcome[step] = _reason(second)
+                        break
+                elif step in ("transfer", "int8"):
+                    break
+        return outcome
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split("; these are:")[0].strip().splitlines() or [type(error).__name__]
+    text = text[0] if isinstance(error, (UserError, AssertionError)) else f"{type(error).__name__}: {text[0]}"
+    return text[:160]
+
+
+def page(results: dict[str, dict[str, str]]) -> str:
+    """Write the table of the results."""
+    lines = [
+        "# Architectures\n",
+        "Every type of transformers' masked-language mapping, as a tiny random model, through every step. ONNX and",
+        "OpenVINO: the largest difference of int8 logits from PyTorch, relative to the largest logit. Written by",
+        "`python -m benchmarks.architectures WORK --page docs/architectures.md`.\n",
+        f"| type | {' | '.join(STEPS)} |",
+        "|---" * (len(STEPS) + 1) + "|",
+    ]
+    notes: list[str] = []
+    for name, outcome in sorted(results.items()):
+        cells = []
+        for step in STEPS:
+            value = outcome.get(step, "-")
+            if len(value) > 6:
+                if value not in notes:
+                    notes.append(value)
+                value = f"no ({notes.index(value) + 1})"
+            cells.append(value)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["\nReasons:\n", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("types", nargs="*")
+    parser.add_argument("--page", type=Path)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for model_type in options.types or sorted(MODEL_FOR_MASKED_LM_MAPPING_NAMES):
+        file = options.work / f"{model_type}.json"
+        if not file.exists():
+            file.write_text(json.dumps(run(model_type)), encoding="utf-8")
+            print(model_type, file.read_text(encoding="utf-8"), flush=True)
+    if options.page:
+        results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.work.glob("*.json")}
+        options.page.write_text(page(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

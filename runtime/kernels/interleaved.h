@@ -9,8 +9,10 @@ constexpr int row_bytes(int vectors) { return vectors <= 2 ? 16 * vectors : 64; 
 template <int NV>
 PRUNEONCE_INLINE void interleave(const uint8_t* x, const uint16_t* where, I (&out)[NV]) {
     constexpr int BYTES = row_bytes(NV);
-    const uint8_t *a = x + size_t(where[0]) * BYTES, *b = x + size_t(where[1]) * BYTES, *c = x + size_t(where[2]) * BYTES,
-                  *d = x + size_t(where[3]) * BYTES;
+    uint64_t rows;
+    std::memcpy(&rows, where, 8);
+    auto row = [&](int i) { return x + size_t(rows >> (16 * i) & 0xffff) * BYTES; };
+    const uint8_t *a = row(0), *b = row(1), *c = row(2), *d = row(3);
     if constexpr (NV == 1) {
         __m512i all = _mm512_castsi128_si512(_mm_load_si128(reinterpret_cast<const __m128i*>(a)));
         all = _mm512_inserti32x4(all, _mm_load_si128(reinterpret_cast<const __m128i*>(b)), 1);
@@ -54,14 +56,17 @@ inline void interleaved(const Matrix& m, int first, int last, const uint8_t* x, 
             const uint16_t* where = m.where.data() + (bundle.first + row) * 4;
             I sums[R][NV];
             begin(m, bundle, row, sums);
-            for (int s = 0; s < bundle.steps; ++s, weights += ROWS, where += ROWS * 4)
+            for (int s = 0; s < bundle.steps; ++s, weights += ROWS, where += ROWS * 4) {
+                I spread_weights[R];
+                spread(weights, spread_weights);
 #pragma GCC unroll 4
                 for (int r = 0; r < R; ++r) {
                     I columns[NV];
                     interleave<NV>(x, where + 4 * r, columns);
 #pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) sums[r][v] = multiply(sums[r][v], columns[v], weights[r]);
+                    for (int v = 0; v < NV; ++v) sums[r][v] = dot(sums[r][v], columns[v], spread_weights[r]);
                 }
+            }
             end(m, f, bundle, row, sums);
         }
 }

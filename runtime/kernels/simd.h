@@ -40,6 +40,11 @@ PRUNEONCE_INLINE F select_within(F a, F position, F low, F high, F other) {
     return _mm512_mask_blend_ps(in, other, a);
 }
 PRUNEONCE_INLINE I dot(I sum, I x, I w) { return _mm512_dpbusd_epi32(sum, x, w); }
+// Four dwords, over and over; `pick` puts number N of them into every lane.
+PRUNEONCE_INLINE I four(const int32_t* p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <int N> PRUNEONCE_INLINE I pick(I a) { return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(N * 0x55)); }
 // 1 / a by a table and a step of Newton's method: within 1e-8 of it, in a third of a division's time.
 PRUNEONCE_INLINE F reciprocal(F a) {
     const F r = _mm512_rcp14_ps(a);
@@ -86,6 +91,10 @@ PRUNEONCE_INLINE F select_within(F a, F position, F low, F high, F other) {
     const F in = _mm256_and_ps(_mm256_cmp_ps(position, low, _CMP_GE_OQ), _mm256_cmp_ps(position, high, _CMP_LE_OQ));
     return _mm256_blendv_ps(other, a, in);
 }
+PRUNEONCE_INLINE I four(const int32_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <int N> PRUNEONCE_INLINE I pick(I a) { return _mm256_shuffle_epi32(a, N * 0x55); }
 #if defined(PRUNEONCE_AVXVNNI)
 PRUNEONCE_INLINE I dot(I sum, I x, I w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
 #else
@@ -127,6 +136,8 @@ PRUNEONCE_INLINE F select_within(F a, F position, F low, F high, F other) {
     const F in = simde_mm_and_ps(simde_mm_cmpge_ps(position, low), simde_mm_cmple_ps(position, high));
     return simde_mm_blendv_ps(other, a, in);
 }
+PRUNEONCE_INLINE I four(const int32_t* p) { return simde_mm_loadu_si128(p); }
+template <int N> PRUNEONCE_INLINE I pick(I a) { return simde_mm_shuffle_epi32(a, N * 0x55); }
 PRUNEONCE_INLINE I dot(I sum, I x, I w) { return simde_mm_add_epi32(sum, simde_mm_madd_epi16(x, w)); }
 
 #endif

@@ -43,7 +43,7 @@ if "avx512vbmi" in SETS:
 
 @pytest.mark.parametrize(("name", "kernel"), [(name, kernel) for name in SETS for kernel in KERNELS[name]])
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 1.0])
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 64), (33, 130), (384, 1536)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 64), (33, 130), (203, 1601)])
 def test_integer_sums_are_those_of_numpy(name, kernel, density, shape):
     linear = random_linear(*shape, density, block=4 if density == 0.3 else 1)
     x = np.random.default_rng(1).normal(0, 2, (101, shape[1])).astype(np.float32)

@@ -72,10 +72,12 @@ inline void interleaved(const Matrix& m, int first, int last, const uint8_t* x, 
 }
 
 // A tile of float rows as rows of bytes.
-inline void quantize_rows(const Matrix& m, const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes) {
+inline void quantize_rows(const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes, int first, int last) {
     const int lanes = vectors * LANES;
+    x += size_t(first) * lanes;
+    bytes += size_t(first) * row_bytes(vectors);
     const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
-    for (int k = 0; k < m.inputs; ++k, x += lanes, bytes += row_bytes(vectors)) {
+    for (int k = first; k < last; ++k, x += lanes, bytes += row_bytes(vectors)) {
         alignas(64) uint8_t row[64] = {};
         for (int v = 0; v < vectors; ++v)
             _mm_store_si128(reinterpret_cast<__m128i*>(row + 16 * v), _mm512_cvtepi32_epi8(quantizer(load(x + v * LANES))));

@@ -305,15 +305,18 @@ inline bool takes_the_same(const Matrix& a, const Matrix& b) {
     return a.inverse == b.inverse && a.zero == b.zero && order_of(a.kernel) == order_of(b.kernel);
 }
 
-// A tile of NV vectors of float rows as the product wants it: dwords of QUAD inputs, or rows of bytes.
-inline void quantize_tile(const Matrix& m, int vectors, const float* x, int32_t* q) {
+// Inputs from `first` to `last` of a tile of float rows as the product wants them: dwords of QUAD inputs, or rows of
+// bytes. `first` is a multiple of WINDOW, and `last` as well or the end.
+inline void quantize_tile(const Matrix& m, int vectors, const float* x, int32_t* q, int first, int last) {
     const Quantizer quantizer(m);
     const int lanes = vectors * LANES;
 #if defined(PRUNEONCE_VBMI)
-    if (m.kernel == Kernel::interleaved) return quantize_rows(m, quantizer, vectors, x, reinterpret_cast<uint8_t*>(q));
-    if (m.kernel == Kernel::windows) return quantize_tokens(m, quantizer, vectors, x, reinterpret_cast<uint8_t*>(q));
+    if (m.kernel == Kernel::interleaved)
+        return quantize_rows(quantizer, vectors, x, reinterpret_cast<uint8_t*>(q), first, last);
+    if (m.kernel == Kernel::windows)
+        return quantize_tokens(m, quantizer, vectors, x, reinterpret_cast<uint8_t*>(q), first, last);
 #endif
-    for (int g = 0; g < m.groups; ++g)
+    for (int g = first / QUAD; g < (last + QUAD - 1) / QUAD; ++g)
         for (int lane = 0; lane < lanes; lane += LANES)
             store(q + size_t(g) * lanes + lane, quantizer.quad(x + size_t(g) * QUAD * lanes + lane, lanes, std::min(QUAD, m.inputs - g * QUAD)));
 }

@@ -64,9 +64,10 @@ inline void windows(int vectors, const Matrix& m, int first, int last, const uin
 }
 
 // A tile of float rows as rows of bytes, a row a token.
-inline void quantize_tokens(const Matrix& m, const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes) {
+inline void quantize_tokens(const Matrix& m, const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes,
+                            int first, int last) {
     const int lanes = vectors * LANES, stride = token_bytes(m.inputs);
-    for (int k = 0; k < windows_of(m.inputs) * WINDOW; k += 16)
+    for (int k = first; k < windows_of(last) * WINDOW; k += 16)
         for (int v = 0; v < vectors; ++v) {
             I quads[4];
 #pragma GCC unroll 4

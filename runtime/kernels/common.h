@@ -31,6 +31,15 @@
 
 namespace pruneonce {
 
+// Ask for the cache line at `p`, which need not exist.
+PRUNEONCE_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#else
+    (void)p;
+#endif
+}
+
 template <class T>
 struct Allocator {
     using value_type = T;

@@ -11,7 +11,7 @@ PRUNEONCE_INLINE void interleave(const uint8_t* x, const uint16_t* where, I (&ou
     constexpr int BYTES = row_bytes(NV);
     uint64_t rows;
     std::memcpy(&rows, where, 8);
-    auto row = [&](int i) { return x + size_t(rows >> (16 * i) & 0xffff) * BYTES; };
+    auto row = [&](int i) PRUNEONCE_INLINE_LAMBDA { return x + size_t(rows >> (16 * i) & 0xffff) * BYTES; };
     const uint8_t *a = row(0), *b = row(1), *c = row(2), *d = row(3);
     if constexpr (NV == 1) {
         __m512i all = _mm512_castsi128_si512(_mm_load_si128(reinterpret_cast<const __m128i*>(a)));
@@ -57,6 +57,8 @@ inline void interleaved(const Matrix& m, int first, int last, const uint8_t* x, 
             I sums[R][NV];
             begin(m, bundle, row, sums);
             for (int s = 0; s < bundle.steps; ++s, weights += ROWS, where += ROWS * 4) {
+                prefetch(weights + AHEAD / 4);
+                prefetch(where + AHEAD / 2);
                 I spread_weights[R];
                 spread(weights, spread_weights);
 #pragma GCC unroll 4

@@ -10,6 +10,7 @@ constexpr int MOST_ROWS = std::max(ROWS, LANES);  // of a bundle of `windows`
 constexpr int VECTORS = 4; // of a tile, at most
 constexpr int WINDOW = 64; // inputs of which `windows` picks QUAD
 constexpr int PANEL = 192;  // groups of a row that `groups` does at a time: a tile of so many stays in the first cache
+constexpr int AHEAD = 1024; // bytes of weights to ask for in advance: processors stop at the end of a page
 constexpr int STRIP = 12;   // bundles of a strip, which does one panel after the other
 
 template <class Body>
@@ -191,6 +192,7 @@ PRUNEONCE_INLINE void group_sums(const Matrix& m, const Bundle& bundle, int firs
             for (int v = 0; v < NV; ++v) sums[r][v] = load(between + (bundle.slots[first_row + r] * NV + v) * LANES);
     }
     for (int s = 0; s < bundle.steps; ++s, weights += ROWS, group += ROWS) {
+        prefetch(weights + AHEAD / 4);
         uint64_t numbers = 0;
         std::memcpy(&numbers, group, R);
         I spread_weights[R];

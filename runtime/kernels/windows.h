@@ -48,6 +48,8 @@ inline void windows(int vectors, const Matrix& m, int first, int last, const uin
             for (int w = 0; w < count; ++w)
                 for (int s = 0; s < steps[w]; ++s, picks += 64, weights += LANES) {
                     const I places = load(reinterpret_cast<const int32_t*>(picks)), weight = load(weights);
+                    prefetch(picks + AHEAD);
+                    prefetch(weights + AHEAD / 4);
                     const uint8_t* token = x + w * WINDOW;
 #pragma GCC unroll 16
                     for (int t = 0; t < 16; ++t)

@@ -142,9 +142,9 @@ class TaskStage(Generic[S]):
         data, of_teacher = task_key(task, taught=teacher is not None), None if teacher is None else content_key(teacher)
         key = keys.train_on_task(self.name, content_key(model), data, settings, build.seed, of_teacher)
         device = distributed.start(build.seed)
-        if is_finished(build.output, key):
+        if is_finished(build.output, key, model, teacher):
             return build.output
-        with unfinished(build.output, key) as begun:
+        with unfinished(build.output, key, model, teacher) as begun:
             check_length(task.max_length, model, "max_length")
             kind = kind_of(task).for_model(model)
             kind.check_settings(settings)

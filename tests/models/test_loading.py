@@ -159,7 +159,14 @@ BROKEN = {
         lambda weights: weights | {QUERY: torch.ones(32, 31)},
         rf"has {QUERY} of shape \[32, 31\], and config.json asks for \[32, 32\]",
     ),
-    "integers": (lambda weights: weights | {QUERY: torch.ones(32, 32).to(torch.int8)}, f"has no weights for {QUERY}"),
+    "integers": (
+        lambda weights: weights | {QUERY: torch.ones(32, 32).to(torch.int8)},
+        f"has {QUERY} as I8, which is not read as a weight|no weights for",
+    ),
+    "8 bits with a point": (
+        lambda weights: {name: weight.to(torch.float8_e4m3fn) for name, weight in weights.items()},
+        "as F8_E4M3, which is not read as a weight: another library quantized it|has type F8_E4M3; save the model in",
+    ),
     "two of a name": (lambda weights: weights | {f"module.{QUERY}": weights[QUERY] + 1}, f"two tensors for {QUERY}"),
     "a prefix twice": (lambda weights: weights | {f"bert.{QUERY}": weights[QUERY] + 1}, f"two tensors for {QUERY}"),
     "a mask of another shape": (
@@ -452,6 +459,30 @@ def test_other_keys_that_lead_elsewhere_are_left_out(encoder, tmp_path):
     assert same(load_encoder(folder), load_encoder(encoder))
     assert not changes.keys() & load_config(folder).to_dict().keys()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_norm_eps": "1e-12"}, '`layer_norm_eps` is the text "1e-12"; write it as a number, without quotes'),
+        ({"hidden_size": [32]}, r"`hidden_size` cannot be \[32\]: .*; correct it"),
+    ],
+)
+def test_a_value_of_another_type_is_named(changes, message, encoder, tmp_path):
+    folder = reconfigure(encoder, tmp_path / "model", **changes)
+    for read in (load_encoder, load_config, inspect_model):
+        with pytest.raises(UserError, match=rf"model/config\.json: {message}") as caught:
+            read(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_inspect_says_that_there_is_no_tokenizer(encoder, tmp_path, capsys):
+    folder = shutil.copytree(encoder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert [inspect_model(each).tokenizer for each in (encoder, folder)] == [True, False]
+    assert main(["inspect", str(folder)]) == 0
+    assert "none: copy its files (tokenizer.json" in capsys.readouterr().out
+    assert main(["inspect", str(encoder)]) == 0
+    assert "tokenizer" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["pipeline", "AutoTokenizer", "GPT2Model", "logging"])

@@ -181,13 +181,20 @@ def _read(student: Reader, cache: Path, teacher: str | Path | None, settings: Tr
 
 
 def _check_order(inputs: TaskExamples, model: str | Path) -> None:
-    """Refuse a model whose head has the task's classes in another order.
+    """Refuse a model whose head has other classes than the task, or has them in another order.
 
     Raises:
-        UserError: the order differs.
+        UserError: the number or the order differs.
     """
     classes, config = inputs.data.classes, load_config(model)
-    if classes is None or not corresponding(classes.names, names := names_of(config, str(model))):
+    if classes is None:
+        return
+    names = names_of(config, str(model))
+    if len(names) != len(classes.names):
+        raise UserError(
+            f"{model} has the labels {first_few(names)}, the task has {first_few(classes.names)}; give the model's own task"
+        )
+    if not corresponding(classes.names, names):
         return
     if classes.order_in(names, str(model)):
         raise UserError(

@@ -192,7 +192,7 @@ def _check_order(inputs: TaskExamples, model: str | Path) -> None:
     names = names_of(config, str(model))
     if len(names) != len(classes.names):
         raise UserError(
-            f"{model} has the labels {first_few(names)}, the task has {first_few(classes.names)}; give the model's own task"
+            f"{model} has the labels {first_few(names)}, the task has {first_few(classes.names)}; give its own task"
         )
     if not corresponding(classes.names, names):
         return

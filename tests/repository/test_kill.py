@@ -13,10 +13,9 @@ def kill():
     return importlib.import_module("benchmarks.reliability.kill")
 
 
-@pytest.mark.parametrize("work_of", ["run", "product-quantize", "torchrun"])
-def test_killed_at_drawn_moments(work_of, kill, tmp_path):
+def test_killed_at_drawn_moments(kill, tmp_path):
     """Two kills, in processes of their own; every result is that of a run that was left alone."""
-    state = kill.kill(2, tmp_path, seed=3, forked=False, work_of=work_of)
+    state = kill.kill(2, tmp_path, seed=3, forked=False)
     assert sum(state["kills"].values()) == 2
     assert state["finished"] >= 1
     assert state["unreadable"] == []

@@ -266,6 +266,18 @@ def test_verdict_begins_with_sparse_int8_beside_dense_int8(summary: dict[str, An
     assert verdict(summary)[1].endswith("the sparse model has 84.6 % accuracy, 44.0 MB.")
 
 
+def test_texts_that_are_cut_are_said(tmp_path: Path, summary: dict[str, Any]) -> None:
+    cut = {"cut": 1200, "texts": 5000, "share": 0.02, "most": 64, "unit": "questions"}
+    assert "are cut at" not in build(tmp_path, summary)
+    for one in summary["results"]:
+        one["cut"] = {**cut, "cut": 0}
+    assert "are cut at" not in build(tmp_path, summary)
+    for one in summary["results"]:
+        one["cut"] = cut
+    page = " ".join(build(tmp_path, summary).split())
+    assert "; 1,200 of 5,000 questions are cut at 64 tokens" in page
+
+
 def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
     with_quantized(summary)
     html = build(tmp_path, summary)

@@ -64,6 +64,7 @@ def finished(run_once, tmp_path):
 def test_a_whole_run(finished, recipe_values):
     summary, output = finished
     assert {(row["task"], row["arm"]) for row in summary["results"]} == {("mood", arm) for arm in ARMS}
+    assert all(row["cut"]["cut"] == 0 < row["cut"]["texts"] == row["examples"] for row in summary["results"])
     assert summary["sparsity"]["encoder"] == pytest.approx(0.9, abs=2e-3)
     assert json.loads((output / "summary.json").read_text()) == summary
     assert (output / "report.html").stat().st_size > 10_000

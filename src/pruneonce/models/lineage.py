@@ -10,7 +10,7 @@ from typing import Any
 
 from pruneonce.config import safe_yaml
 from pruneonce.errors import UserError
-from pruneonce.models.provenance import read_provenance
+from pruneonce.models.provenance import key_as_found, read_provenance
 from pruneonce.system.durable import read_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -65,7 +65,7 @@ def lineage_of(folder: Path) -> Lineage:
         record = read_provenance(place)
         if record is None:
             return Lineage(tuple(records), place, cached_id(place))
-        if record.get("key") != parent:
+        if "key" not in record or key_as_found(place, record) != parent:
             break
     return Lineage(tuple(records), None, None)
 

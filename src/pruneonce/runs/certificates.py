@@ -26,9 +26,10 @@ def quoted(splits: Mapping[str, Any]) -> str:
 
 
 def write_outcome(measured: Mapping[str, Measured], file: Path) -> None:
-    """Keep the outcome by unit on the quoted split."""
+    """Keep the outcome by unit on the quoted split, and the account of what of it is cut."""
     split = quoted(measured)
-    durable.write_json({"split": split, "data": measured[split].data, **measured[split].units.to_json()}, file)
+    one = measured[split]
+    durable.write_json({"split": split, "data": one.data, "cut": one.cut.to_json(), **one.units.to_json()}, file)
 
 
 def write_certificates(recipe: Recipe, output: Path) -> None:

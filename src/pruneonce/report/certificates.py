@@ -24,8 +24,8 @@ def section(results: Results) -> dict[str, Any] | None:
     how = certified[0][2]["interval"]
     return {
         "rows": [_row(task, arm, certificate) for task, arm, certificate in certified],
-        "how": f"{100 * how['confidence']:g} % intervals by {how['method']}, {how['resamples']:,} resamples of the examples, "
-        f"seed {how['seed']}",
+        "how": f"{100 * how['confidence']:g} % intervals by {how['method']}, {how['resamples']:,} resamples of the "
+        f"examples, seed {how['seed']}",
         "processors": list(dict.fromkeys(one["processor"] for _, _, one in certified if one.get("processor"))),
     }
 

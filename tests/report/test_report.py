@@ -251,19 +251,31 @@ def test_verdict_begins_with_sparse_int8_beside_dense_int8(summary: dict[str, An
     models = (*models, ("int8", "pruneonce", 0.8))
     cell = {"weights": "int8", "batch": 1, "length": "real"}
     rows = [{"model": model, "engine": engine, "milliseconds": ms, **cell} for model, engine, ms in models]
-    summary["benchmark"] = {"rows": rows}
-    assert verdict(summary)[1] == (
+    summary["benchmark"] = {"rows": rows, "machine": {"processor": "Zen 5", "threads": 2}}
+    assert verdict(summary)[0] == (
         "Beside dense int8 (99.9 % of the dense score, 23.0 MB, 1.90 ms in OpenVINO), sparse int8 has 97.0 % of the "
-        "dense score, 15.0 MB, 0.800 ms in pruneonce, over 2 tasks on average."
+        "dense score, 15.0 MB, 0.800 ms in pruneonce-runtime, over 2 tasks on average."
     )
-    assert verdict(summary)[-1].startswith("Int8 in pruneonce takes 0.800 ms"), "the sparse one, not the dense one"
+    assert verdict(summary)[-1].startswith("Int8 in pruneonce-runtime takes 0.800 ms"), (
+        "the sparse one, not the dense one"
+    )
+    assert verdict(summary)[1] == (
+        "Milliseconds of a text are those of each model's fastest engine on Zen 5, 2 threads."
+    )
+    rows[-1]["busy"] = True
+    assert " ms " not in verdict(summary)[0], "no time of one model alone"
     summary["results"] = [row for row in summary["results"] if row["task"] == "sentiment"]
     del summary["benchmark"]
-    assert verdict(summary)[1] == (
+    assert verdict(summary)[0] == (
         "Beside dense int8 (87.0 % accuracy, 23.0 MB), sparse int8 has 84.4 % accuracy, 15.0 MB."
     )
+    shipped = next(row for row in summary["results"] if row["arm"] == "int8")
+    shipped["against"] = {"dense-int8": {"value": -0.026, "low": -0.04, "high": 0.001}}
+    assert verdict(summary)[1] == (
+        "Accuracy differs by -2.6 points (95 % interval -4.0 to +0.1, on the same examples)."
+    )
     summary["results"] = [row for row in summary["results"] if row["arm"] != "int8"]
-    assert verdict(summary)[1].endswith("the sparse model has 84.6 % accuracy, 44.0 MB.")
+    assert verdict(summary)[0].endswith("the sparse model has 84.6 % accuracy, 44.0 MB.")
 
 
 def test_texts_that_are_cut_are_said(tmp_path: Path, summary: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def test_metadata_is_as_the_hub_documents_it(run_folder):
 
 def test_numbers_of_the_card_are_those_of_the_folder(models):
     recorded = json.loads((models[1] / "pruneonce.json").read_text())["sparsity"]["encoder"]
-    assert f"{recorded:.1%} of the encoder's Linear weights are zero" in card_of(models[1])
+    assert f"{100 * recorded:.1f} % of the encoder's Linear weights are zero" in card_of(models[1])
     assert (models[1] / "README.md").read_text() == card_of(models[1]), "as the stage wrote it"
 
 

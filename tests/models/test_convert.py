@@ -390,7 +390,7 @@ def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, tmp_path
         few = ["--set", "epochs=null", "--set", "steps=2"] if "--train" in arguments else []
         assert main([*arguments, *few]) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
-    assert "made sparse: 80.0% of the encoder's Linear weights are zero" in shown
+    assert "made sparse: 80.0 % of the encoder's Linear weights are zero" in shown
     assert "next: pruneonce transfer sparse --teacher dense" in shown
     assert "zeros of sparse are zeros in task" in shown
     assert verify("other", "sparse").ok

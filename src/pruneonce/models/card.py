@@ -24,6 +24,7 @@ from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task
 from pruneonce.models.pooling import Pooling
 from pruneonce.models.text_settings import default_prompt
 from pruneonce.system import durable
+from pruneonce.wording import percent
 
 CARD = "README.md"
 # Settings of a stage that the card shows; `pruneonce.json` has all.
@@ -149,7 +150,8 @@ def _bits(settings: Any) -> int | None:
 
 def _introduction(model: Carded) -> str:
     weights = f"its weights are {model.weights}"
-    zeros = "" if model.sparsity is None else f"{model.sparsity:.1%} of the encoder's Linear weights are zero, and "
+    share = model.sparsity
+    zeros = "" if share is None else f"{percent(share)} of the encoder's Linear weights are zero, and "
     base = f" It was made from [{model.lineage.hub_id}](https://huggingface.co/{model.lineage.hub_id})."
     return (
         f"A Transformer encoder made by pruneonce ([Prune Once for All](https://arxiv.org/abs/2111.05754)): {zeros}"

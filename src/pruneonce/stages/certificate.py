@@ -47,6 +47,7 @@ def certificate(task: Task, data: str, ours: Units, theirs: Units, **circumstanc
         "task": reading(task),
         "data": data,
         "units": len(ours),
+        "unit": kind.unit,
         "full_score": kind.full_score,
         "score": score(task, ours),
         "reference": {**score(task, theirs), "outcome": theirs.to_json()},

@@ -19,7 +19,7 @@ from pruneonce.sparsity.inspection import Inspection, inspect_model, is_from_els
 from pruneonce.stages import keys
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
-from pruneonce.wording import listed
+from pruneonce.wording import listed, percent
 
 # Facts of the source's own provenance that are recorded; others may name places on its maker's machine.
 RECORDED = ("stage", "key", "parents", "settings", "seed", "versions", "sha256", "training")
@@ -78,7 +78,7 @@ def check_sparse(model: str | Path) -> Inspection:
     """
     inspection = inspect_model(model)
     if len(inspection.scattered) == sum(layer.zeros > 0 for layer in inspection.layers):
-        raise UserError(f"{model} has {inspection.encoder:.1%} zeros in its encoder; `sparse` takes a pruned one")
+        raise UserError(f"{model} has {percent(inspection.encoder)} zeros in its encoder; `sparse` takes a pruned one")
     return inspection
 
 

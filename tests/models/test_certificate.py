@@ -28,6 +28,8 @@ def test_units_and_confidence_are_words():
 
 def test_engines_have_their_titles():
     assert facts(CERTIFICATE)["a text in ONNX Runtime"] == "2.00 ms"
+    speed = {"engine": "openvino", "title": "OpenVINO", "variant": "zeros skipped", "milliseconds": 1, "busy": False}
+    assert facts(CERTIFICATE | {"speed": [speed]})["a text in OpenVINO (zeros skipped)"] == "1.00 ms"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 from pruneonce.console import console
 from pruneonce.errors import UserError
 from pruneonce.models.certificate import certificate_block
-from pruneonce.models.clients import Usage, head_of, usage_blocks
+from pruneonce.models.clients import OPENVINO_ALONE, Usage, head_of, usage_blocks
 from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of
 from pruneonce.models.pooling import Pooling
 from pruneonce.models.text_settings import default_prompt
@@ -128,9 +128,10 @@ class Carded:
             pooling=self._plain_pooling,
             normalize=self.pooling is not None and self.pooling.normalize,
             weights=self.weights,
+            sparsity=self.sparsity,
             files=frozenset(
                 file.relative_to(self.folder).as_posix()
-                for pattern in ("*.safetensors", "onnx/*.onnx", "openvino/*.xml")
+                for pattern in ("*.safetensors", "onnx/*.onnx", "openvino/*.xml", OPENVINO_ALONE)
                 for file in self.folder.glob(pattern)
             ),
         )

@@ -36,7 +36,10 @@ def facts(certificate: Mapping[str, Any]) -> dict[str, str]:
         rows["size"] = f"{megabytes(certificate['bytes'])} MB"
     for speed in certificate.get("speed") or []:
         busy = ", machine busy: not reliable" if speed["busy"] else ""
-        rows[f"a text in {speed.get('title', speed['engine'])}"] = f"{milliseconds(speed['milliseconds'])} ms{busy}"
+        variant = f" ({speed['variant']})" if speed.get("variant") else ""
+        rows[f"a text in {speed.get('title', speed['engine'])}{variant}"] = (
+            f"{milliseconds(speed['milliseconds'])} ms{busy}"
+        )
     if certificate.get("speed"):
         rows["processor"] = f"{certificate['processor']}, {certificate['threads']} threads"
     return rows

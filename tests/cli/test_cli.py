@@ -303,7 +303,7 @@ def test_run_ends_with_results_and_report(shipped, here, capsys):
     first = next(number for number, line in enumerate(shown) if line.startswith("mood"))
     megabytes = [f"{row['size']['bytes'] / 1e6:.1f}" for row in (dense, sparse)]
     assert shown[first].split()[:4] == ["mood", "dense", f"{dense['value']:.4f}", megabytes[0]]
-    found = ["sparse", f"{sparse['value']:.4f}", f"{100 * sparse['recovery']:.1f} %", megabytes[1]]
+    found = ["sparse", f"{sparse['value']:.4f}", f"{100 * sparse['recovery']:.1f}", megabytes[1]]
     assert shown[first + 1].split()[:4] == found
     assert shown[-1] == "report: out/report.html"
     assert (here / "out" / "report.html").is_file()

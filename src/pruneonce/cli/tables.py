@@ -100,8 +100,8 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
     speeds = {(row["engine"], row["model"]): row["milliseconds"] for row in of_one_text(benchmark)}
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
-    headings = ["ms\n" + title_of(engine).replace(" ", "\n") for engine in engines]
-    table = _table("task", "model", value, "of\ndense", "MB", "less", *headings)
+    headings = ["ms\n" + title_of(engine).replace(" ", "\n").replace("-", "\n-") for engine in engines]
+    table = _table("task", "model", value, "% of\ndense", "MB", "less", *headings)
     blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         blocks.setdefault(row["task"], []).append(row)
@@ -124,7 +124,7 @@ def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
     return [
         row["arm"],
         _value(row["value"], row) + ("" if spread is None else f" ±{_value(spread, row)}"),
-        percent(row["recovery"]) if of_dense else "",
+        f"{100 * row['recovery']:.1f}" if of_dense else "",
         f"{size['bytes'] / 1e6:.1f}" if size else "",
         f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",
     ]

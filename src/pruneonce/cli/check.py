@@ -11,7 +11,7 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli.stages import AsJson
 from pruneonce.cli.task_options import MEASURED, TaskSets, takes_task, with_sets
-from pruneonce.console import results
+from pruneonce.console import note, results
 from pruneonce.engines import ENGINES, title_of
 from pruneonce.errors import UserError
 from pruneonce.wording import listed, percent
@@ -92,6 +92,8 @@ def _task(model: str, against: str | None, data: str, typed: dict[str, Any]) -> 
     place = Path(against) if against and against.endswith(".json") else Path(model)
     certificate = read_certificate(place) if place.exists() and place.suffix != ".pruneonce" else None
     known = certificate["task"] if certificate else {"kind": kind}
+    if certificate and place != Path(against or model):
+        note(f"data are read as the certificate of {model} says, but for the options of the task that are given")
     values: dict[str, Any] = {**known, **typed}
     if isinstance(values.get("labels"), str):
         values["labels"] = [label.strip() for label in values["labels"].split(",")]

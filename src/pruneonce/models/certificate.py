@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pruneonce.console import console
 from pruneonce.models.provenance import CERTIFICATE
 from pruneonce.system import durable
 from pruneonce.wording import megabytes, milliseconds, percent_as_set, readable
@@ -14,7 +15,13 @@ from pruneonce.wording import megabytes, milliseconds, percent_as_set, readable
 def certificate_block(folder: Path) -> str:
     """Return the block of a model folder's certificate; empty where it has none."""
     certificate = durable.read_json(folder / CERTIFICATE)
-    return _block(certificate) if isinstance(certificate, dict) else ""
+    if certificate is None:
+        return ""
+    try:
+        return _block(certificate)
+    except (KeyError, TypeError, ValueError, AttributeError):  # edited by hand
+        console.print(f"  {folder / CERTIFICATE} is damaged, so the card shows no certificate", soft_wrap=True)
+        return ""
 
 
 def facts(certificate: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from shared.models import CONFIGS
 from transformers import AutoModel
 
 from pruneonce_runtime import functions
-from pruneonce_runtime.native import NativeEngine, instruction_sets, kernels
+from pruneonce_runtime.native import NativeEngine, instruction_sets, kernels, peak
 from pruneonce_runtime.reference import ReferenceEngine
 from pruneonce_runtime.spec import Linear, Matrix
 
@@ -239,3 +239,16 @@ def test_unknown_instructions_are_refused(name, tmp_path):
     network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
     with pytest.raises(ValueError, match="instructions"):
         NativeEngine(network, name)
+
+
+def test_seconds_of_operations(tmp_path):
+    network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
+    seconds = NativeEngine(network).seconds(*joined(batch()))
+    assert list(seconds)[:4] == ["embeddings", "normalization", "quantization", "query, key, value"]
+    assert min(seconds.values()) > 0
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_peak_is_a_rate_of_products(name):
+    lanes = {"portable": 8, "avx2": 16, "avxvnni": 32}.get(name, 64)
+    assert 0.1e9 * lanes < peak(name) < 40e9 * lanes  # a vector of products in 10 ns to a fortieth

@@ -20,7 +20,7 @@ def instruction_sets() -> list[str]:
 
 
 def peak(instructions: str = "") -> float:
-    """Products of two int8 (or int16, without VNNI) that a core does in a second, and adds up, if it does nothing else."""
+    """Products of two integers that a core does in a second, and adds up, if it does nothing else."""
     return float(kernels.peak(instructions))
 
 

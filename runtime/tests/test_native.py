@@ -119,21 +119,21 @@ def test_hidden_states_are_those_of_the_reference(architecture, kind, name, tmp_
     expected = ReferenceEngine(network).forward(ids, offsets)
     hidden = NativeEngine(network, name).forward(ids, offsets)
     # A sum of floats in another order may move an input of the next layer over the middle between two integers.
-    tolerance = 0.05 if kind == "calibrated" else 0.01 if name == "avx512bf16" else 2e-5
+    tolerance = 0.05 if kind == "calibrated" else 2e-5
     np.testing.assert_allclose(hidden, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.skipif("avx512bf16" not in SETS, reason="this processor has no AVX-512 BF16")
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_attention_in_bfloat16(architecture, tmp_path, monkeypatch):
-    network = network_of(packed(tmp_path, random_model(AutoModel, architecture), "fp32").file)
+    network = network_of(packed(tmp_path, random_model(AutoModel, architecture), "calibrated").file)
     ids, offsets = joined(batch())
     exact = ReferenceEngine(network).forward(ids, offsets)
     monkeypatch.setattr(functions, "attention", attention_in_bfloat16)
     expected = ReferenceEngine(network).forward(ids, offsets)
     hidden = NativeEngine(network, "avx512bf16").forward(ids, offsets)
-    far = np.abs(exact - expected).mean()
-    assert np.abs(hidden - expected).mean() < 0.1 * far  # what is left is a float32 that was rounded the other way
+    # What is left is a float32 that was rounded the other way, and with it an integer now and then.
+    assert np.abs(hidden - expected).mean() < 0.5 * np.abs(exact - expected).mean()
 
 
 @pytest.mark.parametrize("name", SETS)

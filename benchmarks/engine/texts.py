@@ -97,7 +97,7 @@ def engines(folder: Path) -> Iterator[tuple[str, Callable[[list[str]], Any]]]:
         return run(batch).argmax(-1)
 
     for name, run in speed.engines(folder, threads=1):
-        if name != "pruneonce":
+        if not name.startswith("pruneonce"):
             yield name, partial(tokenized, run)
     yield "pruneonce", pruneonce_runtime.load(folder / "model.pruneonce", verify=False, max_length=LIMIT)
 

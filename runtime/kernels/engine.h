@@ -57,7 +57,7 @@ struct InstructionSet {
     double (*peak)();
 };
 
-// Those that were compiled in, the fastest first.
+// Those that were compiled in. The first that a processor has is the one to take.
 const std::vector<InstructionSet>& instruction_sets();
 // The one with this name, or the first that is here if it is empty; null: there is none.
 const InstructionSet* find(const std::string& name);

@@ -304,7 +304,7 @@ NB_MODULE(_native, m) {
         for (const InstructionSet& set : instruction_sets())
             if (set.is_here()) names.emplace_back(set.name);
         return names;
-    }, "Names of the instruction sets that were compiled in and that this processor has, the fastest first.");
+    }, "Names of the instruction sets that were compiled in and that this processor has; the first is taken.");
     m.def("peak", [](const std::string& instructions) { return set_of(instructions).peak(); }, nb::arg("instructions") = "",
           "Products of two integers that a core does in a second, and adds up, if it does nothing else.");
     nb::class_<NativeEncoder>(m, "Encoder")

@@ -15,7 +15,11 @@ except ImportError:  # installed without a compiler: the reference engine runs e
 
 
 def instruction_sets() -> list[str]:
-    """Names of the instruction sets that there are kernels for on this processor, the fastest first."""
+    """Names of the instruction sets that there are kernels for on this processor; the first is taken.
+
+    `avx512bf16`, which is asked for by its name alone, is `avx512vbmi` with attention in bfloat16 where a network
+    quantizes its inputs.
+    """
     return [] if kernels is None else list(kernels.instruction_sets())
 
 
@@ -30,7 +34,7 @@ class NativeEngine:
     Safe to call from several threads, which it does not block: it gives up the interpreter's lock while it runs.
 
     Args:
-        instructions: one of `instruction_sets`; empty: the fastest.
+        instructions: one of `instruction_sets`; empty: the first.
         threads: of one call, the calling one included.
     """
 

@@ -61,17 +61,21 @@ PRUNEONCE_INLINE F gelu_tanh(F x) {
     return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
 }
 
-// `values` become activation(values); `vectors` vectors that stand together.
-void activate(Activation activation, float* values, int vectors) {
-    auto all = [&](auto&& function) {
-        for (int v = 0; v < vectors; ++v) store(values + v * LANES, function(load(values + v * LANES)));
+// Values become activation(values), in `vectors` vectors of each of `count` rows that there are; row r is to + r * stride.
+void activate(Activation activation, float* to, size_t stride, const int* rows, int count, int vectors) {
+    auto all = [&](auto&& function) PRUNEONCE_INLINE_LAMBDA {
+        for (int i = 0; i < count; ++i) {
+            if (rows[i] < 0) continue;
+            float* values = to + size_t(rows[i]) * stride;
+            for (int v = 0; v < vectors; ++v) store(values + v * LANES, function(load(values + v * LANES)));
+        }
     };
     switch (activation) {
-        case Activation::gelu: return all([](F x) { return gelu(x); });
-        case Activation::gelu_tanh: return all([](F x) { return gelu_tanh(x); });
-        case Activation::relu: return all([](F x) { return max(x, broadcast(0.0f)); });
-        case Activation::silu: return all([](F x) { return mul(x, logistic(x)); });
-        case Activation::tanh: return all([](F x) { return tangent(x); });
+        case Activation::gelu: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return gelu(x); });
+        case Activation::gelu_tanh: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return gelu_tanh(x); });
+        case Activation::relu: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return max(x, broadcast(0.0f)); });
+        case Activation::silu: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return mul(x, logistic(x)); });
+        case Activation::tanh: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return tangent(x); });
         default: return;
     }
 }
@@ -432,7 +436,8 @@ private:
             const size_t half = size_t(inner) * tile.lanes();
             float* to = s.gated.tile(tile);
             std::copy(u, u + half, to);
-            activate(activation, to, static_cast<int>(half) / LANES);
+            const int row = 0;
+            activate(activation, to, 0, &row, 1, static_cast<int>(half) / LANES);
             for (size_t i = 0; i < half; i += LANES) store(to + i, mul(load(to + i), load(u + half + i)));
         }
     }

@@ -90,9 +90,15 @@ def assert_same(folder, model, without=()):
 
 def test_a_pre_trained_bert_of_2021(bert, tokenizer, tmp_path, capsys):
     source = foreign(tmp_path / "source", tokenizer, bert, state(bert))
-    made = stages.convert(source, tmp_path / "made")
+    made = stages.convert(source, str(tmp_path / "made"))
+    assert made == tmp_path / "made"
     assert_same(made, bert)
-    assert read_provenance(made)["left_out"] == ["bert.embeddings.position_ids"]
+    record = read_provenance(made)
+    assert record["left_out"] == ["bert.embeddings.position_ids"]
+    facts = f"80.0% zeros; sha256 of the pattern `{record['pattern']}`"
+    card = (made / "README.md").read_text()
+    assert f"It was not made by pruneonce, converted from source: {facts}." in card
+    assert "made by pruneonce (" not in card
     shown = capsys.readouterr().out
     assert "left out 1 tensors, which this model has no place for: bert.embeddings.position_ids" in shown
     assert {file.suffix for file in made.iterdir()} == {".json", ".safetensors", ".md"}
@@ -366,6 +372,11 @@ def test_of_the_hub_only_data_is_downloaded(bert, tokenizer, tmp_path, monkeypat
     assert asked == [("someone/sparse", data), ("someone/sparse", [*data, "pytorch_model*.bin"])]
     with pytest.raises(UserError, match=r"where it has pytorch_model.bin, `pruneonce convert someone/sparse DEST`"):
         load_encoder("someone/sparse")
+    made = stages.convert("someone/sparse", tmp_path / "made")
+    assert read_provenance(made)["parents"] == ["hub:someone/sparse"]
+    card = (made / "README.md").read_text()
+    assert "converted from [someone/sparse](https://huggingface.co/someone/sparse): 80.0% zeros" in card
+    assert "base_model: someone/sparse" in card
 
 
 # -- from the folder to a task ----------------------------------------------------------------------------------

@@ -96,6 +96,11 @@ class Foreign:
         weights = [(file.suffix, file_hash(file)) for file in self.files]
         return key_of(weights, [(file.name, file_hash(file)) for file in names])
 
+    @property
+    def parent(self) -> str:
+        """Key of the model as an input, as `content_key` has it for hub ids."""
+        return self.key if Path(self.name).exists() else f"hub:{self.name}"
+
 
 @dataclass(frozen=True)
 class Converted:

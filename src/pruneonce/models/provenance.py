@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import UserError
+from pruneonce.models.source import PROVENANCE as PROVENANCE
 from pruneonce.models.source import weights_hash
 from pruneonce.system.durable import file_hash, read_json
 
-PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
 SHA256 = "sha256"  # of the weights, in provenance
 CERTIFICATE = "certificate.json"

@@ -25,6 +25,7 @@ from pruneonce.system.durable import read_json
 from pruneonce.wording import first_line
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PROVENANCE = "pruneonce.json"
 PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone
 # Bounds of the numbers in a configuration.
 MOST, MOST_LAYERS, MOST_LABELS = 1 << 20, 1000, 1 << 17
@@ -99,7 +100,7 @@ def local_files(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
+        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX, PROVENANCE]))
     except Exception as error:  # the hub is away, or has no such model
         raise UserError(f"cannot load a model from {source}: {first_line(error)}") from error
     if (folder / CONFIG).is_file() and not has_files(folder, WEIGHTS):

@@ -10,12 +10,13 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from shared.models import CONFIGS
 from shared.scripts import ROOT
 from transformers import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 
-from pruneonce import UserError, stages, storage
+from pruneonce import UserError, console, stages, storage
 from pruneonce.cli import main
 from pruneonce.models import convert as reader
 from pruneonce.models import load_as_saved, load_encoder, read_provenance, unpickling
@@ -23,6 +24,7 @@ from pruneonce.models.architectures import prunable_weights
 from pruneonce.models.convert import find
 from pruneonce.sparsity import inspect_model, inspect_module, verify
 
+FEW = {"epochs": 1, "learning_rate": 1e-3}
 QUERY = "encoder.layer.0.attention.self.query.weight"
 
 
@@ -113,6 +115,45 @@ def test_without_safetensors_the_error_names_the_verb(bert, tokenizer, tmp_path)
             UserError, match=f"only pytorch_model.bin; `pruneonce convert {source} DEST` makes a folder"
         ):
             read(source)
+
+
+VERBS = {
+    "inspect": "inspect {source}",
+    "transfer": "transfer {source} --teacher {dense} {data} --output made",
+    "finetune": "finetune {source} {data} --output made",
+    "quantize": "quantize {source} --post-training {data} --output made",
+    "verify": "verify {source} --against {dense}",
+    "verify against it": "verify {dense} --against {source}",
+    "pack": "pack {source} made.pruneonce",
+    "export": "export {source} --output made",
+    "benchmark": "benchmark {source}",
+    "run": "run recipe.yaml --output made",
+    "plan": "plan recipe.yaml",
+    "a file": "inspect {source}/pytorch_model.bin",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_names_the_remedy_in_one_line(
+    verb, bert, tokenizer, models, task_files, tmp_path, monkeypatch, capsys
+):
+    """The path stays whole in a narrow terminal, and with a space in it the command can be copied."""
+    monkeypatch.setattr(console.errors, "width", 40)
+    monkeypatch.chdir(tmp_path)
+    source = foreign(tmp_path / "from somebody" / "encoder", tokenizer, bert, state(bert))
+    data = {split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")}
+    recipe = {"name": "r", "model": str(models[0]), "sparse": str(source), "tasks": {"mood": data}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"teacher": FEW, "transfer": FEW}))
+    options = shlex.join(["--train", data["train"], "--dev", data["dev"]])
+    before = sorted(tmp_path.rglob("*"))
+    line = VERBS[verb].format(source=shlex.quote(str(source)), dense=models[0], data=options)
+    assert main(shlex.split(line)) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    given = source / "pytorch_model.bin" if verb == "a file" else source
+    assert error.startswith(f"error: {given} ")
+    assert f"`pruneonce convert '{given}' DEST` makes a folder of it" in error
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_vocabulary_head_of_bert_keeps_the_pooler(bert, tokenizer, tmp_path):

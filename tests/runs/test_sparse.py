@@ -172,7 +172,10 @@ def refused(values: Values, folder: Path) -> str:
 
 def test_a_dense_encoder_is_refused(pruning, encoder, tmp_path):
     message = refused(taking(pruning, encoder), tmp_path / "run")
-    assert message == f"{encoder} has 0.0% zeros in its encoder; `sparse` takes a pruned one"
+    assert message == (
+        f"{encoder} has 0.0% zeros in its encoder, and `sparse` takes a pruned one; to prune it, give it as `model`, "
+        "with `corpus` and `prune` in the place of `sparse`"
+    )
 
 
 def test_an_encoder_of_another_shape_or_with_other_tokens_is_refused(pruning, foreign, tokenizer, tmp_path):

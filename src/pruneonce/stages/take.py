@@ -69,7 +69,10 @@ def check_sparse(model: str | Path) -> Inspection:
     """
     inspection = inspect_model(model)
     if len(inspection.scattered) == sum(layer.zeros > 0 for layer in inspection.layers):
-        raise UserError(f"{model} has {inspection.encoder:.1%} zeros in its encoder; `sparse` takes a pruned one")
+        raise UserError(
+            f"{model} has {inspection.encoder:.1%} zeros in its encoder, and `sparse` takes a pruned one; to prune it, "
+            "give it as `model`, with `corpus` and `prune` in the place of `sparse`"
+        )
     return inspection
 
 

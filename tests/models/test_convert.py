@@ -6,12 +6,15 @@ import re
 import shlex
 import shutil
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from safetensors.torch import save_file
+from shared.hub import serving
 from shared.models import CONFIGS
 from shared.scripts import ROOT
 from transformers import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
@@ -134,9 +137,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_names_the_remedy_in_one_line(
-    verb, bert, tokenizer, models, task_files, tmp_path, monkeypatch, capsys
-):
+def test_every_verb_names_the_remedy(verb, bert, tokenizer, models, task_files, tmp_path, monkeypatch, capsys):
     """The path stays whole in a narrow terminal, and with a space in it the command can be copied."""
     monkeypatch.setattr(console.errors, "width", 40)
     monkeypatch.chdir(tmp_path)
@@ -423,28 +424,58 @@ def test_of_the_hub_only_data_is_downloaded(bert, tokenizer, tmp_path, monkeypat
 # -- from the folder to a task ----------------------------------------------------------------------------------
 
 
-def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, tmp_path, monkeypatch, capsys):
-    """Each command of docs/published.md, in few steps; the pickle is read by a process of its own."""
-    monkeypatch.undo()
-    foreign(tmp_path / "someone", tokenizer, bert, state(bert))
-    shutil.copytree(task_files, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "published.md").read_text(), re.M | re.S)
-    commands = [line.removeprefix("pruneonce ") for line in block.splitlines()]
-    assert [line.split()[0] for line in commands] == ["convert", "inspect", "finetune", "transfer", "verify", "pack"]
-    again = next(line for line in commands if line.startswith("transfer")).replace("task", "other") + " --seed 1"
-    for line in [*commands, again, "pack task other family.pruneonce"]:
+@pytest.fixture
+def hub(monkeypatch):
+    with serving() as stand_in:
+        monkeypatch.setattr(constants, "ENDPOINT", stand_in.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_right")
+        yield stand_in
+
+
+def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, hub, tmp_path, monkeypatch, capsys):
+    """Each command of docs/published.md, in few steps; the other machine has what was pushed, and the packed file."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place in (here, there):
+        shutil.copytree(task_files, place)
+    rows = (there / "train.jsonl").read_text().splitlines(keepends=True)
+    (there / "train.jsonl").write_text("".join(reversed(rows)))
+    foreign(here / "someone", tokenizer, bert, state(bert))
+    page = (ROOT / "docs" / "published.md").read_text()
+    begin, share, later = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
+
+    def typed(block, **names):
         names = {
             "Intel/bert-base-uncased-sparse-85-unstructured-pruneofa": "someone",
             "bert-base-uncased": str(encoder),
+            **names,
         }
-        arguments = [names.get(word, word) for word in shlex.split(line)]
-        few = ["--set", "epochs=null", "--set", "steps=2"] if "--train" in arguments else []
-        assert main([*arguments, *few]) == 0, capsys.readouterr().err
-    shown = capsys.readouterr().out
+        for line in block.splitlines():
+            program, *arguments = [names.get(word, word) for word in shlex.split(line)]
+            assert program == "pruneonce"
+            few = ["--set", "epochs=null", "--set", "steps=2"] if "--train" in arguments else []
+            assert main([*arguments, *few]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(here)
+    shown = typed(begin)
     assert "made sparse: 80.0% of the encoder's Linear weights are zero" in shown
     assert "next: pruneonce transfer sparse --teacher dense" in shown
     assert "zeros of sparse are zeros in task" in shown
-    assert verify("other", "sparse").ok
-    storage.unpack(tmp_path / "family.pruneonce", tmp_path / "unpacked")
-    assert {folder.name for folder in (tmp_path / "unpacked").iterdir()} == {"task", "other"}
+    assert "files, " in typed(share, **{"USER/NAME": "me/sparse"})
+    published = hub.repositories["me/sparse"]["files"]
+    assert b"It was not made by pruneonce, converted from someone: 80.0% zeros; sha256 of" in published["README.md"]
+
+    monkeypatch.chdir(there)
+    (there / "me").mkdir()
+    for name, content in published.items():
+        (there / "me" / name).write_bytes(content)
+    shutil.copyfile(here / "task.pruneonce", there / "task.pruneonce")
+    assert "zeros of me are zeros in task" in typed(later, **{"USER/NAME": "me"})
+    assert "Its sparse encoder was not made by pruneonce, converted from someone" in Path("task/README.md").read_text()
+    storage.unpack("task.pruneonce", "before")
+    storage.unpack("family.pruneonce", "family")
+    assert {folder.name for folder in Path("family").iterdir()} == {"task", "other"}
+    before, after = (Path(folder, "model.safetensors").read_bytes() for folder in ("before", "family/task"))
+    assert before == after
+    assert verify("family/other", "me").ok

@@ -6,9 +6,11 @@ namespace pruneonce {
     namespace set {                                           \
     std::unique_ptr<Engine> engine(const Encoder& encoder);   \
     std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel); \
+    double peak();                                            \
     }
 
 #if defined(__x86_64__) || defined(_M_X64)
+PRUNEONCE_SET(avx512bf16)
 PRUNEONCE_SET(avx512vbmi)
 PRUNEONCE_SET(avx512vnni)
 PRUNEONCE_SET(avxvnni)
@@ -29,6 +31,7 @@ bool has_avx512vnni() {
            __builtin_cpu_supports("avx512vnni");
 }
 bool has_avx512vbmi() { return has_avx512vnni() && __builtin_cpu_supports("avx512vbmi"); }
+bool has_avx512bf16() { return has_avx512vbmi() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 }  // namespace
@@ -36,12 +39,13 @@ bool has_avx512vbmi() { return has_avx512vnni() && __builtin_cpu_supports("avx51
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> all = {
 #if defined(__x86_64__) || defined(_M_X64)
-        {"avx512vbmi", has_avx512vbmi, avx512vbmi::engine, avx512vbmi::product},
-        {"avx512vnni", has_avx512vnni, avx512vnni::engine, avx512vnni::product},
-        {"avxvnni", has_avxvnni, avxvnni::engine, avxvnni::product},
-        {"avx2", has_avx2, avx2::engine, avx2::product},
+        {"avx512bf16", has_avx512bf16, avx512bf16::engine, avx512bf16::product, avx512bf16::peak},
+        {"avx512vbmi", has_avx512vbmi, avx512vbmi::engine, avx512vbmi::product, avx512vbmi::peak},
+        {"avx512vnni", has_avx512vnni, avx512vnni::engine, avx512vnni::product, avx512vnni::peak},
+        {"avxvnni", has_avxvnni, avxvnni::engine, avxvnni::product, avxvnni::peak},
+        {"avx2", has_avx2, avx2::engine, avx2::product, avx2::peak},
 #endif
-        {"portable", always, portable::engine, portable::product},
+        {"portable", always, portable::engine, portable::product, portable::peak},
     };
     return all;
 }

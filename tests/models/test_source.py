@@ -13,7 +13,7 @@ from pruneonce import UserError, console, stages
 from pruneonce.data.readers import hub_faults
 from pruneonce.models import load_as_saved, load_encoder
 from pruneonce.models.architectures import prunable_names, prunable_weights
-from pruneonce.models.source import must_exist, read_config, stored_weights
+from pruneonce.models.source import hub_reason, must_exist, read_config, stored_weights
 from pruneonce.recipe import Prune
 from pruneonce.sparsity import inspect_model, inspect_module, verify
 
@@ -131,6 +131,28 @@ def test_damage_is_one_line(look, what, message, encoder, tmp_path):
     damaged(folder, what)
     with pytest.raises(UserError, match=message):
         look(folder)
+
+
+@pytest.mark.parametrize(
+    ("offline", "message"),
+    [
+        ("1", "no folder here has this name, and the Hugging Face hub is switched off by HF_HUB_OFFLINE; correct the"),
+        (
+            "0",
+            "no folder here has this name, and the Hugging Face hub cannot be reached; correct the path, or go online",
+        ),
+    ],
+)
+def test_a_hub_that_gives_no_answer(offline, message, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    errors = [LocalEntryNotFoundError("cannot find it"), OSError("We couldn't connect to 'https://...'.\nCheck it.")]
+    errors += [type("ConnectError", (Exception,), {})("refused"), OSError("refused")]
+    errors[-1].__cause__ = errors[-2]
+    for error in errors:
+        assert hub_reason(error).startswith(message)
+    assert hub_reason(OSError("no such model\nlook again")) == "no such model"
 
 
 def test_asking_the_hub_is_said_once(monkeypatch, capsys, tmp_path):

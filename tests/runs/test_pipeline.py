@@ -64,6 +64,7 @@ def finished(run_once, tmp_path):
 def test_a_whole_run(finished, recipe_values):
     summary, output = finished
     assert {(row["task"], row["arm"]) for row in summary["results"]} == {("mood", arm) for arm in ARMS}
+    assert all(row["cut"]["cut"] == 0 < row["cut"]["texts"] == row["examples"] for row in summary["results"])
     assert summary["sparsity"]["encoder"] == pytest.approx(0.9, abs=2e-3)
     assert json.loads((output / "summary.json").read_text()) == summary
     assert (output / "report.html").stat().st_size > 10_000
@@ -248,7 +249,7 @@ def test_an_unsupported_architecture(recipe_values, tokenizer, tmp_path):
     GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=60)).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     recipe_values["model"] = str(tmp_path / "gpt2")
-    with pytest.raises(UserError, match="architecture 'gpt2' is not supported; these are: bert"):
+    with pytest.raises(UserError, match="architecture 'gpt2' is not supported: transformers has no masked"):
         run(recipe_values, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -19,6 +19,11 @@ def instruction_sets() -> list[str]:
     return [] if kernels is None else list(kernels.instruction_sets())
 
 
+def peak(instructions: str = "") -> float:
+    """Products of two integers that a core does in a second, and adds up, if it does nothing else."""
+    return float(kernels.peak(instructions))
+
+
 class NativeEngine:
     """See `spec.Engine`.
 
@@ -51,6 +56,15 @@ class NativeEngine:
         check_batch(self.network.encoder, ids, offsets, types)
         hidden: Floats = self._encoder.forward(ids, offsets, types)
         return hidden
+
+    def seconds(self, ids: Int32s, offsets: Int32s, types: Int32s | None = None) -> dict[str, float]:
+        """The time of a call's operations, on one thread; products include what is fused into them.
+
+        Raises:
+            PruneonceError: the arrays are no batch of this network.
+        """
+        check_batch(self.network.encoder, ids, offsets, types)
+        return dict(self._encoder.seconds(ids, offsets, types))
 
     def linear(self, linear: Linear, x: Floats) -> Floats:
         """x [rows, in] to [rows, out]."""

@@ -56,7 +56,14 @@ class Carded:
 
     @cached_property
     def task(self) -> Scored | None:
-        return task_of(self.folder.with_name(self.folder.name.removesuffix(".partial")))
+        own = task_of(self.folder.with_name(self.folder.name.removesuffix(".partial")))
+        return own or (task_of(self.exported) if self.exported else None)
+
+    @cached_property
+    def exported(self) -> Path | None:
+        """Folder of the model that this folder is an export of; None where it is no export, or that one is gone."""
+        is_export = [record.get("stage") for record in self.lineage.records[:1]] == ["export"]
+        return self.lineage.folders[0] if is_export and self.lineage.folders else None
 
     @cached_property
     def class_name(self) -> str:
@@ -212,8 +219,13 @@ BLOCKS: list[Callable[[Carded], str]] = [_introduction, _scores, _certificate, _
 
 
 def _metadata(model: Carded) -> ModelCardData:
-    before = _data_of(model.folder / CARD)
-    inherited = {name: before.get(name) for name in INHERITED}
+    own = _data_of(model.folder / CARD)
+    before = {**(_data_of(model.exported / CARD) if model.exported else {}), **own}
+    cards = [before, *(_data_of(place / CARD) for place in model.lineage.folders)]
+    # The name of a license and its link are those of the card that has the license.
+    licensed = next((card for card in cards if card.get("license") is not None), before)
+    language = next((card["language"] for card in cards if card.get("language") is not None), None)
+    inherited = {**{name: licensed.get(name) for name in INHERITED}, "language": language}
     inherited |= {name: value for name, value in _original(model).items() if name in INHERITED}
     tags = ["pruneonce", *(["sparse"] if model.sparsity else []), *([model.weights] if model.weights != "fp32" else [])]
     base = model.lineage.hub_id or before.get("base_model")

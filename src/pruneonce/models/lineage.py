@@ -10,7 +10,7 @@ from typing import Any
 
 from pruneonce.config import safe_yaml
 from pruneonce.errors import UserError
-from pruneonce.models.provenance import read_provenance
+from pruneonce.models.provenance import key_as_found, read_provenance
 from pruneonce.system.durable import read_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -27,11 +27,13 @@ class Lineage:
         records: provenance of the folder and of its ancestors, the folder's own first.
         origin: folder of the first ancestor, which pruneonce did not make; None where it is not on this machine.
         hub_id: the first ancestor's name on the hub; None where it has none.
+        folders: those of the ancestors, the nearest first, as far as they are unchanged.
     """
 
     records: tuple[dict[str, Any], ...]
     origin: Path | None
     hub_id: str | None
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,23 @@ class Scored:
 def lineage_of(folder: Path) -> Lineage:
     """Follow the sources in the provenance of a model folder, up to an ancestor that is no longer the same."""
     records: list[dict[str, Any]] = []
+    folders: list[Path] = []
     record = read_provenance(folder)
     while record is not None and len(records) < MOST_ANCESTORS:
         records.append(record)
         source, parent = str(record.get("source", "")), (record.get("parents") or [None])[0]
         if is_on_hub(record):
-            return Lineage(tuple(records), None, source)
+            return Lineage(tuple(records), None, source, tuple(folders))
         place = Path(source)
         if not source or not place.is_dir():
-            return Lineage(tuple(records), None, None)
+            return Lineage(tuple(records), None, None, tuple(folders))
         record = read_provenance(place)
         if record is None:
-            return Lineage(tuple(records), place, cached_id(place))
-        if record.get("key") != parent:
+            return Lineage(tuple(records), place, cached_id(place), (*folders, place))
+        if "key" not in record or key_as_found(place, record) != parent:
             break
-    return Lineage(tuple(records), None, None)
+        folders.append(place)
+    return Lineage(tuple(records), None, None, tuple(folders))
 
 
 def is_on_hub(record: Mapping[str, Any]) -> bool:

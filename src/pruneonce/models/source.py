@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from pruneonce.console import asking_hub
+from pruneonce.console import asking_hub, is_offline
 from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
 from pruneonce.wording import first_line
@@ -38,6 +38,10 @@ WRAPPERS = re.compile(r"^(?:module\.|(?:\d+\.)?auto_model\.)+")
 OUTER = "model."  # a wrapper if all names have it; else the base model of a head
 # Keys of a configuration that name code, or settings of the machine rather than of the model.
 IMPLEMENTATION = re.compile(r"_?\w+_implementation(_internal)?")
+# Errors without an answer of the hub, by the names of their classes and by transformers' texts.
+AWAY = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ReadTimeout"}
+AWAY_TEXTS = ("couldn't connect to", "outgoing traffic has been disabled")
+DEEPEST = 20  # errors within an error
 PIECE = 1 << 22  # bytes that are read at once
 HARMLESS = ("eager", "sdpa")  # implementations inside transformers and PyTorch
 MACHINE = {
@@ -104,10 +108,25 @@ def local_files(source: str | Path) -> Path:
     try:
         folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX, PROVENANCE]))
     except Exception as error:  # the hub is away, or has no such model
-        raise UserError(f"cannot load a model from {source}: {first_line(error)}") from error
+        raise UserError(f"cannot load a model from {source}: {hub_reason(error)}") from error
     if (folder / CONFIG).is_file() and not has_files(folder, WEIGHTS):
         raise UserError(f"{source} has no safetensors weights; where it has {PICKLE}, {converting(source)}")
     return folder
+
+
+def hub_reason(error: BaseException) -> str:
+    """Reason in one line why the hub gives no model: an error of huggingface_hub, or of transformers around it."""
+    chain: list[BaseException] = []
+    inner: BaseException | None = error
+    while inner is not None and len(chain) < DEEPEST:
+        chain.append(inner)
+        inner = inner.__cause__ or inner.__context__
+    if not any(type(one).__name__ in AWAY or any(text in str(one) for text in AWAY_TEXTS) for one in chain):
+        return first_line(error)
+    where = "no folder here has this name, and the Hugging Face hub"
+    if is_offline():
+        return f"{where} is switched off by HF_HUB_OFFLINE; correct the path, or unset HF_HUB_OFFLINE to download it"
+    return f"{where} cannot be reached; correct the path, or go online"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -194,6 +213,27 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
                 if tensor.get_dtype() in FLOATS:
                     weights[name] = Stored(file, name, tuple(tensor.get_shape()), tensor.get_dtype())
     return {short: _masked(weights, name, mask) for short, (name, mask) in unwrapped(weights, str(folder)).items()}
+
+
+def unread_type(folder: Path, wanted: Collection[str]) -> UserError | None:
+    """The error for a model that has a weight, but as numbers of a type that is not read; None where it has none.
+
+    Args:
+        folder: of the model.
+        wanted: names of weights without floating-point numbers, as in the model; empty: any weight counts.
+    """
+    for file in weight_files(folder):
+        with reading(file), safe_open(file, framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                dtype = opened.get_slice(name).get_dtype()
+                ending = name.rpartition(".")[2]
+                is_wanted = any(name.endswith(one) or one.endswith(f".{name}") for one in wanted)
+                if dtype not in FLOATS and (is_wanted or (not wanted and ending in ("weight", "bias"))):
+                    return UserError(
+                        f"{folder} has {name} as {dtype}, which is not read as a weight: another library quantized it; "
+                        "give the model before it was quantized, or save it as float32"
+                    )
+    return None
 
 
 def _masked(weights: dict[str, Stored], name: str, mask: str | None) -> Stored:

@@ -37,9 +37,9 @@ def take(model: str | Path, output: Path) -> Path:
     """
     key = keys.take(content_key(model))
     distributed.start(0)
-    if is_finished(output, key):
+    if is_finished(output, key, model):
         return output
-    with unfinished(output, key):
+    with unfinished(output, key, model):
         inspection = check_sparse(model)
         if inspection.scattered:
             names = styled("{names}", names=listed([f"`{name}`" for name in inspection.scattered]))

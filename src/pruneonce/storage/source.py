@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.errors import UserError
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid
-from pruneonce.models.provenance import CERTIFICATE, METRICS, PROVENANCE, is_as_written
+from pruneonce.models.provenance import CERTIFICATE, METRICS, PLACES, PROVENANCE, is_as_written
 from pruneonce.models.source import PICKLE, has_files, not_finite, unwrapped, weight_files
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
@@ -23,9 +23,8 @@ from pruneonce.storage.skeleton import Skeleton
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# Files with names of places, and the keys that have them.
+# Files with names of places.
 WITH_PLACES = (CONFIG, "tokenizer_config.json", PROVENANCE)
-PLACES = ("source", "_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file")
 # The log of training, and the certificate, which tells the size of the packed file.
 LEFT_OUT = (METRICS, CERTIFICATE)
 

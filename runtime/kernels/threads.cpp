@@ -43,6 +43,7 @@ long process() {
 class Pool final : public Threads {
     static constexpr auto PATIENCE = std::chrono::milliseconds(2);
     static constexpr int MOST_PARTS = 0xffff;
+    static constexpr int LOOKS = 5000;  // by the caller at the last parts, before it offers its processor to a worker
 
     // One process's workers and what they share with their caller.
     struct Crew {
@@ -142,7 +143,7 @@ public:
             c.wake.notify_all();
         }
         c.take();
-        while (c.done.load() < parts) pause();
+        for (int looks = 0; c.done.load() < parts; ++looks) looks < LOOKS ? pause() : std::this_thread::yield();
         if (c.failure) std::rethrow_exception(std::exchange(c.failure, nullptr));
     }
 };

@@ -52,9 +52,14 @@ def milliseconds(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def percent(share: float) -> str:
-    """Format a share as a percentage with one decimal."""
-    return f"{100 * share:.1f} %"
+def percent(share: float, digits: int = 1, sign: str = "") -> str:
+    """Format a share as a percentage with so many decimals; the sign `+` stands before what is above 0, too."""
+    return f"{100 * share:{sign}.{digits}f} %"
+
+
+def percent_as_set(share: float) -> str:
+    """Format a share that somebody set, such as a confidence, as a percentage without zeros at its end."""
+    return f"{100 * share:.4g} %"
 
 
 def tenths(share: float) -> float:

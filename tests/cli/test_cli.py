@@ -303,7 +303,7 @@ def test_run_ends_with_results_and_report(shipped, here, capsys):
     first = next(number for number, line in enumerate(shown) if line.startswith("mood"))
     megabytes = [f"{row['size']['bytes'] / 1e6:.1f}" for row in (dense, sparse)]
     assert shown[first].split()[:4] == ["mood", "dense", f"{dense['value']:.4f}", megabytes[0]]
-    found = ["sparse", f"{sparse['value']:.4f}", f"{sparse['recovery']:.1%}", megabytes[1]]
+    found = ["sparse", f"{sparse['value']:.4f}", f"{100 * sparse['recovery']:.1f}", megabytes[1]]
     assert shown[first + 1].split()[:4] == found
     assert shown[-1] == "report: out/report.html"
     assert (here / "out" / "report.html").is_file()
@@ -313,7 +313,7 @@ def test_run_ends_with_results_and_report(shipped, here, capsys):
 def test_stage_verbs_one_after_the_other(encoder, corpus_file, task_files, here, capsys):
     prune = "--objective hidden --steps 4 --sparsity 0.5 --set every=1 --set batch_size=8 --set corpus.block_length=16"
     assert main(["prune", str(encoder), "--corpus", str(corpus_file), "--output", "sparse", *prune.split()]) == 0
-    assert "made sparse: 50.0% of the encoder" in capsys.readouterr().out
+    assert "made sparse: 50.0 % of the encoder" in capsys.readouterr().out
 
     task = as_options(task_files)
     assert main(["finetune", str(encoder), *task, "--output", "dense", *FAST]) == 0
@@ -360,12 +360,12 @@ def test_one_shot_of_a_finished_model_then_transfer(encoder, task_files, here, c
     capsys.readouterr()
     assert main(["one-shot", "dense", *task, "--sparsity", "0.5", "--output", "pruned", *obert]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[-2] == "made pruned: 50.0% of the encoder's Linear weights are zero"
+    assert shown[-2] == "made pruned: 50.0 % of the encoder's Linear weights are zero"
     assert shown[-1] == f"next: pruneonce transfer pruned --teacher dense {shlex.join(task)} --output task"
     assert main([*shlex.split(shown[-1])[2:], *FAST]) == 0
     assert main(["verify", "task", "--against", "pruned"]) == 0
     again = ["one-shot", "pruned", *task, "--output", "again", "--sparsity"]
-    assert "has 50.0% of zeros already" in fails([*again, "0.4"], capsys, here)
+    assert "has 50.0 % of zeros already" in fails([*again, "0.4"], capsys, here)
 
 
 @pytest.mark.parametrize(

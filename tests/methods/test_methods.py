@@ -125,7 +125,7 @@ def test_the_list_names_them_all(capsys):
         ),
         ({"method": "cram"}, "`prune`: `method` cram has no place here; it works in finetune, gradual, transfer"),
         ({"pattern": "3:2"}, "`prune.pattern`: a pattern is unstructured, row, column, blocks such as 1x4"),
-        ({"pattern": "2:4", "sparsity": 0.4}, "`prune`: `pattern: 2:4` has at least 50% of zeros; raise `sparsity`"),
+        ({"pattern": "2:4", "sparsity": 0.4}, "`prune`: `pattern: 2:4` has at least 50 % of zeros; raise `sparsity`"),
     ],
 )
 def test_mistakes_in_a_recipe_are_one_line(values, message):

@@ -10,8 +10,10 @@ from huggingface_hub import ModelCard
 from shared.clients import bert_tokenizer, make_embedder
 
 from pruneonce import stages
+from pruneonce.config.openvino import SPARSE
 from pruneonce.models import card as cards
 from pruneonce.models.card import card_of, is_unedited, refresh_card
+from pruneonce.models.clients import Usage, usage_blocks
 from pruneonce.recipe import Prune
 
 # https://github.com/huggingface/hub-docs/blob/main/modelcard.md
@@ -71,7 +73,7 @@ def test_metadata_is_as_the_hub_documents_it(run_folder):
 
 def test_numbers_of_the_card_are_those_of_the_folder(models):
     recorded = json.loads((models[1] / "pruneonce.json").read_text())["sparsity"]["encoder"]
-    assert f"{recorded:.1%} of the encoder's Linear weights are zero" in card_of(models[1])
+    assert f"{100 * recorded:.1f} % of the encoder's Linear weights are zero" in card_of(models[1])
     assert (models[1] / "README.md").read_text() == card_of(models[1]), "as the stage wrote it"
 
 
@@ -111,6 +113,34 @@ def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
     assert variables["output"].last_hidden_state.shape[-1] == 32
     exec(sentences, variables)
     assert variables["values"].shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sparsity", "files", "is_said"),
+    [
+        ("int8", 0.9, {"openvino/openvino_model.xml"}, True),
+        ("int8", 0.9, {"openvino_model.xml"}, True),
+        ("int8", 0.5, {"openvino/openvino_model.xml"}, False),
+        ("int8", None, {"openvino/openvino_model.xml"}, False),
+        ("fp32", 0.9, {"openvino/openvino_model.xml"}, False),
+        ("int8", 0.9, {"onnx/model.onnx"}, False),
+    ],
+)
+def test_the_property_for_zeros_is_stated_where_openvino_has_a_kernel(weights, sparsity, files, is_said):
+    usage = Usage("me/x", "BertForTokenClassification", False, False, None, False, weights, sparsity, frozenset(files))
+    text = "\n".join(usage_blocks(usage))
+    assert (f"`{json.dumps(SPARSE)}` is set" in text) == is_said
+    assert ("layers with 70 % of zeros" in text) == is_said
+
+
+def test_the_card_of_a_sparse_int8_export_states_the_property(tmp_path):
+    embedder = make_embedder(tmp_path / "embedder", bert_tokenizer(tmp_path))
+    (embedder / "openvino").mkdir()
+    (embedder / "openvino" / "openvino_model.xml").touch()
+    assert "CPU_SPARSE" not in card_of(embedder)
+    record = {"sparsity": {"encoder": 0.9}, "settings": {}, "weights": "int8"}
+    (embedder / "pruneonce.json").write_text(json.dumps(record))
+    assert "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE" in card_of(embedder)
 
 
 def test_an_edited_card_is_known(models):

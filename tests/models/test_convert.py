@@ -100,7 +100,7 @@ def test_a_pre_trained_bert_of_2021(bert, tokenizer, tmp_path, capsys):
     assert_same(made, bert)
     record = read_provenance(made)
     assert record["left_out"] == ["bert.embeddings.position_ids"]
-    facts = f"80.0% zeros; sha256 of the pattern `{record['pattern']}`"
+    facts = f"80.0 % zeros; sha256 of the pattern `{record['pattern']}`"
     card = (made / "README.md").read_text()
     assert f"It was not made by pruneonce, converted from source: {facts}." in card
     assert "made by pruneonce (" not in card
@@ -417,7 +417,7 @@ def test_of_the_hub_only_data_is_downloaded(bert, tokenizer, tmp_path, monkeypat
     made = stages.convert("someone/sparse", tmp_path / "made")
     assert read_provenance(made)["parents"] == ["hub:someone/sparse"]
     card = (made / "README.md").read_text()
-    assert "converted from [someone/sparse](https://huggingface.co/someone/sparse): 80.0% zeros" in card
+    assert "converted from [someone/sparse](https://huggingface.co/someone/sparse): 80.0 % zeros" in card
     assert "base_model: someone/sparse" in card
 
 
@@ -459,12 +459,12 @@ def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, hub, tmp
 
     monkeypatch.chdir(here)
     shown = typed(begin)
-    assert "made sparse: 80.0% of the encoder's Linear weights are zero" in shown
+    assert "made sparse: 80.0 % of the encoder's Linear weights are zero" in shown
     assert "next: pruneonce transfer sparse --teacher dense" in shown
     assert "zeros of sparse are zeros in task" in shown
     assert "files, " in typed(share, **{"USER/NAME": "me/sparse"})
     published = hub.repositories["me/sparse"]["files"]
-    assert b"It was not made by pruneonce, converted from someone: 80.0% zeros; sha256 of" in published["README.md"]
+    assert b"It was not made by pruneonce, converted from someone: 80.0 % zeros; sha256 of" in published["README.md"]
 
     monkeypatch.chdir(there)
     (there / "me").mkdir()

@@ -112,7 +112,7 @@ def test_texts_longer_than_what_the_model_is_pruned_on_are_said(recipe_values, t
         notes = []
         task_works(validate(Recipe, recipe_values), "mood", tmp_path, notes)
         assert len(notes) == told
-        assert all(note.startswith("100% of the examples of mood are longer than the blocks of 8 ") for note in notes)
+        assert all(note.startswith("100 % of the examples of mood are longer than the blocks of 8 ") for note in notes)
 
 
 def test_lengths_are_those_of_a_sample(tokenizer, tmp_path):

@@ -374,6 +374,6 @@ def test_a_pattern_without_quotes_is_one_line(write):
 
 def test_the_least_sparsity_of_a_pattern_is_said_and_taken():
     settings = {"pattern": "6:64", "steps": 1, "learning_rate": 1e-3}
-    with pytest.raises(UserError, match=r"has at least 90.63% of zeros; raise `sparsity` to 0.9063$"):
+    with pytest.raises(UserError, match=r"has at least 90.63 % of zeros; raise `sparsity` to 0.9063$"):
         recipe.validate(recipe.Prune, {**settings, "sparsity": 0.9})
     assert recipe.validate(recipe.Prune, {**settings, "sparsity": 0.9063}).sparsity == 0.9063

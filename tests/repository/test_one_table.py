@@ -118,3 +118,9 @@ def test_arms_start_from_a_model_that_there_is():
         assert arm.packed or not arm.exported, f"{arm.name}: what is deployed is packed, too"
     assert [arm.name for arm in arms.ARMS.values() if arm.role == "reference"] == [arms.DENSE]
     assert next(iter(arms.ARMS)) == arms.DENSE, "what others are compared with comes first"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_percentages_are_written_by_one_helper(module):
+    """`95 %` with its space comes from `wording`; Python's own `%` presentation type has none."""
+    assert not re.search(r"\{[^{}\n]*:[^{}\n]*%\}", MODULES[module].read_text()), "use pruneonce.wording.percent"

@@ -99,7 +99,7 @@ def test_the_encoder_is_as_it_was_and_says_where_it_came_from(pruned, taken, for
     page = (taken[0] / "report.html").read_text()
     assert "not made by pruneonce" in page
     assert f"zeros; sha256 of the pattern {provenance['pattern']}" in page
-    was = f"{provenance['taken']['zeros']:.1%} zeros; sha256 of the pattern `{provenance['pattern']}`"
+    was = f"{100 * provenance['taken']['zeros']:.1f} % zeros; sha256 of the pattern `{provenance['pattern']}`"
     assert f"It was not made by pruneonce: {was}." in (taken[0] / "sparse/README.md").read_text()
     card = (taken[0] / "tasks/mood/sparse/README.md").read_text()
     assert "encoder made by pruneonce" in card
@@ -173,7 +173,7 @@ def refused(values: Values, folder: Path) -> str:
 def test_a_dense_encoder_is_refused(pruning, encoder, tmp_path):
     message = refused(taking(pruning, encoder), tmp_path / "run")
     assert message == (
-        f"{encoder} has 0.0% zeros in its encoder, and `sparse` takes a pruned one; to prune it, give it as `model`, "
+        f"{encoder} has 0.0 % zeros in its encoder, and `sparse` takes a pruned one; to prune it, give it as `model`, "
         "with `corpus` and `prune` in the place of `sparse`"
     )
 
@@ -225,7 +225,7 @@ def test_a_converted_encoder_says_of_what(foreign, record, name, tmp_path):
     provenance = json.loads((made / "pruneonce.json").read_text())
     taken = provenance["taken"]
     assert taken["from"] == f"not made by pruneonce, converted from {name}"
-    facts = f"{taken['zeros']:.1%} zeros; sha256 of the pattern `{provenance['pattern']}`"
+    facts = f"{100 * taken['zeros']:.1f} % zeros; sha256 of the pattern `{provenance['pattern']}`"
     card = (made / "README.md").read_text()
     assert "made by pruneonce (" not in card
     link = f"[{name}](https://huggingface.co/{name})" if "/" in name else name

@@ -1,6 +1,7 @@
 """Certificates and `check`: numbers against a plain computation, references, budgets, engines and exit codes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pruneonce.errors import UserError
 from pruneonce.metrics.comparison import RESAMPLES
 from pruneonce.metrics.units import Units
 from pruneonce.models import CERTIFICATE, content_key
+from pruneonce.models.card import card_of
 from pruneonce.stages.certificate import read_certificate
 from pruneonce.stages.check import Budget
 
@@ -164,6 +166,13 @@ def test_exports_are_checked_in_their_engine(certified, models, test_file, tmp_p
     assert "was exported for onnxruntime; to measure in openvino, give the model" in capsys.readouterr().err
 
 
+def test_it_is_said_that_a_certificate_tells_how_to_read(certified, models, test_file, capsys):
+    shared = ("--data", test_file, "--budget", "100%", "--against", str(models[0]))
+    for model, is_said in ((certified, True), (models[1], False)):
+        assert main(["check", str(model), *shared]) == 0
+        assert (f"read as the certificate of {model} says" in capsys.readouterr().err) == is_said
+
+
 def test_engines_measure_the_same_model(certified, test_file, capsys):
     shared = (certified, "--data", test_file, "--budget", "100%")
     scores = {engine: checked(capsys, *shared, "--engine", engine)[1]["score"] for engine in ("torch", "pruneonce")}
@@ -210,7 +219,7 @@ def test_every_kind_of_task(name, inputs, tmp_path, capsys):
     capsys.readouterr()
     code, said = checked(capsys, *shared, "--against", model, "--kind", name, *options, "--certify")
     assert code == 0, said
-    assert said["loss"]["value"] == 0
+    assert str(said["loss"]["value"]) == "0.0", "not -0.0"
     assert (said["loss"]["low"], said["loss"]["high"], said["p"]) == (0, 0, 1)
     assert content_key(model) == before, "it is the same model"
     code, again = checked(capsys, *shared)
@@ -255,6 +264,55 @@ def test_what_there_is_no_reference_for_is_refused(certified, models, task, tmp_
     (broken / CERTIFICATE).write_text("[]")
     assert main(["check", str(broken), "--data", task.test, *shared]) == 2
     assert "is not a certificate of this version" in capsys.readouterr().err
+
+
+def flipped(content):
+    """Outcomes by which the dense model was right on nothing, packed as `check` packs them."""
+    outcome = Units.from_json(content["reference"]["outcome"])
+    wrong = {**outcome.values, "predicted": 1 - outcome.values["label"]}
+    content["reference"]["outcome"] = Units(wrong, wrong["predicted"], np.zeros(40, bool)).to_json()
+
+
+def without_hash(content):
+    flipped(content)
+    del content["reference"]["sha256"]
+
+
+def other_decisions(content):
+    outcome = Units.from_json(content["reference"]["outcome"])
+    turned = Units(outcome.values, 1 - outcome.decisions, ~outcome.right)
+    content["reference"]["outcome"] = turned.to_json()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        flipped,
+        without_hash,
+        other_decisions,
+        lambda content: content["reference"].update(value=0.99),
+        lambda content: content["reference"].pop("outcome"),
+        lambda content: content.update(reference=[]),
+        lambda content: content.update(task="classification"),
+        lambda content: content.pop("data"),
+    ],
+)
+def test_an_edited_certificate_does_not_mislead(edit, certified, test_file, tmp_path, capsys):
+    """Easier outcomes of the dense model would hide a loss."""
+    folder = shutil.copytree(certified, tmp_path / "edited")
+    content = json.loads((folder / CERTIFICATE).read_text())
+    edit(content)
+    (folder / CERTIFICATE).write_text(json.dumps(content))
+    assert main(["check", str(folder), "--data", test_file, "--budget", "100%"]) == 2
+    said = capsys.readouterr().err
+    assert re.search("damaged|was taken on other data", said)
+    assert said.count("\n") == 1
+
+
+def test_a_damaged_certificate_is_left_out_of_the_card(certified, tmp_path):
+    folder = shutil.copytree(certified, tmp_path / "edited")
+    (folder / CERTIFICATE).write_text('{"version": 1, "task": 5}')
+    assert "## Certificate" not in card_of(folder)
 
 
 def test_a_reference_without_a_score_has_no_percentage(models, test_file, tmp_path):

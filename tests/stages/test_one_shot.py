@@ -74,9 +74,9 @@ def test_the_same_again_is_made_already_and_other_settings_are_refused(dense, ta
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sparsity": 0}, r"has 0\.0% of zeros already; `sparsity` is to be above that, not 0"),
+        ({"sparsity": 0}, r"has 0\.0 % of zeros already; `sparsity` is to be above that, not 0"),
         ({"sparsity": 0.1, "pattern": "64x64"}, "by `pattern: 64x64` prunes nothing here; raise it"),
-        ({"sparsity": 0.5, "pattern": "1:3"}, r"at least 66.67% of zeros; raise `sparsity` to 0.6667"),
+        ({"sparsity": 0.5, "pattern": "1:3"}, r"at least 66.67 % of zeros; raise `sparsity` to 0.6667"),
         ({"rounds": 2}, "`rounds` changes nothing by magnitude; give a `method`"),
         ({"batch_size": 8}, "`batch_size` changes nothing by magnitude"),
         ({"sparsity": 0.9, "pattern": "1:5"}, "does not divide the 32 inputs"),

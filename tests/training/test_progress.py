@@ -38,7 +38,7 @@ def test_lines_in_a_file(monkeypatch):
     live, text = shown(monkeypatch)
     assert not live
     assert len(text.splitlines()) == 10
-    assert "10/10  loss 0.1000  sparsity 50.0%" in text.splitlines()[-1]
+    assert "10/10  loss 0.1000  sparsity 50.0 %" in text.splitlines()[-1]
 
 
 def test_one_line_in_a_terminal(monkeypatch):

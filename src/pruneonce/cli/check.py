@@ -11,10 +11,10 @@ import typer
 from pruneonce import recipe
 from pruneonce.cli.stages import AsJson
 from pruneonce.cli.task_options import MEASURED, TaskSets, takes_task, with_sets
-from pruneonce.console import results
+from pruneonce.console import note, results
 from pruneonce.engines import ENGINES, title_of
 from pruneonce.errors import UserError
-from pruneonce.wording import listed
+from pruneonce.wording import listed, percent
 
 app = typer.Typer()
 
@@ -92,6 +92,8 @@ def _task(model: str, against: str | None, data: str, typed: dict[str, Any]) -> 
     place = Path(against) if against and against.endswith(".json") else Path(model)
     certificate = read_certificate(place) if place.exists() and place.suffix != ".pruneonce" else None
     known = certificate["task"] if certificate else {"kind": kind}
+    if certificate and place != Path(against or model):
+        note(f"data are read as the certificate of {model} says, but for the options of the task that are given")
     values: dict[str, Any] = {**known, **typed}
     if isinstance(values.get("labels"), str):
         values["labels"] = [label.strip() for label in values["labels"].split(",")]
@@ -102,16 +104,16 @@ def lines(checked: dict[str, Any]) -> list[str]:
     """Return the outcome of a check in sentences, the verdict last."""
     scale, loss, changes = 100 / checked["full_score"], checked["loss"], checked["changes"]
 
-    def percent(score: dict[str, Any]) -> str:
+    def with_interval(score: dict[str, Any]) -> str:
         ends = "" if score["low"] is None else f" ({scale * score['low']:.1f} to {scale * score['high']:.1f})"
-        return f"{scale * score['value']:.1f} %{ends}"
+        return f"{percent(score['value'] / checked['full_score'])}{ends}"
 
     where = f" in {title_of(checked['engine'])}" if checked["engine"] else ""
     ends = "" if loss["low"] is None else f" ({loss['low']:z.2f} to {loss['high']:z.2f})"
     text = [
         f"{checked['metric']} of {checked['model']}{where} on {checked['examples']:,} examples: "
-        f"{percent(checked['score'])}",
-        f"{checked['metric']} of {checked['reference']['name']}: {percent(checked['reference'])}",
+        f"{with_interval(checked['score'])}",
+        f"{checked['metric']} of {checked['reference']['name']}: {with_interval(checked['reference'])}",
         f"loss: {loss['value']:z.2f}{ends} {loss['unit']}; {checked['test']}: p = {checked['p']:.2g}",
     ]
     if changes:

@@ -12,6 +12,7 @@ import typer
 from pruneonce.cli import tables
 from pruneonce.cli.stages import AsJson
 from pruneonce.console import echo, results
+from pruneonce.wording import percent
 
 app = typer.Typer()
 
@@ -48,7 +49,8 @@ def pack(
         return
     results.print(tables.sizes(sizes))
     for part, error in sizes.to_json()["rounding"].items():
-        echo(f"rounding changed the {part} by {error['relative']:.2%}, any weight by {error['largest']:.2g} at most")
+        most = f"any weight by {error['largest']:.2g} at most"
+        echo(f"rounding changed the {part} by {percent(error['relative'], 2)}, {most}")
     echo(f"next: pruneonce unpack {shlex.join([str(output), output.stem])}")
 
 

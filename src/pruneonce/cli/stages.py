@@ -18,6 +18,7 @@ from pruneonce.cli.task_options import MEASURED, TaskSets, as_options, takes_tas
 from pruneonce.config.formats import CORPUS, FORMATS, listed_suffixes
 from pruneonce.console import echo, results
 from pruneonce.errors import UserError
+from pruneonce.wording import percent
 
 # Defaults of the stage verbs. The paper's: steps, sequences a step (32 x 8) and warm-up of pre-training, and the
 # transfer (there to SQuAD). Our choice: the learning rate of pre-training, and the dense fine-tuning.
@@ -234,5 +235,5 @@ def show_result(folder: Path, *following: str | Path) -> None:
     from pruneonce.models import read_provenance
 
     provenance = read_provenance(folder) or {}
-    echo(f"made {folder}: {provenance['sparsity']['encoder']:.1%} of the encoder's Linear weights are zero")
+    echo(f"made {folder}: {percent(provenance['sparsity']['encoder'])} of the encoder's Linear weights are zero")
     echo(f"next: pruneonce {shlex.join(map(str, following))}")

@@ -15,7 +15,7 @@ from pruneonce.console import styled
 from pruneonce.engines import title_of
 from pruneonce.engines.rows import of_one_text
 from pruneonce.recipe.arms import ARMS, DENSE
-from pruneonce.wording import milliseconds, shown
+from pruneonce.wording import milliseconds, percent, shown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -100,8 +100,8 @@ def _blocks(rows: Sequence[Mapping[str, Any]], benchmark: Mapping[str, Any] | No
     speeds = {(row["engine"], row["model"]): row["milliseconds"] for row in of_one_text(benchmark)}
     engines = list(dict.fromkeys(engine for engine, _ in speeds))
     value = "\n".join(measures[0]) if len(measures) == 1 else "value"
-    headings = ["ms\n" + title_of(engine).replace(" ", "\n") for engine in engines]
-    table = _table("task", "model", value, "of\ndense", "MB", "less", *headings)
+    headings = ["ms\n" + title_of(engine).replace(" ", "\n").replace("-", "\n-") for engine in engines]
+    table = _table("task", "model", value, "% of\ndense", "MB", "less", *headings)
     blocks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         blocks.setdefault(row["task"], []).append(row)
@@ -124,7 +124,7 @@ def _result(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
     return [
         row["arm"],
         _value(row["value"], row) + ("" if spread is None else f" ±{_value(spread, row)}"),
-        f"{row['recovery']:.1%}" if of_dense else "",
+        f"{100 * row['recovery']:.1f}" if of_dense else "",
         f"{size['bytes'] / 1e6:.1f}" if size else "",
         f"{dense['bytes'] / size['bytes']:.1f}x" if size and dense else "",
     ]
@@ -200,7 +200,7 @@ def layers(rows: Sequence[Layer]) -> Table:
     """Return a table of layers, with shape and sparsity."""
     table = _table("layer", "shape", "sparsity")
     for layer in rows:
-        table.add_row(shown(layer.name), "x".join(map(str, layer.shape)), f"{layer.sparsity:.2%}")
+        table.add_row(shown(layer.name), "x".join(map(str, layer.shape)), percent(layer.sparsity, 2))
     return table
 
 
@@ -208,8 +208,8 @@ def totals(inspection: Inspection) -> Table:
     """Return a table of a model's sparsity, size, pattern and provenance."""
     provenance = inspection.provenance
     table = Table.grid(padding=(0, 2))
-    table.add_row("encoder", f"{inspection.encoder:.2%} of the weights above are zero")
-    table.add_row("model", f"{inspection.model:.2%} of all {inspection.parameters:,} parameters")
+    table.add_row("encoder", f"{percent(inspection.encoder, 2)} of the weights above are zero")
+    table.add_row("model", f"{percent(inspection.model, 2)} of all {inspection.parameters:,} parameters")
     table.add_row("bytes", f"{inspection.bytes:,}")
     table.add_row("pattern", inspection.pattern)
     if inspection.tokenizer is False:
@@ -239,7 +239,7 @@ def sizes(packed: Sizes) -> Table:
                 f"{part.dense / part.packed:.1f}x",
                 f"{8 * part.packed / part.weights:.3f}",
                 f"{part.limit:,.0f}",
-                f"{part.packed / part.limit - 1:+.1%}" if part.limit else "",
+                percent(part.packed / part.limit - 1, sign="+") if part.limit else "",
             )
     table.add_row("files", "", f"{packed.files:,}")
     table.add_row("index", "", f"{packed.index:,}")

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruneonce.config.openvino import SPARSE
 from pruneonce.engines.engine import Engine
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "
 # processors whose products of int8 overflow (benchmarks/results/without_vnni.md). There is no public key for it; this
 # one is `ov::internal` in OpenVINO's source.
 WITHOUT_VNNI = {"LP_TRANSFORMS_MODE": False}
-# Layers with at least this share of zeros take a kernel for zeros, which OpenVINO 2026.4 has for AMX alone. Results are
-# equal; whether it is faster depends on the model.
-ZEROS, SPARSE = "zeros skipped", {"CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": 0.7}
+ZEROS = "zeros skipped"  # results are equal; whether it is faster depends on the model
 PRECISIONS = {"f32": "fp32", "f16": "fp16"}
 
 

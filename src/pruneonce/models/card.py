@@ -19,12 +19,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 from pruneonce.console import console
 from pruneonce.errors import UserError
 from pruneonce.models.certificate import certificate_block
-from pruneonce.models.clients import Usage, head_of, usage_blocks
+from pruneonce.models.clients import OPENVINO_ALONE, Usage, head_of, usage_blocks
 from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of, zeros_from_elsewhere
 from pruneonce.models.pooling import Pooling
 from pruneonce.models.text_settings import default_prompt
 from pruneonce.system import durable
-from pruneonce.wording import shown
+from pruneonce.wording import percent, shown
 
 CARD = "README.md"
 # Settings of a stage that the card shows; `pruneonce.json` has all.
@@ -133,9 +133,10 @@ class Carded:
             pooling=self._plain_pooling,
             normalize=self.pooling is not None and self.pooling.normalize,
             weights=self.weights,
+            sparsity=self.sparsity,
             files=frozenset(
                 file.relative_to(self.folder).as_posix()
-                for pattern in ("*.safetensors", "onnx/*.onnx", "openvino/*.xml")
+                for pattern in ("*.safetensors", "onnx/*.onnx", "openvino/*.xml", OPENVINO_ALONE)
                 for file in self.folder.glob(pattern)
             ),
         )
@@ -155,7 +156,8 @@ def _bits(settings: Any) -> int | None:
 
 def _introduction(model: Carded) -> str:
     weights = f"its weights are {model.weights}"
-    zeros = "" if model.sparsity is None else f"{model.sparsity:.1%} of the encoder's Linear weights are zero, and "
+    share = model.sparsity
+    zeros = "" if share is None else f"{percent(share)} of the encoder's Linear weights are zero, and "
     made = " made by pruneonce ([Prune Once for All](https://arxiv.org/abs/2111.05754))"
     hub_id = model.lineage.hub_id
     link = f"[{hub_id}](https://huggingface.co/{hub_id})"
@@ -166,7 +168,7 @@ def _introduction(model: Carded) -> str:
             made, encoder = "", "It"
         if hub_id and hub_id in maker:
             maker, base = maker.replace(hub_id, link), ""
-        pattern = f"{model.elsewhere['zeros']:.1%} zeros; sha256 of the pattern `{model.elsewhere['pattern']}`"
+        pattern = f"{percent(model.elsewhere['zeros'])} zeros; sha256 of the pattern `{model.elsewhere['pattern']}`"
         base = f" {encoder} was {maker}: {pattern}.{base}"
     return f"A Transformer encoder{made}: {zeros}{weights}.{base}"
 

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pruneonce.console import console
 from pruneonce.models.provenance import CERTIFICATE
 from pruneonce.system import durable
-from pruneonce.wording import megabytes, milliseconds, readable
+from pruneonce.wording import megabytes, milliseconds, percent_as_set, readable
 
 
 def certificate_block(folder: Path) -> str:
     """Return the block of a model folder's certificate; empty where it has none."""
     certificate = durable.read_json(folder / CERTIFICATE)
-    return _block(certificate) if isinstance(certificate, dict) else ""
+    if certificate is None:
+        return ""
+    try:
+        return _block(certificate)
+    except (KeyError, TypeError, ValueError, AttributeError):  # edited by hand
+        console.print(f"  {folder / CERTIFICATE} is damaged, so the card shows no certificate", soft_wrap=True)
+        return ""
 
 
 def facts(certificate: Mapping[str, Any]) -> dict[str, str]:
@@ -36,7 +43,10 @@ def facts(certificate: Mapping[str, Any]) -> dict[str, str]:
         rows["size"] = f"{megabytes(certificate['bytes'])} MB"
     for speed in certificate.get("speed") or []:
         busy = ", machine busy: not reliable" if speed["busy"] else ""
-        rows[f"a text in {speed['engine']}"] = f"{milliseconds(speed['milliseconds'])} ms{busy}"
+        variant = f" ({speed['variant']})" if speed.get("variant") else ""
+        rows[f"a text in {speed.get('title', speed['engine'])}{variant}"] = (
+            f"{milliseconds(speed['milliseconds'])} ms{busy}"
+        )
     if certificate.get("speed"):
         rows["processor"] = f"{certificate['processor']}, {certificate['threads']} threads"
     return rows
@@ -46,8 +56,9 @@ def footing(certificate: Mapping[str, Any]) -> str:
     """Return the sentence that says how the numbers were taken."""
     how = certificate["interval"]
     return (
-        f"In percent, on {certificate['units']:,} units of `{certificate['split']}`, with {how['confidence']:.0%} "
-        f"intervals: {how['method']}, {how['resamples']:,} resamples, seed {how['seed']}; the difference is paired."
+        f"In percent, on {certificate['units']:,} {certificate.get('unit', 'examples')} of `{certificate['split']}`, "
+        f"with {percent_as_set(how['confidence'])} intervals: {how['method']}, {how['resamples']:,} resamples, seed "
+        f"{how['seed']}; the difference is paired."
     )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from pruneonce.config.openvino import LEAST_ZEROS, SPARSE
+from pruneonce.wording import percent_as_set
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ HEADS = {
     "ForMaskedLM": Head("fill-mask", "ForMaskedLM", '"A great [MASK]."'),
     "ForPreTraining": Head("fill-mask", "ForMaskedLM", '"A great [MASK]."'),
 }
+OPENVINO_ALONE = "openvino_model.xml"  # of a folder that `export --output` made
 BARE = Head("feature-extraction", "ForFeatureExtraction")
 ONNX, OPENVINO, WEIGHTS = "onnx/model.onnx", "openvino/openvino_model.xml", ".safetensors"
 
@@ -50,6 +55,7 @@ class Usage:
         pooling: its way from hidden states to a vector, `mean` or `cls`; None: another way, or none.
         normalize: whether it makes vectors of length 1.
         weights: their number format: fp32, int8, int4.
+        sparsity: share of zeros in the encoder's Linear weights; None: not known.
         files: weights and exports in the folder.
     """
 
@@ -60,6 +66,7 @@ class Usage:
     pooling: str | None
     normalize: bool
     weights: str
+    sparsity: float | None
     files: frozenset[str]
 
     @property
@@ -148,6 +155,17 @@ def _optimum_intel(usage: Usage) -> str:
     return _optimum(usage, OPENVINO, "OpenVINO, with optimum-intel", "optimum.intel", "OVModel", option)
 
 
+def _openvino_with_zeros(usage: Usage) -> str:
+    is_sparse = usage.weights == "int8" and usage.sparsity is not None and usage.sparsity >= LEAST_ZEROS
+    if not is_sparse or not {OPENVINO, OPENVINO_ALONE} & usage.files:
+        return ""
+    return (
+        f"On processors with AMX (`amx_int8`), OpenVINO skips the zeros of layers with {percent_as_set(LEAST_ZEROS)} "
+        f"of zeros or more, if the property `{json.dumps(SPARSE)}` is set: as the configuration of `compile_model`, or "
+        "as `ov_config` in optimum-intel. Outputs stay equal. `pruneonce benchmark` says whether it is faster."
+    )
+
+
 def _transformers_js(usage: Usage) -> str:
     if ONNX not in usage.files or (usage.is_sentence_transformer and usage.pooling is None):
         return ""
@@ -170,6 +188,7 @@ CLIENTS: list[Callable[[Usage], str]] = [
     _sentence_transformers,
     _optimum_onnx,
     _optimum_intel,
+    _openvino_with_zeros,
     _transformers_js,
 ]
 

@@ -22,6 +22,7 @@ from pruneonce.tasks import Kind, kind_of, loaded
 from pruneonce.tasks.kind import MULTIPLE
 from pruneonce.tasks.loaded import TAUGHT
 from pruneonce.training import examples_of, total_steps
+from pruneonce.wording import percent
 
 SAMPLE = 1000  # examples of a split that are tokenized
 MANY = 0.1  # share of a task's examples longer than blocks, above which a note says so
@@ -43,8 +44,8 @@ def task_works(recipe: Recipe, name: str, cache: Path, notes: list[str]) -> list
     longer = 0.0 if block is None else sum(length > block for length in sample) / len(sample)
     if longer > MANY:
         notes.append(
-            f"{longer:.0%} of the examples of {name} are longer than the blocks of {block} tokens that the model is "
-            "pruned on. On longer texts it is farther from the dense one; `corpus.block_length` can be raised."
+            f"{percent(longer, 0)} of the examples of {name} are longer than the blocks of {block} tokens that the "
+            "model is pruned on. On longer texts it is farther from the dense one; `corpus.block_length` can be raised."
         )
     return [work for seed in recipe.task_seeds for work in _works_of_seed(recipe, name, seed, lengths)]
 

@@ -16,6 +16,7 @@ from pruneonce.config.pattern import Pattern
 from pruneonce.config.section import Section
 from pruneonce.plugins import engine_names, format_names, installed_engines
 from pruneonce.recipe.method import AnyMethod, must_work_in
+from pruneonce.wording import percent_as_set
 
 Objective = Literal["mlm", "hidden", "both"]
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ class Zeros(Section):
         if self.sparsity < least:
             above = math.ceil(round(1e4 * least, 6)) / 1e4
             raise ValueError(
-                f"`pattern: {self.pattern}` has at least {100 * above:g}% of zeros; raise `sparsity` to {above:g}"
+                f"`pattern: {self.pattern}` has at least {percent_as_set(above)} of zeros; raise `sparsity` to "
+                f"{above:g}"
             )
         return self
 

@@ -8,7 +8,7 @@ from typing import Any
 from pruneonce.engines import title_of
 from pruneonce.recipe.arms import DENSE
 from pruneonce.report.recovery import Results
-from pruneonce.wording import megabytes, milliseconds, readable
+from pruneonce.wording import megabytes, milliseconds, percent_as_set, readable
 
 
 def section(results: Results) -> dict[str, Any] | None:
@@ -24,8 +24,8 @@ def section(results: Results) -> dict[str, Any] | None:
     how = certified[0][2]["interval"]
     return {
         "rows": [_row(task, arm, certificate) for task, arm, certificate in certified],
-        "how": f"{100 * how['confidence']:g} % intervals by {how['method']}, {how['resamples']:,} resamples of the "
-        f"examples, seed {how['seed']}",
+        "how": f"{percent_as_set(how['confidence'])} intervals by {how['method']}, {how['resamples']:,} resamples of "
+        f"the examples, seed {how['seed']}",
         "processors": list(dict.fromkeys(one["processor"] for _, _, one in certified if one.get("processor"))),
     }
 

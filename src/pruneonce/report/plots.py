@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from pruneonce.recipe.arms import ARMS
-from pruneonce.wording import milliseconds
+from pruneonce.wording import milliseconds, percent
 
 # Placeholders for the colours of the page's CSS; nothing else is drawn in them.
 INK = "#010203"
@@ -119,7 +119,7 @@ def heatmap(layers: Sequence[Mapping[str, Any]], prefix: str) -> Markup:
         if others:
             _cells(next(axes), [[sparsity[name]] for name in grid.others.values()], list(grid.others), [])
         low, high = min(sparsity.values()), max(sparsity.values())
-        label = f"Sparsity of {len(sparsity)} weights by layer: from {low:.1%} to {high:.1%}"
+        label = f"Sparsity of {len(sparsity)} weights by layer: from {percent(low)} to {percent(high)}"
         return svg(figure, prefix, label)
 
 
@@ -130,9 +130,9 @@ def bars(values: Mapping[str, float], prefix: str) -> Markup:
         values: `{arm: value}`, values as shares of 1.
         prefix: as for `heatmap`.
     """
-    percent = {arm: 100 * value for arm, value in values.items()}
-    label = "Bars from 0: " + ", ".join(f"{arm} {value:.1f} %" for arm, value in percent.items())
-    return _bars(percent, (-112 if min(percent.values()) < 0 else 0, 112), prefix, label)
+    heights = {arm: 100 * value for arm, value in values.items()}
+    label = "Bars from 0: " + ", ".join(f"{arm} {percent(value)}" for arm, value in values.items())
+    return _bars(heights, (-112 if min(heights.values()) < 0 else 0, 112), prefix, label)
 
 
 def sizes(values: Mapping[str, float], prefix: str) -> Markup:

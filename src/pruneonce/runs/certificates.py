@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pruneonce.engines import title_of
 from pruneonce.engines.rows import of_one_text
 from pruneonce.errors import UserError
 from pruneonce.metrics.comparison import Comparison, interval
@@ -125,7 +126,12 @@ def _speeds(timed: dict[str, Any] | None, arm: str) -> list[dict[str, Any]]:
     """Return the milliseconds of a single text by engine."""
     names = ("engine", "precision", "batch", "length", "milliseconds", "low", "high")
     return [
-        {**{name: row[name] for name in names}, "busy": bool(row.get("busy"))}
+        {
+            **{name: row[name] for name in names},
+            "title": title_of(row["engine"]),
+            "variant": row.get("variant"),
+            "busy": bool(row.get("busy")),
+        }
         for row in of_one_text(timed)
         if row["model"] == arm
     ]

@@ -35,7 +35,7 @@ from pruneonce.tasks import kind_of, loaded
 from pruneonce.tasks.teachers import Reader, check_tokens
 from pruneonce.training import checkpoints
 from pruneonce.training.reporting import check_report_to
-from pruneonce.wording import listed
+from pruneonce.wording import listed, percent_as_set
 
 SOME = 200  # examples whose tokens are compared with the teacher's before hours are spent
 
@@ -212,7 +212,7 @@ def _pretrained(recipe: Recipe, output: Path) -> dict[str, str | Path]:
         _heading("prepare: the dense model learns the corpus")
         dense = stages.prepare(recipe.model, corpus, recipe.prepare, output / "teacher", **common)
         _check_inputs(recipe, output)
-    _heading(f"prune: sparse pre-training to {settings.sparsity:.0%}, once")
+    _heading(f"prune: sparse pre-training to {percent_as_set(settings.sparsity)}, once")
     start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
     sparse = stages.prune(start, corpus, settings, output / "sparse", teacher=teacher, **common)
     models: dict[str, str | Path] = {DENSE: dense, SPARSE: sparse}

@@ -5,6 +5,7 @@ docs/check.md describes certificate.json.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pruneonce.system import durable
 from pruneonce.tasks import kind_of
 
 VERSION = 1
+AGAIN = "make it anew by `pruneonce check --against DENSE --certify`"
 # Keys of a task that say where its data are, or how a run trains: not how an example is read and scored.
 ELSEWHERE = {
     *("source", "subset", "train", "dev", "test", "held_out", "unlabelled"),
@@ -42,14 +44,16 @@ def certificate(task: Task, data: str, ours: Units, theirs: Units, **circumstanc
     kind, everything = kind_of(task), np.arange(len(ours))
     compared = Comparison(kind.resampled, ours, theirs)
     test, p_value = compared.p_value()
+    outcome = theirs.to_json()
     return {
         "version": VERSION,
         "task": reading(task),
         "data": data,
         "units": len(ours),
+        "unit": kind.unit,
         "full_score": kind.full_score,
         "score": score(task, ours),
-        "reference": {**score(task, theirs), "outcome": theirs.to_json()},
+        "reference": {**score(task, theirs), "outcome": outcome, "sha256": key_of(outcome)},
         "difference": {
             "value": float(compared.difference(everything)),
             **_ends(interval(compared.difference, len(ours))),
@@ -102,10 +106,46 @@ def read_certificate(file: Path) -> dict[str, Any] | None:
     if content is None:
         return None
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise UserError(f"{file} is not a certificate of this version; make it anew by `pruneonce check --certify`")
-    if missing := {"task", "data", "score", "reference", "difference", "changes"} - content.keys():
-        raise UserError(f"{file} is damaged: it has no `{min(missing)}`")
+        raise UserError(f"{file} is not a certificate of this version; {AGAIN}")
+    for name in ("task", "score", "reference", "difference", "changes"):
+        if not isinstance(content.get(name), dict):
+            raise UserError(f"{file} is damaged: it has no `{name}`; {AGAIN}")
     return content
+
+
+def reference_of(content: Mapping[str, Any], task: Task, place: str, like: Units) -> Units:
+    """Return the outcome of a certificate's reference.
+
+    Args:
+        content: of the certificate.
+        task: by which its score is computed.
+        place: of the certificate, for messages.
+        like: an outcome on the same rows.
+
+    Raises:
+        UserError: the outcome is not the one that was measured: its hash differs, it does not fit the rows, or its
+            score is not the certificate's. A certificate of an earlier version has no hash.
+    """
+    reference = content["reference"]
+    outcome = reference.get("outcome") or {}
+    units = Units.from_json(outcome)
+    alike = (len(units), units.values.keys(), len(units.decisions), units.noun) == (
+        *(len(like), like.values.keys(), len(like.decisions), like.noun),
+    )
+    if not alike or reference.get("sha256", key_of(outcome)) != key_of(outcome) or not _scores(task, units, reference):
+        raise UserError(
+            f"the certificate of {place} is damaged: its outcomes are not those that were measured; {AGAIN}"
+        )
+    return units
+
+
+def _scores(task: Task, units: Units, reference: Mapping[str, Any]) -> bool:
+    """Return whether an outcome has the score that a certificate says it has."""
+    try:
+        value = float(kind_of(task).resampled(units.values, np.arange(len(units))))
+        return bool(np.isclose(value, float(reference["value"]), rtol=0, atol=1e-9))
+    except (ValueError, IndexError, KeyError, TypeError):
+        return False
 
 
 def _ends(ends: tuple[float, float] | None) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from pruneonce.metrics.comparison import Comparison, interval
 from pruneonce.metrics.units import Array, Units
 from pruneonce.models import content_key, load_config
 from pruneonce.recipe import Task
-from pruneonce.stages.certificate import certificate, read_certificate, reading
+from pruneonce.stages.certificate import certificate, read_certificate, reading, reference_of
 from pruneonce.stages.evaluate import Measured, measure
 from pruneonce.storage import as_folder
 from pruneonce.tasks import kind_of
@@ -154,15 +154,13 @@ def _reference(
         theirs = measure(against, task, splits=[SPLIT], cache=cache, names_of_model=True)[SPLIT]
         return Reference(str(against), theirs.units, theirs.data)
     place, content = known
-    if content["data"] != measured.data:
+    if content.get("data") != measured.data:
         raise UserError(
             f"the certificate of {place} was taken on other data than {task.dev}; give its data, or the dense model by "
             "--against"
         )
-    units = Units.from_json(content["reference"].get("outcome") or {})
-    if len(units) != len(measured.units) or units.values.keys() != measured.units.values.keys():
-        raise UserError(f"the certificate of {place} is damaged: it has {len(units)} units, not {len(measured.units)}")
-    return Reference(f"certificate of {place}", units, content["data"])
+    units = reference_of(content, task, place, measured.units)
+    return Reference(f"certificate of {place}", units, measured.data)
 
 
 def _judged(
@@ -186,10 +184,10 @@ def _judged(
     def loss(index: Array) -> Array:
         difference = compared.difference(index)
         if not budget.relative:
-            return -100 * difference / kind.full_score
+            return -100 * difference / kind.full_score + 0.0  # nothing is not minus nothing
         whole = kind.resampled(theirs.values, index)
         # A resample in which the reference scores nothing has nothing to lose a share of.
-        return np.where(whole > 0, -100 * difference / np.where(whole > 0, whole, 1.0), 0.0)
+        return np.where(whole > 0, -100 * difference / np.where(whole > 0, whole, 1.0), 0.0) + 0.0
 
     value, ends = float(loss(everything)), interval(loss, len(ours))
     decisive = value

@@ -26,6 +26,7 @@ from pruneonce.tasks import kind_of, loaded
 from pruneonce.tasks.objectives import task_objective
 from pruneonce.training.attention import fast_attention
 from pruneonce.training.sparsifier import Pruner
+from pruneonce.wording import percent
 
 
 def one_shot(
@@ -70,7 +71,7 @@ def _prune(run: Run, settings: OneShot, name: str) -> None:
     before = sparsity_of(locked_masks(run.weights))
     if settings.sparsity <= before:
         raise UserError(
-            f"{name} has {before:.1%} of zeros already; `sparsity` is to be above that, not {settings.sparsity}"
+            f"{name} has {percent(before)} of zeros already; `sparsity` is to be above that, not {settings.sparsity}"
         )
     keep_freed_memory()
     method = make(settings.method)

@@ -20,7 +20,7 @@ from pruneonce.sparsity.inspection import Inspection, inspect_model
 from pruneonce.stages import keys
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
-from pruneonce.wording import listed
+from pruneonce.wording import listed, percent
 
 # Facts of the source's own provenance that are recorded; others may name places on its maker's machine.
 RECORDED = ("stage", "key", "parents", "settings", "seed", "versions", "sha256", "training")
@@ -70,8 +70,8 @@ def check_sparse(model: str | Path) -> Inspection:
     inspection = inspect_model(model)
     if len(inspection.scattered) == sum(layer.zeros > 0 for layer in inspection.layers):
         raise UserError(
-            f"{model} has {inspection.encoder:.1%} zeros in its encoder, and `sparse` takes a pruned one; to prune it, "
-            "give it as `model`, with `corpus` and `prune` in the place of `sparse`"
+            f"{model} has {percent(inspection.encoder)} zeros in its encoder, and `sparse` takes a pruned one; to "
+            "prune it, give it as `model`, with `corpus` and `prune` in the place of `sparse`"
         )
     return inspection
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruneonce.data.packing import CHARACTERS_AT_ONCE, pieces
+from pruneonce.wording import percent
 
 SHORT = 2_000  # characters of a text that a tokenizer reads as a whole
 CHARACTERS_A_TOKEN = 16  # more than any but odd texts have
@@ -38,7 +39,7 @@ class Cut:
             return ""
         return (
             f"{where}: {self.cut:,} of {self.texts:,} {self.unit} are longer than {self.most} tokens and are cut; "
-            f"{_percent(self.lost / self.tokens)} of all tokens"
+            f"{_share(self.lost / self.tokens)} of all tokens"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -47,8 +48,8 @@ class Cut:
         return {"cut": self.cut, "texts": self.texts, "share": share, "most": self.most, "unit": self.unit}
 
 
-def _percent(share: float) -> str:
-    return "less than 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+def _share(share: float) -> str:
+    return "less than 0.1 %" if share < 0.0005 else percent(share)
 
 
 def count_cut(kept: Sequence[int], most: int, special: int, whole: dict[int, int], unit: str = "texts") -> Cut:

@@ -115,6 +115,10 @@ class EmbeddingKind(Kind[Embedding]):
             return glue.regression(self._scores(outputs, rows), np.asarray(rows["label"][:]))
         return ranking(self._queries(outputs, rows))
 
+    @property
+    def unit(self) -> str:
+        return "pairs" if self.task.metric in PAIRS else "queries"
+
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
         if self.task.metric in PAIRS:
             return Units({"score": self._scores(outputs, rows), "target": np.asarray(rows["label"][:])})

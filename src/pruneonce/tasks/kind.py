@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from pruneonce.data import readers, streams
 from pruneonce.data.readers import Table, read_file, read_hub
 from pruneonce.errors import MissingColumnError, UserError
-from pruneonce.metrics.units import Units
+from pruneonce.metrics.units import EXAMPLES, Units
 from pruneonce.models import load_model, load_reporting
 from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Task, Training
@@ -144,6 +144,11 @@ class Kind(ABC, Generic[T]):
     def undefined(self, rows: Dataset, data: TaskData) -> str:
         """Return a sentence on metrics that cannot tell models apart on `rows`; empty where all can."""
         return ""
+
+    @property
+    def unit(self) -> str:
+        """Return the noun, in the plural, for the units of `units`."""
+        return EXAMPLES
 
     @abstractmethod
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:

@@ -111,6 +111,10 @@ class QuestionAnsweringKind(TextKind[QuestionAnswering]):
         answers, gold = self._answers(outputs, rows, examples)
         return squad.score(answers, gold)
 
+    @property
+    def unit(self) -> str:
+        return "questions"
+
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
         answers, gold = self._answers(outputs, rows, examples)
         exact, overlap = 100 * np.array(list(squad.by_question(answers, gold).values())).T

@@ -93,6 +93,10 @@ class RerankingKind(TextKind[Reranking]):
         """Return the metrics of the ranking of each query's candidates."""
         return ranking(_queries(outputs, rows))
 
+    @property
+    def unit(self) -> str:
+        return "queries"
+
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
         return Units(by_query_values(_queries(outputs, rows)))
 

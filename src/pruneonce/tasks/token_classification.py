@@ -133,6 +133,10 @@ class TokenClassificationKind(Kind[TokenClassification]):
             return {**spans.score(_named(predicted, names), _named(gold, names)), **unseen}
         return {"accuracy": glue.accuracy(flat, true), "f1_macro": glue.f1_macro(flat, true), **unseen}
 
+    @property
+    def unit(self) -> str:
+        return "sentences"
+
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
         """Return counts by sentence, of which all metrics of the tags are made, and the tag of each word."""
         names = rows.features["tags"].feature.names

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
 from pruneonce.console import console
+from pruneonce.wording import percent
 
 
 class Bar(TrainerCallback):
@@ -42,7 +43,7 @@ class Bar(TrainerCallback):
             return
         note = f"loss {logs['loss']:.4f}"
         if "sparsity" in logs:
-            note += f"  sparsity {logs['sparsity']:.1%}"
+            note += f"  sparsity {percent(logs['sparsity'])}"
         self.progress.update(self.task, note=note)
         tenth = 10 * state.global_step // state.max_steps
         if not console.is_live and tenth > self.tenths:

@@ -476,6 +476,25 @@ def test_a_value_of_another_type_is_named(changes, message, encoder, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("config.json", load_encoder), ("config.json", inspect_model), ("tokenizer_config.json", load_tokenizer)],
+)
+def test_a_key_with_two_values_is_refused(name, read, encoder, tmp_path):
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    file = folder / name
+    key, value = next(iter(json.loads(file.read_text()).items()))
+    rest = file.read_text().removeprefix("{")
+    file.write_text(f'{{"{key}": {json.dumps(value)},{rest}')
+    assert read(folder), "the same value twice"
+    file.write_text(f'{{"{key}": "other",{rest}')
+    with pytest.raises(
+        UserError, match=rf'model/{name}: \'{key}\' is given twice, as "other" and .*; keep one'
+    ) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_inspect_says_that_there_is_no_tokenizer(encoder, tmp_path, capsys):
     folder = shutil.copytree(encoder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
     assert [inspect_model(each).tokenizer for each in (encoder, folder)] == [True, False]

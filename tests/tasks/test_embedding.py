@@ -324,6 +324,17 @@ def test_pairs_by_hand():
     assert found["pearson"] == pytest.approx(np.corrcoef([1, 0, 0.5**0.5], [5, 1, 3])[0, 1])
 
 
+def test_queries_that_every_model_ranks_as_well_are_said(files, tmp_path):
+    """All passages of the split are candidates of each query, those without a row too."""
+    rows = [{**row, "label": float(row["label"] > 0.4)} for row in PAIRS]
+    kind = kind_of(Embedding(**files(dev=rows, test=PAIRS), metric="ndcg@10"))
+    data = kind.load(tmp_path)
+    assert kind.undefined(data.splits["dev"], data) == "1 of 3 queries have no relevant passage and count as 0"
+    assert not kind.undefined(data.splits["test"], data)
+    one = Dataset.from_list([PAIRS[0], {**PAIRS[0], "text": "a city"}])
+    assert "2 of 2 queries have passages of one relevance alone" in kind.undefined(one, data)
+
+
 def test_retrieval_by_hand():
     """Every passage of the split is a candidate of every query."""
     by_text = {"q": [1, 0], "r": [0, 1], "s": [1, 2], "near": [9, 1], "mid": [1, 1], "far": [1, 9]}

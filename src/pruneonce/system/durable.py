@@ -43,14 +43,41 @@ def read_json(file: Path) -> Any:
     """Parse a JSON file; return None if there is no file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or has a key twice in one object with two values.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except TwoValuesError as error:
+        raise UserError(f"{file}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}") from None
+
+
+class TwoValuesError(ValueError):
+    """A key comes twice in one object, with two values, of which most parsers take the last without a word."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; a key may come twice in an object only with the same value.
+
+    Raises:
+        TwoValuesError: a key has two values.
+        ValueError: the text is no JSON.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_agreeing)
+
+
+def _agreeing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        for key, value in pairs:
+            if json.dumps(value) != json.dumps(values[key]):
+                both = f"{json.dumps(value):.40} and {json.dumps(values[key]):.40}"
+                raise TwoValuesError(f"{key!r} is given twice, as {both}; keep one of the two")
+    return values
 
 
 def file_hash(file: Path) -> str:

@@ -19,6 +19,7 @@ from pruneonce.errors import UserError
 from pruneonce.storage import coding
 from pruneonce.storage.coding import DamagedError
 from pruneonce.storage.index import MAX_INDEX, Index, Member, check
+from pruneonce.system.durable import must_be_readable
 
 FORMAT = "pruneonce-packed"
 VERSION = 1
@@ -102,6 +103,7 @@ class PackedFile:
 
 def _read_parts(path: Path) -> tuple[bytes, bytes]:
     """Read the bytes of index and data, and check their hash against the header."""
+    must_be_readable(path)
     try:
         with safe_open(path, framework="np") as opened:
             metadata = opened.metadata() or {}

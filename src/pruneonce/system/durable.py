@@ -21,6 +21,7 @@ from pruneonce.console import logger
 from pruneonce.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+PERMISSIONS = "change its permissions, or give a place where you have them"
 
 
 def partial(output: Path) -> Path:
@@ -57,6 +58,21 @@ def read_json(file: Path) -> Any:
 
 class TwoValuesError(ValueError):
     """A key comes twice in one object, with two values, of which most parsers take the last without a word."""
+
+
+def must_be_readable(file: Path) -> None:
+    """Check the permissions of a file; safetensors says of any file that it cannot open that there is none.
+
+    Raises:
+        UserError: the file may not be read.
+    """
+    try:
+        with file.open("rb"):
+            pass
+    except PermissionError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; {PERMISSIONS}") from None
+    except OSError:
+        pass  # whoever reads the file says it
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -131,7 +131,10 @@ class Run:
                 workers = [child for child in children if "pruneonce" in child.cmdline()]
                 # Where there are none, they have not begun.
                 (chosen.choice(workers) if workers else psutil.Process(self.process.pid)).kill()
-        return self.code(wait=True) != 0
+        code = self.code(wait=True)
+        if not self.torchrun and code != -signal.SIGKILL:
+            self.finish()
+        return code != 0
 
     def finish(self) -> None:
         if self.code(wait=True):

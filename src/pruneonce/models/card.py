@@ -20,10 +20,11 @@ from pruneonce.console import console
 from pruneonce.errors import UserError
 from pruneonce.models.certificate import certificate_block
 from pruneonce.models.clients import Usage, head_of, usage_blocks
-from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of
+from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of, zeros_from_elsewhere
 from pruneonce.models.pooling import Pooling
 from pruneonce.models.text_settings import default_prompt
 from pruneonce.system import durable
+from pruneonce.wording import shown
 
 CARD = "README.md"
 # Settings of a stage that the card shows; `pruneonce.json` has all.
@@ -102,6 +103,11 @@ class Carded:
         return next((record["sparsity"]["encoder"] for record in self.lineage.records if "sparsity" in record), None)
 
     @cached_property
+    def elsewhere(self) -> dict[str, Any] | None:
+        """What the sparse encoder was whose zeros the model has; None where pruneonce made them."""
+        return zeros_from_elsewhere(self.lineage.records)
+
+    @cached_property
     def pooling(self) -> Pooling | None:
         """Pooling of a sentence-transformers model; None where its vectors are made in another way."""
         try:
@@ -150,11 +156,19 @@ def _bits(settings: Any) -> int | None:
 def _introduction(model: Carded) -> str:
     weights = f"its weights are {model.weights}"
     zeros = "" if model.sparsity is None else f"{model.sparsity:.1%} of the encoder's Linear weights are zero, and "
-    base = f" It was made from [{model.lineage.hub_id}](https://huggingface.co/{model.lineage.hub_id})."
-    return (
-        f"A Transformer encoder made by pruneonce ([Prune Once for All](https://arxiv.org/abs/2111.05754)): {zeros}"
-        f"{weights}.{base if model.lineage.hub_id else ''}"
-    )
+    made = " made by pruneonce ([Prune Once for All](https://arxiv.org/abs/2111.05754))"
+    hub_id = model.lineage.hub_id
+    link = f"[{hub_id}](https://huggingface.co/{hub_id})"
+    base = f" It was made from {link}." if hub_id else ""
+    if model.elsewhere:
+        maker, encoder = shown(model.elsewhere["from"]), "Its sparse encoder"
+        if model.lineage.records[0].get("stage") in ("convert", "take"):
+            made, encoder = "", "It"
+        if hub_id and hub_id in maker:
+            maker, base = maker.replace(hub_id, link), ""
+        pattern = f"{model.elsewhere['zeros']:.1%} zeros; sha256 of the pattern `{model.elsewhere['pattern']}`"
+        base = f" {encoder} was {maker}: {pattern}.{base}"
+    return f"A Transformer encoder{made}: {zeros}{weights}.{base}"
 
 
 def _how_it_was_made(model: Carded) -> str:

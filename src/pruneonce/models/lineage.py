@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pruneonce.system.durable import read_json
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILES = re.compile(r".*\.(txt|jsonl?|csv|tsv|parquet|arrow|gz|zst|xz|bz2)")
 MOST_ANCESTORS = 100
+PRUNING = ("prune", "prune-one-shot", "one-shot")  # stages that make zeros
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,43 @@ def lineage_of(folder: Path) -> Lineage:
 def is_on_hub(record: Mapping[str, Any]) -> bool:
     """Return whether the source in a model's provenance is a hub id, and not a folder."""
     return record.get("parents", [])[:1] == [f"hub:{record.get('source')}"]
+
+
+def is_from_elsewhere(record: Mapping[str, Any] | None) -> bool:
+    """Return whether a model's provenance says that pruneonce did not make its zeros."""
+    return record is None or record.get("stage") == "convert"
+
+
+def maker(record: Mapping[str, Any] | None) -> str:
+    """Return the maker of a model in words, from its provenance; a source that is a path is called by its name."""
+    if record is None:
+        return "not made by pruneonce"
+    if isinstance(taken := record.get("taken"), dict):
+        return str(taken.get("from"))
+    if is_from_elsewhere(record):
+        source = str(record.get("source", "unknown"))
+        return f"not made by pruneonce, converted from {source if is_on_hub(record) else Path(source).name}"
+    return f"made by pruneonce ({record.get('stage', 'unknown stage')})"
+
+
+def zeros_from_elsewhere(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what the sparse encoder behind a model was; None where pruneonce made its zeros, or nobody recorded them.
+
+    Args:
+        records: provenance of a model and of its ancestors, its own first.
+
+    Returns:
+        `from`, `zeros` and `pattern`, as provenance has them under `taken`.
+    """
+    for record in records:
+        if isinstance(taken := record.get("taken"), dict):
+            return None if str(taken.get("from")).startswith("made by") else taken
+        if record.get("stage") in PRUNING:
+            return None
+        if is_from_elsewhere(record):
+            zeros = (record.get("sparsity") or {}).get("encoder", 0.0)
+            return {"from": maker(record), "zeros": zeros, "pattern": record.get("pattern")} if zeros else None
+    return None
 
 
 def cached_id(folder: Path) -> str | None:

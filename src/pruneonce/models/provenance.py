@@ -11,10 +11,10 @@ from typing import Any
 
 from pruneonce.errors import UserError
 from pruneonce.models import grid
+from pruneonce.models.source import PROVENANCE as PROVENANCE
 from pruneonce.models.source import weights_hash
 from pruneonce.system.durable import file_hash, read_json
 
-PROVENANCE = "pruneonce.json"
 METRICS = "metrics.json"
 SHA256 = "sha256"  # of the weights, in provenance
 CONFIGURATION = "configuration"  # hashes of the files of `SETTINGS`, in provenance

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,9 @@ from pruneonce.system.durable import must_be_readable, read_json
 from pruneonce.wording import first_line
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone
+PROVENANCE = "pruneonce.json"
+PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone, as all of `PICKLES`
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Bounds of the numbers in a configuration.
 MOST, MOST_LAYERS, MOST_LABELS = 1 << 20, 1000, 1 << 17
 FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -103,7 +106,7 @@ def local_files(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
+        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX, PROVENANCE]))
     except Exception as error:  # the hub is away, or has no such model
         raise UserError(f"cannot load a model from {source}: {hub_reason(error)}") from error
     if (folder / CONFIG).is_file() and not has_files(folder, WEIGHTS):
@@ -340,7 +343,8 @@ def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
                 f"{folder} was exported, and the file of the model is not there; remove the folder and export the "
                 "model again"
             )
-        raise UserError(f"cannot load a model from {folder}: it has no {weights}; save the model anew")
+        elsewhere = f", or where another file has the weights, {converting(folder)}" if weights == WEIGHTS else ""
+        raise UserError(f"cannot load a model from {folder}: it has no {weights}; save the model anew{elsewhere}")
     named = index.get("weight_map") if isinstance(index, dict) else None
     names = list(named.values()) if isinstance(named, dict) else []
     if not names or not all(isinstance(n, str) and Path(n).name == n and (folder / n).is_file() for n in names):
@@ -355,7 +359,7 @@ def has_files(folder: Path, weights: str) -> bool:
 
 def converting(source: str | Path) -> str:
     """The command that makes a folder with safetensors of a model without them, for messages."""
-    return f"`pruneonce convert {source} DEST` makes a folder of it"
+    return f"`pruneonce convert {shlex.quote(str(source))} DEST` makes a folder of it"
 
 
 @contextmanager
@@ -383,6 +387,8 @@ def must_exist(source: str | Path) -> None:
     path = Path(source)
     if path.is_dir() and not (path / CONFIG).is_file():
         raise UserError(f"{text} is not a model folder: it has no {CONFIG}")
+    if path.is_file() and path.suffix in (*PICKLES, ".safetensors"):
+        raise UserError(f"{text} is a file of weights, and no model folder; {converting(source)}")
     if looks_local and not path.is_dir():
         raise UserError(f"no model folder at {text}")
     if not path.is_dir():

@@ -277,7 +277,10 @@ def _arm_of(stage: Mapping[str, Any]) -> str:
 
 def _taken(taken: Mapping[str, Any] | None) -> str | None:
     """Return where a sparse encoder that the run did not prune came from."""
-    return f"{taken['source']}, {taken['from']}, {percent(taken['zeros'])} zeros" if taken else None
+    if not taken:
+        return None
+    zeros = f"{percent(taken['zeros'])} zeros; sha256 of the pattern {taken['pattern']}"
+    return f"{taken['source']}, {taken['from']}, {zeros}"
 
 
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from pruneonce.models.architectures import (
     prunable_names,
     prunable_weights,
 )
+from pruneonce.models.lineage import is_from_elsewhere
 from pruneonce.models.provenance import is_as_written, read_provenance
 from pruneonce.models.source import Stored, local_files, read_config, stored_weights, unread_type
 from pruneonce.sparsity.digest import digest_of
@@ -168,7 +169,7 @@ def inspect_model(folder: str | Path) -> Inspection:
         parameters,
         digest_of(masks),
         sum(file.stat().st_size for file in local.glob("*.safetensors")) if Path(folder).is_dir() else 0,
-        read_provenance(folder),
+        read_provenance(local),
         any(file for pattern in TOKENIZERS for file in local.glob(pattern)) if Path(folder).is_dir() else None,
     )
 
@@ -235,11 +236,6 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
     if not missing and not any(layer.zeros for layer in layers):
         raise UserError(f"{parent} has no zeros to verify against; is it the sparse model?")
     return Verification(layers, missing, wanted, patternless)
-
-
-def is_from_elsewhere(provenance: dict[str, Any] | None) -> bool:
-    """Return whether a model's provenance says that pruneonce did not make its zeros."""
-    return provenance is None or provenance.get("stage") == "convert"
 
 
 def _patternless(folder: Path, stored: dict[str, Stored]) -> list[str]:

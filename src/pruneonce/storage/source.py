@@ -16,7 +16,7 @@ from pruneonce.errors import UserError
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid
 from pruneonce.models.provenance import CERTIFICATE, METRICS, PLACES, PROVENANCE, is_as_written
-from pruneonce.models.source import not_finite, unwrapped
+from pruneonce.models.source import PICKLE, has_files, not_finite, unwrapped, weight_files
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
 from pruneonce.storage.skeleton import Skeleton
@@ -67,6 +67,8 @@ def read(folder: Path) -> Source:
 
 def _read_tensors(file: Path) -> dict[str, npt.NDArray[np.generic]]:
     if not file.is_file():
+        if has_files(file.parent, PICKLE):
+            weight_files(file.parent)  # which refuses the folder, and names the remedy
         raise UserError(f"no {file}: packing needs the weights in one safetensors file; save the model anew")
     try:
         with safe_open(file, framework="np") as opened:

@@ -52,8 +52,22 @@ LEFT_OUT = (
     "__pycache__",
     ".*",
 )
-TEXTS = (".md", ".xml", ".yaml", ".yml", ".html", ".py", ".sh")
-TEXTS += (".txt", ".csv", ".tsv", ".jsonl", ".toml", ".cfg", ".ini")
+TEXTS = {
+    ".md",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".py",
+    ".sh",
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".toml",
+    ".cfg",
+    ".ini",
+}
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",

@@ -52,22 +52,7 @@ LEFT_OUT = (
     "__pycache__",
     ".*",
 )
-TEXTS = {
-    ".md",
-    ".xml",
-    ".yaml",
-    ".yml",
-    ".html",
-    ".py",
-    ".sh",
-    ".txt",
-    ".csv",
-    ".tsv",
-    ".jsonl",
-    ".toml",
-    ".cfg",
-    ".ini",
-}
+TEXTS = tuple(".md .xml .yaml .yml .html .py .sh .txt .csv .tsv .jsonl .toml .cfg .ini".split())
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",

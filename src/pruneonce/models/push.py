@@ -52,7 +52,8 @@ LEFT_OUT = (
     "__pycache__",
     ".*",
 )
-TEXTS = tuple(".md .xml .yaml .yml .html .py .sh .txt .csv .tsv .jsonl .toml .cfg .ini".split())
+DOCUMENTS = (".md", ".xml", ".yaml", ".yml", ".html", ".py", ".sh")
+TABLES = (".txt", ".csv", ".tsv", ".jsonl", ".toml", ".cfg", ".ini")
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",
@@ -189,7 +190,7 @@ def _pushed(folder: Path, name: str) -> Pushed:
         cleaned = _without_paths(values, removed, "", base == PROVENANCE and not is_on_hub(values))
         if removed:
             return Pushed(name, file, (json.dumps(cleaned, indent=1) + "\n").encode(), tuple(removed))
-    elif file.suffix in TEXTS and base not in VOCABULARIES:
+    elif file.suffix in (*DOCUMENTS, *TABLES) and base not in VOCABULARIES:
         _must_name_no_path(file)
     return Pushed(name, file)
 

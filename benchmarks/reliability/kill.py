@@ -30,6 +30,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,18 +117,24 @@ class Run:
             self.process.join()
         return self.process.exitcode  # type: ignore[no-any-return]
 
-    def kill(self, chosen: random.Random) -> None:
-        """Kill the process; under torchrun, one of its workers, after which the others end."""
+    def kill(self, chosen: random.Random) -> bool:
+        """Kill the process; under torchrun, one of its workers, after which the others end.
+
+        Returns:
+            Whether it was killed; it may have come to its end just before.
+        """
         if not self.torchrun:
             os.kill(self.process.pid, signal.SIGKILL)
-            assert self.code(wait=True) == -signal.SIGKILL
-            return
-        workers = [child for child in psutil.Process(self.process.pid).children() if "pruneonce" in child.cmdline()]
-        if workers:
-            chosen.choice(workers).kill()
-        else:  # they have not begun
-            self.process.kill()
-        self.code(wait=True)
+        else:
+            with suppress(psutil.NoSuchProcess):
+                children = psutil.Process(self.process.pid).children()
+                workers = [child for child in children if "pruneonce" in child.cmdline()]
+                # Where there are none, they have not begun.
+                (chosen.choice(workers) if workers else psutil.Process(self.process.pid)).kill()
+        code = self.code(wait=True)
+        if not self.torchrun and code != -signal.SIGKILL:
+            self.finish()
+        return code != 0
 
     def finish(self) -> None:
         if self.code(wait=True):
@@ -157,8 +164,7 @@ def kill_at(moment: Moment, process: Run, run: Path, chosen: random.Random, whol
     if process.code() is not None:
         process.finish()
         return False
-    process.kill(chosen)
-    return True
+    return process.kill(chosen)
 
 
 def kill(count: int, work: Path, seed: int, forked: bool = True, work_of: str = RUN) -> dict[str, Any]:

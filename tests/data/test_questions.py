@@ -151,6 +151,8 @@ def test_a_wrong_column_names_those_there_are(tmp_path):
         ("3", "neither JSON lines nor"),
         ("[]", "is empty"),
         ('{"data": []}', "holds no questions"),
+        ('{"data": [{"title": "a"}]}', r"data\[0\] has to be an object with a list 'paragraphs', not .*title"),
+        ('{"data": {"paragraphs": []}}', "no column 'id', only 'data'"),
         ('{"version": "1.1"}', "no column 'id'"),
         ('{"data": [3]}', r"data\[0\] has to be an object with a list 'paragraphs', not 3"),
         ('{"data": [{"paragraphs": [{"context": ""}]}]}', r"paragraphs\[0\] has to be an object with a list 'qas'"),
@@ -164,6 +166,33 @@ def test_what_is_wrong_with_a_file(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("impossible", "answered", "message"),
+    [
+        (False, True, None),
+        (True, False, None),
+        (None, False, None),
+        (True, True, "'is_impossible' is true, but there are 'answers'; empty them, or set it to false"),
+        (False, False, "'is_impossible' is false, but 'answers' is empty; give one, or set it to true"),
+        ("false", True, "'is_impossible' has to be true or false, not \"false\""),
+    ],
+)
+def test_is_impossible_agrees_with_the_answers(tmp_path, impossible, answered, message):
+    document = nested(QUESTIONS[0])
+    (question,) = document["data"][0]["paragraphs"][0]["qas"]
+    question["is_impossible"] = impossible
+    if not answered:
+        question["answers"] = []
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps(document))
+    if message is None:
+        assert bool(read(path)[0].answers) == answered
+        return
+    with pytest.raises(UserError, match=rf"qas\[0\]: {message}") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_nested_file_is_of_bounded_size(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memor
 
 MIB = 1 << 20
 REFUSED = 64 * MIB  # beyond the process that refuses a file of some kB
+LOADED = 32 * MIB  # beyond three times a file of 16 bits
 UNPACKED = 8  # times the largest tensor, beyond the packed file
 
 
@@ -88,6 +89,15 @@ def test_a_large_head_beside_a_small_file(encoder, tmp_path):
     assert within(2 * REFUSED, load_as_saved, folder).startswith("refused")
     more = reconfigured(encoder, tmp_path / "more", num_labels=MOST_LABELS + 1)
     assert within(REFUSED, load_encoder, more).endswith(f"`num_labels` is {MOST_LABELS + 1}")
+
+
+def test_a_model_of_16_bits_takes_three_times_its_file(tokenizer, tmp_path):
+    """The file, which is mapped, and its tensors as fp32; the file has 18 MB."""
+    size = {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 2}
+    file = make_model(tmp_path / "model", tokenizer, **size) / "model.safetensors"
+    save_file({name: weight.half() for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    assert file.stat().st_size > 16 * MIB
+    assert within(3 * file.stat().st_size + LOADED, load_encoder, file.parent) == "done"
 
 
 def repacked(file, target, change):

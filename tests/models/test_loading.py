@@ -476,6 +476,54 @@ def test_a_value_of_another_type_is_named(changes, message, encoder, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("config.json", load_encoder), ("config.json", inspect_model), ("tokenizer_config.json", load_tokenizer)],
+)
+def test_a_key_with_two_values_is_refused(name, read, encoder, tmp_path):
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    file = folder / name
+    key, value = next(iter(json.loads(file.read_text()).items()))
+    rest = file.read_text().removeprefix("{")
+    file.write_text(f'{{"{key}": {json.dumps(value)},{rest}')
+    assert read(folder), "the same value twice"
+    file.write_text(f'{{"{key}": "other",{rest}')
+    with pytest.raises(
+        UserError, match=rf'model/{name}: \'{key}\' is given twice, as "other" and .*; keep one'
+    ) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_may_not_be_read_are_named(encoder, tmp_path, monkeypatch, capsys):
+    storage.pack([encoder], tmp_path / "x.pruneonce")
+    opened = Path.open
+
+    def refuse(path, *arguments, **named):
+        if path.name in (WEIGHTS, "x.pruneonce"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for arguments in (["inspect", str(encoder)], ["unpack", str(tmp_path / "x.pruneonce"), str(tmp_path / "out")]):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert "Permission denied; change its permissions, or give a place where you have them" in error
+        assert error.count("\n") == 1
+
+
+def test_an_export_without_its_model_file(encoder, tmp_path):
+    made = shutil.copytree(encoder, tmp_path / "made")
+    (made / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"it has no model\.safetensors; save the model anew"):
+        load_as_saved(made)
+    (made / "pruneonce.json").write_text('{"stage": "export", "source": "x", "parents": []}')
+    with pytest.raises(
+        UserError, match="was exported, and the file of the model is not there; remove the folder and ex"
+    ):
+        load_as_saved(made)
+
+
 def test_inspect_says_that_there_is_no_tokenizer(encoder, tmp_path, capsys):
     folder = shutil.copytree(encoder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
     assert [inspect_model(each).tokenizer for each in (encoder, folder)] == [True, False]

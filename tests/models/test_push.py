@@ -118,5 +118,10 @@ def test_folders_that_are_not_pushed(hub, folder, tokenizer, tmp_path, capsys):
     (folder / "onnx" / "pruneonce.json").unlink()
     (folder / "README.md").write_text(f"Made from {tmp_path}/encoder.")
     assert "names a path of this machine" in refusal(folder)
+    (folder / "README.md").unlink()
+    for name in ("notes.txt", "results.csv", "examples.jsonl", "run.sh"):
+        (folder / name).write_text("read from /home/me/data")
+        assert f"{name} names a path of this machine, /home/me/data: take it out" in refusal(folder)
+        (folder / name).unlink()
     assert "is unfinished" in refusal(folder.rename(tmp_path / "sparse.partial"))
     assert hub.repositories == {}

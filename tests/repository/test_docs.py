@@ -185,7 +185,8 @@ def test_tests_that_are_named_exist():
 
 
 def test_every_row_of_the_fault_matrix_is_a_test():
-    rows = re.findall(r"^\|.*\| `(test_\w+)` \|$", read("docs/reliability.md"), re.M)
+    cells = re.findall(r"^\|.*\| ([^|]+) \|$", read("docs/reliability.md"), re.M)
+    rows = [test for cell in cells for test in re.findall(r"`(test_\w+)`", cell)]
     assert len(rows) > 20
     tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
     assert [row for row in rows if f"def {row}(" not in tests] == []

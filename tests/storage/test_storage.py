@@ -478,3 +478,31 @@ def test_minilm_is_within_five_percent_of_its_limit(values, smaller, tmp_path):
     texts = ["a river in winter", "stocks fell"]
     likeness = (before.encode(texts) * after.encode(texts)).sum(axis=1)
     assert (likeness > {"fp32": 0.99999, "int8": 0.999, "int4": 0.95}[values]).all()
+
+
+def test_a_place_that_may_not_be_written(encoder, tmp_path, monkeypatch):
+    """Packing and unpacking name the place that was given, and leave nothing."""
+    storage.pack([encoder], tmp_path / "x.pruneonce")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "aside")
+
+    monkeypatch.setattr("pruneonce.system.durable.publish", refuse)
+    for call in (
+        lambda: storage.pack([encoder], tmp_path / "y.pruneonce"),
+        lambda: storage.unpack(tmp_path / "x.pruneonce", tmp_path / "y"),
+    ):
+        with pytest.raises(UserError, match=r"^cannot write .*/y[^ ]*: Permission denied; once that is put right"):
+            call()
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pruneonce"]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
+def test_a_packed_file_that_is_cut_off_is_one_line_with_a_remedy(kept, encoder, tmp_path):
+    file = tmp_path / "x.pruneonce"
+    storage.pack([encoder], file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole)) if kept == 0.5 else kept])
+    with pytest.raises(UserError, match=r"damaged: .*; copy the whole file again, or pack the models again") as caught:
+        storage.unpack(file, tmp_path / "out")
+    assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ import shutil
 import warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
 from shared.folders import zeros_in_file
 from shared.models import WORDS, make_loud, make_model
+from sklearn.metrics import ndcg_score
 from transformers import AutoModel
 
 from pruneonce import stages, storage
@@ -23,7 +28,7 @@ from pruneonce.errors import UserError
 from pruneonce.losses import distillation
 from pruneonce.models import load_tokenizer
 from pruneonce.models import sentence_transformers as its_files
-from pruneonce.models.pooling import MODES, OLDER, Pooling
+from pruneonce.models.pooling import MODES, OLDER, SIMILARITIES, Pooling
 from pruneonce.recipe import (
     Calibrate,
     Embedding,
@@ -322,6 +327,52 @@ def test_pairs_by_hand():
     found = measured(Embedding(train="", dev=""), rows, by_text)
     assert found["spearman"] == pytest.approx(1)
     assert found["pearson"] == pytest.approx(np.corrcoef([1, 0, 0.5**0.5], [5, 1, 3])[0, 1])
+
+
+def test_queries_that_every_model_ranks_as_well_are_said(files, tmp_path):
+    """All passages of the split are candidates of each query, those without a row too."""
+    rows = [{**row, "label": float(row["label"] > 0.4)} for row in PAIRS]
+    kind = kind_of(Embedding(**files(dev=rows, test=PAIRS), metric="ndcg@10"))
+    data = kind.load(tmp_path)
+    assert kind.undefined(data.splits["dev"], data) == "1 of 3 queries have no relevant passage and count as 0"
+    assert not kind.undefined(data.splits["test"], data)
+    one = Dataset.from_list([PAIRS[0], {**PAIRS[0], "text": "a city"}])
+    assert "2 of 2 queries have passages of one relevance alone" in kind.undefined(one, data)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.sampled_from(SIMILARITIES))
+def test_metrics_are_those_of_sentence_transformers_and_scikit_learn(seed, similarity):
+    """Of drawn vectors, pairs and relevances, by each function that a model's files may name."""
+    with older_names():
+        from sentence_transformers.util import SimilarityFunction
+    draw = np.random.default_rng(seed)
+    queries, passages = [f"q{n}" for n in range(draw.integers(2, 6))], [f"p{n}" for n in range(draw.integers(2, 14))]
+    vectors = {text: draw.normal(size=4).astype(np.float32) for text in [*queries, *passages]}
+    relevances = draw.integers(0, 4, (len(queries), len(passages))).astype(float)
+    judged = [(q, p) for q in range(len(queries)) for p in range(len(passages)) if not p or draw.random() < 0.6]
+    rows = Dataset.from_list(
+        [{"text": queries[q], "text_pair": passages[p], "label": relevances[q, p]} for q, p in judged]
+    )
+
+    def found(metric):
+        kind = kind_of(Embedding(train="", dev="", metric=metric))
+        kind.pooling = SimpleNamespace(similarity=similarity)
+        return kind.measure([vectors[text] for text in kind.texts(rows)], rows, None)
+
+    scores = SimilarityFunction.to_similarity_fn(similarity)(
+        *(torch.tensor(np.stack([vectors[text] for text in texts])) for texts in (queries, passages))
+    ).numpy()
+    one, other = zip(*[(scores[pair], relevances[pair]) for pair in judged], strict=True)
+    if len(set(other)) > 1:
+        assert found("spearman")["spearman"] == pytest.approx(spearmanr(one, other).statistic, abs=1e-5)
+        assert found("spearman")["pearson"] == pytest.approx(pearsonr(one, other).statistic, abs=1e-4)
+    known = np.zeros_like(relevances)
+    for pair in judged:
+        known[pair] = relevances[pair]
+    split = sorted({passage for _, passage in judged})  # all of which are candidates of each query
+    expected = ndcg_score(known[:, split], scores[:, split], k=10) if len(split) > 1 else float(known.any(1).mean())
+    assert found("ndcg@10")["ndcg@10"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_retrieval_by_hand():

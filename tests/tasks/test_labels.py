@@ -96,6 +96,16 @@ def test_names_in_the_data_decide(nli, tmp_path, capsys):
     assert line == "labels: contradiction 0, entailment 1, neutral 2; from the model\n"
 
 
+def test_names_and_numbers_in_one_file_are_refused(nli, tmp_path, capsys):
+    labels = [0, *nli[1][1:]]
+    accuracy, line = evaluated(capsys, nli[0], "--dev", written(tmp_path / "dev.jsonl", labels))
+    assert accuracy is None
+    assert (
+        f"dev.jsonl, line 1: label 0 is a number, and other labels are names, such as '{nli[1][-1]}'; write all" in line
+    )
+    assert line.count("\n") == 1
+
+
 def test_labels_give_the_order_of_the_datas_numbers(nli, tmp_path, capsys):
     dev = written(tmp_path / "dev.jsonl", [DATA.index(name) for name in nli[1]])
     accuracy, line = evaluated(capsys, nli[0], "--dev", dev, "--labels", ",".join(DATA))

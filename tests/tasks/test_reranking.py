@@ -110,6 +110,17 @@ def test_mistakes_in_the_data_are_one_line(train, dev, changes, message, make, t
     assert "\n" not in str(caught.value)
 
 
+def test_queries_that_every_model_ranks_as_well_are_said(make, tmp_path):
+    dev = [*ROWS, {"query": "bad city", "passage": "the city", "label": 0}, {**ROWS[0], "query": "a river"}]
+    kind = kind_of(make(dev=dev))
+    data = kind.load(tmp_path)
+    assert kind.undefined(data.splits["dev"], data) == (
+        "1 of 4 queries have no relevant passage and count as 0, "
+        "1 of 4 queries have passages of one relevance alone and count as 1"
+    )
+    assert not kind.undefined(data.splits["train"], data)
+
+
 # -- losses and metrics -----------------------------------------------------------------------------------------
 
 

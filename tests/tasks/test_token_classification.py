@@ -102,11 +102,35 @@ def test_a_word_between_tabs_may_have_spaces(tmp_path):
         ("-DOCSTART- O\n\n", r"train\.txt is empty: it holds no sentences"),
         ("the O\nriver\n", r"train\.txt, line 2: one column, not 2; write a word, a space and its tag a line"),
         ("river\n", r"train\.txt, line 1: one column, not 2; "),
+        (
+            "O the\nB-X river\n\nO good\n",
+            "no metric 'f1' for tags that do not mark spans by O, B-, I-, ... .'good' does not",
+        ),
+        ("the O\rriver B-X\r\rgood O\r", r"train\.txt, line 1: a carriage return within the line; .*`tr '"),
         ("the DT O\n\n# id 1 2\n", r"train\.txt, line 3: 4 columns, not 3; "),
+        (
+            "1\tthe\tO\n2\triver\tB-X\n\n1\tgood\tO\n",
+            r"train\.txt: the first column numbers the words of each sentence; ",
+        ),
+        ("0 the O\n1 river B-X\n\n0 good O\n", r"train\.txt: the first column numbers the words of each sentence; "),
     ],
 )
 def test_broken_conll_files(tmp_path, make, text, message):
     fails(make(text, CONLL, ".txt"), tmp_path, message)
+
+
+def test_words_that_are_numbers_are_read(tmp_path):
+    table = read_conll(tmp_path / write(tmp_path / "a.txt", "1 O\n2 O\n\n7 B-X\n"), "words", "ner")
+    assert table.columns["words"] == [["1", "2"], ["7"]]
+
+
+def test_a_split_without_spans_is_said(tmp_path, make):
+    kind = make(dev=tagged("O", "O"))
+    data = kind.load(tmp_path)
+    assert kind.undefined(data.splits["dev"], data).startswith(
+        "every tag is 'O', so precision, recall and f1 are undef"
+    )
+    assert not kind.undefined(data.splits["train"], data)
 
 
 def fails(kind, tmp_path, message):

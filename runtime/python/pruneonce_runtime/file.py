@@ -133,7 +133,9 @@ class PackedFile:
         try:
             yield
         except DamagedError as error:
-            raise PruneonceError(f"{self.path} is damaged: {error}") from None
+            raise PruneonceError(
+                f"{self.path} is damaged: {error}; copy the whole file again, or pack the models again"
+            ) from None
 
 
 class Member:

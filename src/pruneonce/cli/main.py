@@ -108,6 +108,8 @@ def _line(error: Exception) -> str:
         return error.format_message().rstrip(".") + hint
     if isinstance(error, (OSError, SafetensorError)) and durable.error_number(error) in durable.FULL:
         return "the disk is full; free some space, then run it again: it goes on from the last checkpoint"
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.strerror}: {error.filename}; {durable.PERMISSIONS}"
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     return str(error)

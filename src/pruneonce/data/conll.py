@@ -21,13 +21,19 @@ def read_conll(path: Path, words: str, tags: str) -> Table:
 
     Raises:
         UserError: the file cannot be read or holds no sentence; a line has one column, or another number of columns
-            than the first line.
+            than the first line, or a carriage return within it; the first column numbers the words of each sentence.
     """
     sentences: list[list[list[str]]] = []
     places: list[str] = []
     width, is_new = 0, True
     for number, line in lines(path):
-        columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        line = line.rstrip("\r\n")
+        if "\r" in line:
+            raise UserError(
+                f"{place(path, number)}: a carriage return within the line; if lines end with one alone, as on old "
+                "Macs, convert the file (`tr '\\r' '\\n' < FILE`)"
+            )
+        columns = line.split("\t") if "\t" in line else line.split()
         if not line.strip() or columns[0] == DOCUMENT:
             is_new = True
             continue
@@ -44,8 +50,19 @@ def read_conll(path: Path, words: str, tags: str) -> Table:
         sentences[-1].append([columns[0], columns[-1]])
     if not sentences:
         raise UserError(f"{path} is empty: it holds no sentences")
+    if len(sentences) > 1 and all(map(_is_numbered, sentences)):
+        raise UserError(
+            f"{path}: the first column numbers the words of each sentence; remove it (`cut -f 2-` does where tabs "
+            "separate columns), so that words come first and tags last"
+        )
     columns_of = [[[pair[side] for pair in sentence] for sentence in sentences] for side in (0, 1)]
     return Table(str(path), dict(zip((words, tags), columns_of, strict=True)), places)
+
+
+def _is_numbered(sentence: list[list[str]]) -> bool:
+    """Return whether the first column counts the words, from 0 or 1, as in CoNLL-U and GermEval."""
+    first = [pair[0] for pair in sentence]
+    return any(first == [str(start + word) for word in range(len(first))] for start in (0, 1))
 
 
 def _count(columns: int) -> str:

@@ -51,6 +51,7 @@ from pruneonce.models.source import (
     stored_weights,
     unread_type,
 )
+from pruneonce.system.durable import read_json
 from pruneonce.wording import as_in_file, first_line
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -439,9 +440,10 @@ def load_tokenizer(source: str | Path) -> Any:
     """Load the tokenizer of a model folder or hub id.
 
     Raises:
-        UserError: there is no model, its tokenizer is damaged or has no vocabulary, or it has tokens that the model's
-            table has not.
+        UserError: there is no model, its tokenizer is damaged or has no vocabulary, its settings give a key two values,
+            or it has tokens that the model's table has not.
     """
+    read_json(Path(source) / "tokenizer_config.json")
     with _loading("load a tokenizer", source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     vocabulary = tokenizer.get_vocab()  # of special tokens alone where transformers found no files

@@ -52,8 +52,16 @@ LEFT_OUT = (
     "__pycache__",
     ".*",
 )
-TEXTS = (".md", ".xml", ".yaml", ".yml", ".html", ".py")
-VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+DOCUMENTS = (".md", ".xml", ".yaml", ".yml", ".html", ".py", ".sh")
+TABLES = (".txt", ".csv", ".tsv", ".jsonl", ".toml", ".cfg", ".ini")
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "merges.txt",
+)
 PATH = re.compile(r"(/|~/|\.\.?/|[A-Za-z]:[\\/]|\\\\).*", re.S)
 # A path in running text: below a folder in which people's files stand.
 IN_TEXT = re.compile(r"""(?<![\w./:])(/(?:home|root|Users|tmp|mnt|media|scratch|work|workspace)/[^\s"'`<>)]+)""")
@@ -182,7 +190,7 @@ def _pushed(folder: Path, name: str) -> Pushed:
         cleaned = _without_paths(values, removed, "", base == PROVENANCE and not is_on_hub(values))
         if removed:
             return Pushed(name, file, (json.dumps(cleaned, indent=1) + "\n").encode(), tuple(removed))
-    elif file.suffix in TEXTS:
+    elif file.suffix in (*DOCUMENTS, *TABLES) and base not in VOCABULARIES:
         _must_name_no_path(file)
     return Pushed(name, file)
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from pruneonce.console import asking_hub, is_offline
 from pruneonce.errors import UserError
-from pruneonce.system.durable import read_json
+from pruneonce.system.durable import must_be_readable, read_json
 from pruneonce.wording import first_line
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -337,6 +337,12 @@ def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
     if index is None:
         if weights == WEIGHTS and has_files(folder, PICKLE):
             raise UserError(f"{folder} has no safetensors weights, only {PICKLE}; {converting(folder)}")
+        card = read_json(folder / "pruneonce.json")
+        if isinstance(card, dict) and card.get("stage") == "export":
+            raise UserError(
+                f"{folder} was exported, and the file of the model is not there; remove the folder and export the "
+                "model again"
+            )
         elsewhere = f", or where another file has the weights, {converting(folder)}" if weights == WEIGHTS else ""
         raise UserError(f"cannot load a model from {folder}: it has no {weights}; save the model anew{elsewhere}")
     named = index.get("weight_map") if isinstance(index, dict) else None
@@ -361,8 +367,9 @@ def reading(file: Path) -> Iterator[None]:
     """Turn the exceptions of safetensors while reading `file` into a `UserError` of one line.
 
     Raises:
-        UserError: the safetensors file is damaged.
+        UserError: the safetensors file is damaged, or may not be read.
     """
+    must_be_readable(file)
     try:
         yield
     except SafetensorError as error:

@@ -19,10 +19,12 @@ from pruneonce.errors import UserError
 from pruneonce.storage import coding
 from pruneonce.storage.coding import DamagedError
 from pruneonce.storage.index import MAX_INDEX, Index, Member, check
+from pruneonce.system.durable import must_be_readable
 
 FORMAT = "pruneonce-packed"
 VERSION = 1
 SUFFIX = ".pruneonce"
+AGAIN = "copy the whole file again, or pack the models again"
 
 
 def place_of(path: str | Path) -> tuple[Path, str | None] | None:
@@ -89,7 +91,7 @@ class PackedFile:
             self._ends = [0, *accumulate(self.index.streams)]
             check(self.index, len(self._data))
         except DamagedError as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+            raise UserError(f"{path} is damaged: {error}; {AGAIN}") from None
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise UserError(f"{path} is damaged: its index is wrong at `{where}`") from None
@@ -101,6 +103,7 @@ class PackedFile:
 
 def _read_parts(path: Path) -> tuple[bytes, bytes]:
     """Read the bytes of index and data, and check their hash against the header."""
+    must_be_readable(path)
     try:
         with safe_open(path, framework="np") as opened:
             metadata = opened.metadata() or {}
@@ -117,9 +120,9 @@ def _read_parts(path: Path) -> tuple[bytes, bytes]:
                 raise UserError(f"{path} is damaged: its parts are not bytes")
             index, data = (opened.get_tensor(name).tobytes() for name in ("index", "data"))
     except SafetensorError as error:
-        raise UserError(f"{path} is not a packed file, or is damaged: {error}") from None
+        raise UserError(f"{path} is not a packed file, or is damaged: {error}; {AGAIN}") from None
     if metadata.get("sha256") != _hash(index, data):
-        raise UserError(f"{path} is damaged: its bytes are not those that were written")
+        raise UserError(f"{path} is damaged: its bytes are not those that were written; {AGAIN}")
     return index, data
 
 

@@ -109,15 +109,16 @@ def _pack(folders: Sequence[_Folder], target: Path, values: Values) -> Sizes:
         for name, member, content in zip(names, members, contents, strict=True)
     }
     aside = durable.partial(target)
-    try:
-        writer.write(index, aside)
-        written = PackedFile(aside)
-        for name in index:
-            unpacking.read_member(written, name)
-        report.total = aside.stat().st_size
-        durable.publish(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with durable.writing(target):
+        try:
+            writer.write(index, aside)
+            written = PackedFile(aside)
+            for name in index:
+                unpacking.read_member(written, name)
+            report.total = aside.stat().st_size
+            durable.publish(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
     return report
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from pruneonce.errors import UserError
 from pruneonce.models.architectures import embedding_tables, prunable_weights
 from pruneonce.models.loading import class_of, config_of, fit, outline
 from pruneonce.models.source import CONFIG, MOST, checked
+from pruneonce.system.durable import TwoValuesError, parse_json
 from pruneonce.wording import first_line
 
 
@@ -66,7 +66,9 @@ class Skeleton:
 def _checked(config: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The configuration, checked before transformers sees it."""
     try:
-        values = json.loads(config)
+        values = parse_json(config)
+    except TwoValuesError as error:
+        raise UserError(f"config.json: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"config.json is damaged: {error}") from None
     return checked(values, CONFIG, max([MOST, *(size for shape in shapes.values() for size in shape)]))

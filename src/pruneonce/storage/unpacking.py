@@ -60,7 +60,7 @@ def unpack(file: str | Path, folder: str | Path, member: str | None = None) -> l
         places = {_chosen(packed, member): ""}
     aside = durable.partial(target)
     content = aside / "content"
-    with locks.scope():
+    with durable.writing(target), locks.scope():
         aside.mkdir(parents=True, exist_ok=True)
         locks.take(aside)
         try:

@@ -21,6 +21,7 @@ from pruneonce.console import logger
 from pruneonce.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+PERMISSIONS = "change its permissions, or give a place where you have them"
 
 
 def partial(output: Path) -> Path:
@@ -43,14 +44,56 @@ def read_json(file: Path) -> Any:
     """Parse a JSON file; return None if there is no file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or has a key twice in one object with two values.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except TwoValuesError as error:
+        raise UserError(f"{file}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}") from None
+
+
+class TwoValuesError(ValueError):
+    """A key comes twice in one object, with two values, of which most parsers take the last without a word."""
+
+
+def must_be_readable(file: Path) -> None:
+    """Check the permissions of a file; safetensors says of any file that it cannot open that there is none.
+
+    Raises:
+        UserError: the file may not be read.
+    """
+    try:
+        with file.open("rb"):
+            pass
+    except PermissionError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; {PERMISSIONS}") from None
+    except OSError:
+        pass  # whoever reads the file says it
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; a key may come twice in an object only with the same value.
+
+    Raises:
+        TwoValuesError: a key has two values.
+        ValueError: the text is no JSON.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_agreeing)
+
+
+def _agreeing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        for key, value in pairs:
+            if json.dumps(value) != json.dumps(values[key]):
+                both = f"{json.dumps(value):.40} and {json.dumps(values[key]):.40}"
+                raise TwoValuesError(f"{key!r} is given twice, as {both}; keep one of the two")
+    return values
 
 
 def file_hash(file: Path) -> str:

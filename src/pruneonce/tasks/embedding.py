@@ -27,7 +27,7 @@ from pruneonce.models.sentence_transformers import EMBEDDER
 from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Embedding, Training, Transfer
 from pruneonce.tasks.judgements import METRICS as RETRIEVAL
-from pruneonce.tasks.judgements import by_query, check_relevances
+from pruneonce.tasks.judgements import by_query, check_relevances, undecided
 from pruneonce.tasks.kind import Array, Kind, TaskData, architecture, checked_numbers, checked_texts, tokenized
 from pruneonce.tasks.regression import METRICS as PAIRS
 
@@ -123,6 +123,13 @@ class EmbeddingKind(Kind[Embedding]):
         if self.task.metric in PAIRS:
             return Units({"score": self._scores(outputs, rows), "target": np.asarray(rows["label"][:])})
         return Units(by_query_values(self._queries(outputs, rows)))
+
+    def undefined(self, rows: Dataset, data: TaskData) -> str:
+        if self.task.metric in PAIRS:
+            return ""
+        passages = len(set(rows["text_pair"]))  # all are candidates of each query; those without a row have 0
+        judged = [[*one.values()] for one in by_query(rows["text"], rows["text_pair"], rows["label"]).values()]
+        return undecided((None, one if len(one) == passages else [*one, 0.0]) for one in judged)
 
     def resampled(self, values: Mapping[str, Array], index: Array) -> Array:
         if self.task.metric in PAIRS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pruneonce.data.readers import Table
 from pruneonce.errors import UserError
@@ -19,6 +19,23 @@ def by_query(queries: Iterable[str], passages: Iterable[str], values: Iterable[T
     for query, passage, value in zip(queries, passages, values, strict=True):
         values_by_query.setdefault(query, {})[passage] = value
     return values_by_query
+
+
+def undecided(queries: Iterable[tuple[Any, Sequence[float]]]) -> str:
+    """Return a sentence on queries that every model ranks as well; empty where there are none.
+
+    Args:
+        queries: the scores, which do not matter, and the relevances of each query's candidates.
+    """
+    relevances = [[max(value, 0.0) for value in values] for _, values in queries]
+    without = sum(not any(values) for values in relevances)
+    equal = sum(any(values) and min(values) == max(values) for values in relevances)
+    parts = []
+    if without:
+        parts.append(f"{without} of {len(relevances)} queries have no relevant passage and count as 0")
+    if equal:
+        parts.append(f"{equal} of {len(relevances)} queries have passages of one relevance alone and count as 1")
+    return ", ".join(parts)
 
 
 def check_relevances(

@@ -77,7 +77,7 @@ class Classes:
             values: row and label.
 
         Raises:
-            UserError: a label is unknown or out of range.
+            UserError: a label is unknown or out of range, or some labels are names and others indices into them.
         """
         names_of_data = table.class_names.get(column)
         if names_of_data is not None:
@@ -85,18 +85,26 @@ class Classes:
         index = {name: number for number, name in enumerate(self.names)}
         by_number = self._named_numbers()
         numbers = []
+        name = indexed = None
         for row, value in values:
             value = checked_label(value, table.place(row))
             number = index.get(str(value))
+            name = name if number is None else value
             if number is None and (spelled := number_of(value)) is not None:
                 if by_number is not None:
                     number = by_number.get(spelled)
                 elif 0 <= spelled < len(self.names):
-                    number = spelled
+                    number, indexed = spelled, (row, value)
                     self._decide("numbers are indices into these names")
             if number is None:
                 raise UserError(self._unknown(value, table.place(row)))
             numbers.append(number)
+        if name is not None and indexed is not None:
+            row, value = indexed
+            raise UserError(
+                f"{table.place(row)}: label {value!r} is a number, and other labels are names, such as {name!r}; write "
+                "all as names, or all as numbers"
+            )
         return numbers
 
     def order_in(self, of_model: Sequence[str], name: str) -> list[int] | None:

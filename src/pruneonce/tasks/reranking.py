@@ -21,7 +21,7 @@ from pruneonce.models.cross_encoders import check_reranker
 from pruneonce.models.sentence_transformers import RERANKER
 from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Reranking
-from pruneonce.tasks.judgements import METRICS, by_query, check_relevances
+from pruneonce.tasks.judgements import METRICS, by_query, check_relevances, undecided
 from pruneonce.tasks.kind import Array, TaskData, architecture, checked_numbers, is_reranker
 from pruneonce.tasks.texts import TextKind
 
@@ -97,6 +97,9 @@ class RerankingKind(TextKind[Reranking]):
     def unit(self) -> str:
         return "queries"
 
+    def undefined(self, rows: Dataset, data: TaskData) -> str:
+        return undecided(_queries([0.0] * len(rows), rows))
+
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
         return Units(by_query_values(_queries(outputs, rows)))
 
@@ -109,7 +112,7 @@ class RerankingKind(TextKind[Reranking]):
             raise UserError(f"{name} has {config.num_labels} labels; a reranker has one score")
 
 
-def _queries(outputs: Sequence[Array], rows: Dataset) -> Iterator[tuple[Sequence[float], Sequence[float]]]:
+def _queries(outputs: Sequence[Any], rows: Dataset) -> Iterator[tuple[Sequence[float], Sequence[float]]]:
     """Yield the scores and the relevances of each query's candidates."""
     pairs = zip(outputs, rows["label"], strict=True)
     judged = by_query(rows["query"], rows["passage"], [(float(score), label) for score, label in pairs])

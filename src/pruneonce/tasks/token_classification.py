@@ -137,6 +137,12 @@ class TokenClassificationKind(Kind[TokenClassification]):
     def unit(self) -> str:
         return "sentences"
 
+    def undefined(self, rows: Dataset, data: TaskData) -> str:
+        names = rows.features["tags"].feature.names
+        if not _mark_spans(names) or any(names[tag] != "O" for tags in rows["tags"] for tag in tags):
+            return ""
+        return "every tag is 'O', so precision, recall and f1 are undefined; 0 stands for them"
+
     def units(self, outputs: Sequence[Array], rows: Dataset, examples: Dataset) -> Units:
         """Return counts by sentence, of which all metrics of the tags are made, and the tag of each word."""
         names = rows.features["tags"].feature.names

@@ -46,7 +46,8 @@ def read(path: Path, columns: Mapping[str, str] = SAME) -> list[Question]:
         columns: `{one of COLUMNS: its name in rows}`; SQuAD's JSON has names of its own.
 
     Raises:
-        UserError: the file cannot be read or has no questions; a question does not meet the rules of `from_table`.
+        UserError: the file cannot be read or has no questions; a question does not meet the rules of `from_table`, or
+            its `is_impossible` in SQuAD's JSON contradicts its answers.
     """
     check_file(path, LISTS)
     document = _document(path) if kind(path) == "json" and not json_rows.is_list(path) else None
@@ -118,7 +119,25 @@ def _nested(document: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if not isinstance(question, dict):
                     raise UserError(f"{where} has to be an object, not {_excerpt(question)}")
                 require(["id", "question", "answers"], question, where)
+                _must_agree(question, where)
                 yield where, {**question, "context": paragraph["context"]}
+
+
+def _must_agree(question: dict[str, Any], where: str) -> None:
+    """Check that SQuAD 2.0's `is_impossible`, where it is given, says the same as the answers.
+
+    Raises:
+        UserError: it does not, so that readers of one and of the other have different gold answers.
+    """
+    impossible, answers = question.get("is_impossible"), question["answers"]
+    if impossible is None or not isinstance(answers, list):
+        return
+    if not isinstance(impossible, bool):
+        raise UserError(f"{where}: 'is_impossible' has to be true or false, not {_excerpt(impossible)}")
+    if impossible and answers:
+        raise UserError(f"{where}: 'is_impossible' is true, but there are 'answers'; empty them, or set it to false")
+    if not impossible and not answers:
+        raise UserError(f"{where}: 'is_impossible' is false, but 'answers' is empty; give one, or set it to true")
 
 
 def _list(value: Any, key: str, where: str) -> list[Any]:

@@ -34,6 +34,7 @@ from transformers.initialization import no_init_weights
 
 from pruneonce.console import logger, note
 from pruneonce.errors import UserError
+from pruneonce.models.given_roles import KEY, given_in
 from pruneonce.models.provenance import is_as_written
 from pruneonce.models.source import (
     CONFIG,
@@ -471,6 +472,8 @@ def config_of(values: Mapping[str, Any], source: str | Path, **changes: Any) -> 
         raise UserError(f"transformers has no architecture {model_type!r}, the `model_type` in {CONFIG}")
     known = {name: value for name, value in values.items() if name != "auto_map"}
     config = CONFIG_MAPPING[model_type].from_dict(known, **changes)
+    if roles := given_in(known):
+        setattr(config, KEY, roles)  # saved with each model that is made of this one
     config.name_or_path = str(source)
     return config
 

@@ -219,13 +219,14 @@ def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student:
     config = load_config(teacher)
     kind.check_model(config, data, f"the teacher {teacher}")
     kind.check_teacher(kind.for_model(teacher), student, config, f"the teacher {teacher}")
-    sizes = [(each.num_hidden_layers, each.hidden_size) for each in (student, config)]
+    shapes = [each.get_text_config() for each in (student, config)]
+    sizes = [(each.num_hidden_layers, each.hidden_size) for each in shapes]
     if settings.hidden_weight and sizes[0] != sizes[1]:
         raise UserError(
             f"the teacher {teacher} has {sizes[1][0]} layers of width {sizes[1][1]}, the model {sizes[0][0]} of "
             f"{sizes[0][1]}, so there are no hidden states to distil; set `hidden_weight: 0`"
         )
-    heads = [(each.num_hidden_layers, each.num_attention_heads) for each in (student, config)]
+    heads = [(each.num_hidden_layers, each.num_attention_heads) for each in shapes]
     if settings.relation_weight and heads[0] != heads[1]:
         raise UserError(
             f"the teacher {teacher} has {heads[1][0]} layers of {heads[1][1]} heads, the model {heads[0][0]} of "

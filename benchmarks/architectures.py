@@ -1,9 +1,9 @@
-"""Every type of transformers' masked-language mapping through every step, on tiny random models: JSON and a page.
+"""Every type of transformers' masked-language mapping through every step, on tiny random models.
 
-    python -m benchmarks.architectures WORK [TYPE ...] [--page docs/architectures.md]
+    python -m benchmarks.architectures WORK [TYPE ...] [--write]
 
-A type whose JSON stands in WORK is not run again. Without types, all of the mapping; `--page` writes the page of all
-JSON in WORK.
+A type whose JSON stands in WORK is not run again. Without types, all of the mapping; `--write` makes
+`results/architectures` of all JSON in WORK, and the table of docs/architectures.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,18 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from benchmarks import tables
+from benchmarks.common import made
 from pruneonce import quantization, sparsity, stages, storage
 from pruneonce.engines import open_engine
 from pruneonce.errors import UserError
 from pruneonce.models import load_as_saved
+from pruneonce.models.architectures import ARCHITECTURES, check_supported
+from pruneonce.models.given_roles import giving
 from pruneonce.recipe import Classification, Corpus, Prune, Quantize, Transfer
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
+MARKER = "<!-- The rest is written by benchmarks/architectures.py. -->"
 STEPS = ("prune", "relations", "transfer", "verify", "resume", "int8", "pack", "onnx", "openvino")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [f"w{i}" for i in range(43)]
@@ -49,6 +55,16 @@ OWN: dict[str, dict[str, Any]] = {
     "longformer": {"attention_window": 8, "max_position_embeddings": 80},
     "distilbert": {"hidden_dim": 64},
 }
+
+
+SMALL = {name: SIZE[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
+ROLES = {"modernvbert": {"layers": "text_model.layers"}, "ultravbert": {"layers": "text_model.layers"}}
+for _type, _text in (("modernvbert", "modernbert"), ("ultravbert", "ultrabert")):
+    OWN[_type] = {
+        "text_config": {**SIZE, "model_type": _text},
+        "vision_config": {**SMALL, "image_size": 32, "patch_size": 16},
+        "image_token_id": 4,
+    }
 
 
 def tiny_config(model_type: str) -> Any:
@@ -74,6 +90,7 @@ def make_dense(model_type: str, folder: Path) -> None:
     """Write a tiny random model with its vocabulary head, and its tokenizer."""
     torch.manual_seed(0)
     config = tiny_config(model_type)
+    check_supported(config)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
     if size > 20e6:
@@ -233,15 +250,17 @@ def least_error(model: Any, batch: dict[str, torch.Tensor]) -> float:
     return min(error for error in errors if error)
 
 
-def run(model_type: str) -> dict[str, str]:
-    """Run all steps; each gives `works`, a difference, or the reason against it."""
-    with tempfile.TemporaryDirectory() as folder:
+def run(model_type: str, steps: Sequence[str] = STEPS) -> dict[str, str]:
+    """Run steps; each gives `works`, a difference, or the reason against it."""
+    with tempfile.TemporaryDirectory() as folder, giving(ROLES.get(model_type), model_type):
         outcome: dict[str, str] = {}
         try:
             trial = Trial(model_type, Path(folder))
+        except UserError as error:
+            return {"prune": _reason(error)}
         except Exception as error:
-            return {"prune": f"no model: {_reason(error)}"}
-        for step in STEPS:
+            return {"prune": f"no tiny model: {_reason(error)}"}
+        for step in steps:
             action: Callable[[], str] = getattr(trial, step)
             try:
                 outcome[step] = action()
@@ -268,36 +287,64 @@ def _reason(error: Exception) -> str:
     return text[:160]
 
 
-def page(results: dict[str, dict[str, str]]) -> str:
-    """Write the table of the results."""
-    lines = [
-        "# Architectures\n",
-        "Every type of transformers' masked-language mapping, as a tiny random model, through every step. ONNX and",
-        "OpenVINO: the largest difference of int8 logits from PyTorch, relative to the largest logit. Written by",
-        "`python -m benchmarks.architectures WORK --page docs/architectures.md`.\n",
-        f"| type | {' | '.join(STEPS)} |",
-        "|---" * (len(STEPS) + 1) + "|",
-    ]
+def result(outcomes: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Return the content of `results/architectures.json`, see `benchmarks.tables`."""
     notes: list[str] = []
-    for name, outcome in sorted(results.items()):
-        cells = []
-        for step in STEPS:
-            value = outcome.get(step, "-")
-            if len(value) > 6:
-                if value not in notes:
-                    notes.append(value)
-                value = f"no ({notes.index(value) + 1})"
-            cells.append(value)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["\nReasons:\n", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
-    return "\n".join(lines) + "\n"
+    rows = []
+    for name, outcome in sorted(outcomes.items()):
+        known = "table" if name in ARCHITECTURES else "`roles`" if name in ROLES else "tree"
+        cells = [_cell(outcome.get(step), name, notes) for step in STEPS]
+        rows.append([name, known if len(outcome) > 1 else "-", *cells])
+    return {
+        "title": "Architectures",
+        "made": made(note="seed 0"),
+        "blocks": [
+            INTRODUCTION,
+            {"columns": ["type", "layers", *STEPS], "rows": rows},
+            {"heading": "Reasons"},
+            "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1)),
+        ],
+    }
+
+
+INTRODUCTION = (
+    "Every type of transformers' masked-language mapping, as a random model of two layers, through every step. "
+    "`layers`: the table of architectures names them, the module tree shows them, or `roles` gives them. "
+    "`relations`: pruning with `relation_weight`. `resume`: the weights after a kill and a second start are those of a "
+    "run without a kill. `onnx`, `openvino`: the largest difference of the int8 model's logits from PyTorch's, of the "
+    "smallest difference that a mistake makes (no mask, or one Linear with weights 10 % too large), both in standard "
+    "deviations of the logits over texts. A difference over half of the mistake's counts as a failure. A number in "
+    "brackets is that of a reason."
+)
+
+
+def _cell(value: str | None, name: str, notes: list[str]) -> str:
+    if value is None:
+        return "-"
+    if value == "works" or (" of " in value and len(value) < 20):
+        return value
+    note = value.replace(f"architecture {name!r}", "the architecture").replace(f"this {name} ", "the model ")
+    if note not in notes:
+        notes.append(note)
+    return f"no ({notes.index(note) + 1})"
+
+
+def write_document(found: dict[str, Any]) -> None:
+    """Put the table and its reasons into docs/architectures.md, after the marker."""
+    text = DOCUMENT.read_text(encoding="utf-8").partition(MARKER)[0]
+    DOCUMENT.write_text(text + written(found), encoding="utf-8")
+
+
+def written(found: dict[str, Any]) -> str:
+    """Return the part of docs/architectures.md that is made of a result."""
+    return MARKER + "\n\n" + "\n\n".join(map(tables.markdown, [{"made": found["made"]}, *found["blocks"]])) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("types", nargs="*")
-    parser.add_argument("--page", type=Path)
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for model_type in options.types or sorted(MODEL_FOR_MASKED_LM_MAPPING_NAMES):
@@ -305,9 +352,11 @@ def main() -> None:
         if not file.exists():
             file.write_text(json.dumps(run(model_type)), encoding="utf-8")
             print(model_type, file.read_text(encoding="utf-8"), flush=True)
-    if options.page:
-        results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.work.glob("*.json")}
-        options.page.write_text(page(results), encoding="utf-8")
+    if options.write:
+        files = [options.work / f"{name}.json" for name in sorted(MODEL_FOR_MASKED_LM_MAPPING_NAMES)]
+        found = result({file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files})
+        tables.write("architectures", found)
+        write_document(found)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,6 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
     "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
     "squeezebert": {"embedding_size": 32},
+    "luke": {"entity_vocab_size": 16, "entity_emb_size": 16},
     "longformer": {"attention_window": 8, "max_position_embeddings": 80},
     "distilbert": {"hidden_dim": 64},
 }
@@ -269,6 +272,7 @@ def run(model_type: str, steps: Sequence[str] = STEPS) -> dict[str, str]:
                 if not isinstance(error, UserError):
                     traceback.print_exc()
                 if step == "prune":
+                    shutil.rmtree(Path(folder) / "sparse.partial", ignore_errors=True)
                     try:
                         outcome[step] = f"`objective: hidden` alone: {outcome[step]}" * (
                             trial.prune("hidden") == "works"
@@ -284,7 +288,7 @@ def run(model_type: str, steps: Sequence[str] = STEPS) -> dict[str, str]:
 def _reason(error: Exception) -> str:
     text = str(error).split("; these are:")[0].strip().splitlines() or [type(error).__name__]
     text = text[0] if isinstance(error, (UserError, AssertionError)) else f"{type(error).__name__}: {text[0]}"
-    return text[:160]
+    return re.sub(r"/\S*/(?=\w)", "", text)[:400]
 
 
 def result(outcomes: dict[str, dict[str, str]]) -> dict[str, Any]:

@@ -68,10 +68,11 @@ audit: setup
 benchmark: setup
 	$(BIN)/python -m benchmarks.prune_once ../shared/data
 
-# Hours: 50 kills and 100 000 damaged inputs. Both go on where they stopped.
+# Hours: 50 kills and twice 100 000 damaged inputs. All go on where they stopped.
 reliability: setup
 	$(BIN)/python -m benchmarks.reliability.kill --count 50
 	$(BIN)/python -m benchmarks.reliability.fuzz --count 100000
+	$(BIN)/python -m benchmarks.reliability.fuzz --count 100000 --of runtime
 
 clean:
 	rm -rf .venv build quickstart runs

@@ -19,6 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = [
     "runtime/README.md",
+    "examples/serving/README.md",
     "docs/**",
     "benchmarks/README.md",
     "benchmarks/results/*.md",

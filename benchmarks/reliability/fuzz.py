@@ -1,6 +1,9 @@
 """Damaged and hostile input, case after case: a UserError of one line or a good result, in little memory and time.
 
     python -m benchmarks.reliability.fuzz --count 100000
+    python -m benchmarks.reliability.fuzz --count 100000 --of runtime
+
+The second line gives packed files to pruneonce-runtime, each to be loaded and run once.
 
 Cases are drawn by hypothesis, in processes forked off this one, of 250 cases each, so that a crash is seen as one. A
 case fails on any exception but UserError, on more than 10 seconds of processor time, or where its process would need
@@ -26,7 +29,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.reliability import page
-from benchmarks.reliability.targets import SHARES, Targets
+from benchmarks.reliability.runtime import Runtime
+from benchmarks.reliability.targets import RUNTIME_SHARES, SHARES, Share, Targets
 from pruneonce.errors import UserError
 
 TESTS = Path(__file__).parents[2] / "tests"
@@ -35,6 +39,12 @@ sys.path.insert(0, str(TESTS))  # `shared` makes tiny models and data
 COLUMNS: list[Any] = ["input", {"name": "cases", "format": "{:,}"}, {"name": "refused", "format": "{:,}"}]
 COLUMNS += [{"name": "slowest, processor time", "format": "{:,.2f} s"}]
 COLUMNS += [{"name": "memory grown by, a process", "format": "{:,.0f} MB"}]
+# What can be fuzzed: what makes its inputs, the shares of its targets, and the section of the page.
+Group = tuple[Callable[[Path], Any], dict[str, Share], str]
+GROUPS: dict[str, Group] = {
+    "package": (Targets, SHARES, "fuzz"),
+    "runtime": (Runtime, RUNTIME_SHARES, "fuzz runtime"),
+}
 CHUNK = 250
 SECONDS = 10.0  # of processor time a case may take
 MEMORY = 1 << 30  # bytes a process may ask for beyond what it began with
@@ -90,20 +100,21 @@ def _worker(case: Any, count: int, number: int, folder: Path, answer: Any) -> No
         answer.put({"failure": f"{type(error).__name__}: {error} {notes}"[:1500]})
 
 
-def fuzz(count: int, work: Path, number: int, minutes: float) -> dict[str, Any]:
+def fuzz(group: Group, count: int, work: Path, number: int, minutes: float) -> dict[str, Any]:
     """Run what is left of `count` cases; gives the state: by target cases, refused, slowest, grown; failures.
 
     All targets advance together, so that what is stopped has tried each in its share.
     """
+    make, shares, _ = group
     ends = time.monotonic() + 60 * minutes
     work.mkdir(parents=True, exist_ok=True)
     file = work / "state.json"
     none = {"cases": 0, "refused": 0, "slowest": 0.0, "grown": 0.0}
-    state = {"targets": dict.fromkeys(SHARES, none), "failures": [], "chunks": 0}
+    state = {"targets": dict.fromkeys(shares, none), "failures": [], "chunks": 0}
     state = json.loads(file.read_text()) if file.is_file() else state
     shutil.rmtree(work / "inputs", ignore_errors=True)
-    targets = Targets(work / "inputs")
-    wanted = {name: max(1, count * share.percent // 100) for name, share in SHARES.items()}
+    targets = make(work / "inputs")
+    wanted = {name: max(1, count * share.percent // 100) for name, share in shares.items()}
     while time.monotonic() < ends:
         name = min(wanted, key=lambda name: state["targets"][name]["cases"] / wanted[name])
         mine = state["targets"][name]
@@ -138,20 +149,22 @@ def _forked(case: Any, count: int, number: int, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", choices=sorted(GROUPS), default="package", help="pruneonce, or pruneonce-runtime")
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the same command goes on")
     parser.add_argument("--work", type=Path, default=Path("/tmp/pruneonce-fuzz"))
     options = parser.parse_args()
-    state = fuzz(options.count, options.work, options.seed, options.minutes)
+    _, shares, section = group = GROUPS[options.of]
+    state = fuzz(group, options.count, options.work / options.of, options.seed, options.minutes)
     rows: list[list[Any]] = [
         [share.title, found["cases"], found["refused"], found["slowest"], found["grown"]]
-        for name, share in SHARES.items()
+        for name, share in shares.items()
         for found in [state["targets"][name]]
     ]
     rows.append(["in all", sum(row[1] for row in rows), sum(row[2] for row in rows), None, None])
     rows.append(["failures: another exception, too slow, too large", len(state["failures"]), None, None, None])
-    page.write("fuzz", COLUMNS, rows)
+    page.write(section, COLUMNS, rows)
     raise SystemExit(bool(state["failures"]))
 
 

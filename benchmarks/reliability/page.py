@@ -12,6 +12,7 @@ TITLES = {
     "kill product-quantize": "Product quantization, killed and started again",
     "kill torchrun": "Two processes under torchrun, one of them killed, and started again",
     "fuzz": "Damaged and hostile input",
+    "fuzz runtime": "Damaged and hostile packed files in pruneonce-runtime, loaded and run",
 }
 TEXT = "[docs/reliability.md](../../docs/reliability.md) says what happens when, and has the fault matrix."
 

@@ -62,6 +62,16 @@ SHARES = {
 }
 
 
+# Of packed files that are loaded and run by pruneonce-runtime.
+RUNTIME_SHARES = {
+    "container": Share("bytes of the file, damaged", 20, 100),
+    "index": Share("the index, lying: every hash of bytes is right", 20, 100),
+    "tensors": Share("shapes, codings, grids and names of tensors", 20, 100),
+    "streams": Share("weights, positions of zeros, scales", 20, 100),
+    "files": Share("configuration, tokenizer, input ranges", 20, 100),
+}
+
+
 class Targets:
     """What is fuzzed. Each case writes its input into an empty folder, and reads it as a user would."""
 

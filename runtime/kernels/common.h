@@ -23,11 +23,22 @@
 // Compilers leave some small functions of a kernel alone, and the sums of a product then go through memory.
 #if defined(_MSC_VER)
 #define PRUNEONCE_INLINE __forceinline
+#define PRUNEONCE_INLINE_LAMBDA
 #else
 #define PRUNEONCE_INLINE inline __attribute__((always_inline))
+#define PRUNEONCE_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
 namespace pruneonce {
+
+// Ask for the cache line at `p`, which need not exist.
+PRUNEONCE_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#else
+    (void)p;
+#endif
+}
 
 template <class T>
 struct Allocator {

@@ -9,6 +9,7 @@ namespace pruneonce {
     }
 
 #if defined(__x86_64__) || defined(_M_X64)
+PRUNEONCE_SET(avx512bf16)
 PRUNEONCE_SET(avx512vbmi)
 PRUNEONCE_SET(avx512vnni)
 PRUNEONCE_SET(avxvnni)
@@ -29,6 +30,7 @@ bool has_avx512vnni() {
            __builtin_cpu_supports("avx512vnni");
 }
 bool has_avx512vbmi() { return has_avx512vnni() && __builtin_cpu_supports("avx512vbmi"); }
+bool has_avx512bf16() { return has_avx512vbmi() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 }  // namespace
@@ -36,6 +38,7 @@ bool has_avx512vbmi() { return has_avx512vnni() && __builtin_cpu_supports("avx51
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> all = {
 #if defined(__x86_64__) || defined(_M_X64)
+        {"avx512bf16", has_avx512bf16, avx512bf16::engine, avx512bf16::product},
         {"avx512vbmi", has_avx512vbmi, avx512vbmi::engine, avx512vbmi::product},
         {"avx512vnni", has_avx512vnni, avx512vnni::engine, avx512vnni::product},
         {"avxvnni", has_avxvnni, avxvnni::engine, avxvnni::product},

@@ -25,6 +25,8 @@ struct Tiled {
 using Rows = Tiled<float>;
 using Quads = Tiled<int32_t>;  // quantized inputs of a product, [inputs / QUAD][tokens] dwords a tile
 
+#include "attention.h"
+
 // x / (1 + e^-x) and the like.
 PRUNEONCE_INLINE F logistic(F x) {
     const F e = exponential(min(x, sub(broadcast(0.0f), x)));  // e^-|x|
@@ -108,7 +110,7 @@ struct Scratch {
     std::vector<Tile> tiles;
     Rows x, h, heads, mixed, wide, gated;
     Quads quads;
-    std::vector<std::vector<float>> scores;  // of each part of the attention that runs at a time
+    std::vector<Head> heads_of_parts;  // that the attention works on at a time
     std::vector<int> position;               // of each token in its text
     Rows cosines, sines;                     // of position * frequency, a row for each of `frequencies`
     const float* frequencies;                // of which cosines and sines are; null: of none yet
@@ -121,14 +123,14 @@ class EncoderEngine final : public Engine {
     OwnNorm embedding_norm_;
     std::optional<Packed> projection_;
     std::vector<OwnLayer> layers_;
-    Aligned<float> relative_;  // [heads][2 max_tokens - 1]: for i - j, from -(max_tokens - 1) on
+    Attention attention_;
     std::optional<OwnNorm> final_norm_;
 
 public:
     explicit EncoderEngine(const Encoder& e)
         : hidden_(e.hidden), heads_(e.heads), head_dim_(e.hidden / e.heads), max_tokens_(e.max_tokens),
           offset_(e.embeddings.position_offset), pad_(e.embeddings.pad_id), words_(e.embeddings.words),
-          embedding_norm_(e.embeddings.norm, e.embeddings.words.width) {
+          embedding_norm_(e.embeddings.norm, e.embeddings.words.width), attention_(e) {
         positions_ = e.embeddings.positions;
         types_ = e.embeddings.types;
         if (e.embeddings.projection) projection_.emplace(*e.embeddings.projection);
@@ -139,15 +141,6 @@ public:
             if (layer.attention_norm) own.attention_norm.emplace(*layer.attention_norm, hidden_);
             if (layer.frequencies) own.frequencies.assign(layer.frequencies, layer.frequencies + head_dim_ / 2);
             layers_.push_back(std::move(own));
-        }
-        if (e.relative_bias) {
-            const int width = 2 * max_tokens_ - 1;
-            relative_.resize(size_t(heads_) * width);
-            for (int h = 0; h < heads_; ++h)
-                for (int x = 0; x < width; ++x) {
-                    const int distance = std::clamp(max_tokens_ - 1 - x, -e.reach, e.reach);  // j - i
-                    relative_[size_t(h) * width + x] = e.relative_bias[h * (2 * e.reach + 1) + distance + e.reach];
-                }
         }
         if (e.final_norm) final_norm_.emplace(*e.final_norm, hidden_);
     }
@@ -200,9 +193,9 @@ private:
             for (int i = offsets[t]; i < offsets[t + 1]; ++i) s.position[i - begin] = i - offsets[t];
         s.frequencies = nullptr;
         s.x.reshape(hidden_, padded);
-        embed(s, ids + begin, types ? types + begin : nullptr, tokens);
+        embed(s, ids + begin, types ? types + begin : nullptr, tokens, threads);
         for (const OwnLayer& layer : layers_) run_layer(s, layer, offsets, texts, padded, threads);
-        if (final_norm_) norm(s, *final_norm_, s.x, s.x);
+        if (final_norm_) norm(s, *final_norm_, s.x, s.x, threads);
         // Columns of tokens to rows.
         for (const Tile& tile : s.tiles) {
             const float* x = s.x.tile(tile);
@@ -214,7 +207,7 @@ private:
         }
     }
 
-    void embed(Scratch& s, const int32_t* ids, const int32_t* types, int tokens) const {
+    void embed(Scratch& s, const int32_t* ids, const int32_t* types, int tokens, Threads& threads) const {
         const int width = words_.width;
         Rows& to = projection_ ? s.wide : s.x;
         const int padded = s.tiles.back().first + s.tiles.back().lanes();
@@ -237,87 +230,119 @@ private:
             float* column = to.tile(tile) + (i - tile.first);
             for (int k = 0; k < width; ++k) column[size_t(k) * tile.lanes()] = row[k];
         }
-        norm(s, embedding_norm_, to, to);
+        norm(s, embedding_norm_, to, to, threads);
         if (projection_) {
-            Alone alone;
-            product(s, *projection_, s.wide, s.x, alone, {});
+            product(s, &*projection_, 1, s.wide, s.x, threads, {});
         }
     }
 
+    // Numbers of a tensor from which on its normalization or quantization is shared out among threads.
+    static constexpr int WORTH_SHARING = 32768;
+
     // LayerNorm of every token, by two passes down the lanes.
-    void norm(const Scratch& s, const OwnNorm& n, const Rows& from, Rows& to) const {
-        for (const Tile& tile : s.tiles)
-            with_vectors(tile.vectors, [&](auto nv) {
-                constexpr int NV = nv;
-                const int rows = from.rows;
-                const float* x = from.tile(tile);
-                float* y = to.tile(tile);
-                constexpr int STRIDE = NV * LANES;
-                F mean[NV], scale[NV];
-                for (int v = 0; v < NV; ++v) mean[v] = scale[v] = broadcast(0.0f);
-                for (int k = 0; k < rows; ++k)
-                    for (int v = 0; v < NV; ++v) mean[v] = add(mean[v], load(x + size_t(k) * STRIDE + v * LANES));
-                const F share = broadcast(1.0f / static_cast<float>(rows));
-                for (int v = 0; v < NV; ++v) mean[v] = mul(mean[v], share);
-                for (int k = 0; k < rows; ++k)
-                    for (int v = 0; v < NV; ++v) {
-                        const F d = sub(load(x + size_t(k) * STRIDE + v * LANES), mean[v]);
-                        scale[v] = fma(d, d, scale[v]);
-                    }
-                for (int v = 0; v < NV; ++v)
-                    scale[v] = div(broadcast(1.0f), sqrt(fma(scale[v], share, broadcast(n.eps))));
-                for (int k = 0; k < rows; ++k) {
-                    const F weight = broadcast(n.weight[k]), bias = broadcast(n.bias[k]);
-                    for (int v = 0; v < NV; ++v) {
-                        const size_t at = size_t(k) * STRIDE + v * LANES;
-                        store(y + at, fma(mul(sub(load(x + at), mean[v]), scale[v]), weight, bias));
-                    }
-                }
+    void norm(const Scratch& s, const OwnNorm& n, const Rows& from, Rows& to, Threads& threads) const {
+        const int rows = from.rows, tiles = static_cast<int>(s.tiles.size());
+        if (threads.count() == 1 || size_t(rows) * padded(s) < WORTH_SHARING) {
+            for (const Tile& tile : s.tiles)
+                with_vectors(tile.vectors, [&](auto nv) { norm_vectors<nv>(n, rows, tile.lanes(), from.tile(tile), to.tile(tile)); });
+        } else {
+            threads.run(tiles * VECTORS, [&](int part) {
+                const Tile& tile = s.tiles[part / VECTORS];
+                const int v = part % VECTORS;
+                if (v < tile.vectors)
+                    norm_vectors<1>(n, rows, tile.lanes(), from.tile(tile) + v * LANES, to.tile(tile) + v * LANES);
             });
+        }
     }
 
-    void quantize(const Scratch& s, const Matrix& m, const Rows& from, Quads& to) const {
-        const int span = VECTORS * LANES;
+    template <int NV>
+    static void norm_vectors(const OwnNorm& n, int rows, size_t stride, const float* x, float* y) {
+        F mean[NV], scale[NV];
+        for (int v = 0; v < NV; ++v) mean[v] = scale[v] = broadcast(0.0f);
+        for (int k = 0; k < rows; ++k)
+            for (int v = 0; v < NV; ++v) mean[v] = add(mean[v], load(x + k * stride + v * LANES));
+        const F share = broadcast(1.0f / static_cast<float>(rows));
+        for (int v = 0; v < NV; ++v) mean[v] = mul(mean[v], share);
+        for (int k = 0; k < rows; ++k)
+            for (int v = 0; v < NV; ++v) {
+                const F d = sub(load(x + k * stride + v * LANES), mean[v]);
+                scale[v] = fma(d, d, scale[v]);
+            }
+        for (int v = 0; v < NV; ++v) scale[v] = div(broadcast(1.0f), sqrt(fma(scale[v], share, broadcast(n.eps))));
+        for (int k = 0; k < rows; ++k) {
+            const F weight = broadcast(n.weight[k]), bias = broadcast(n.bias[k]);
+            for (int v = 0; v < NV; ++v) {
+                const size_t at = k * stride + v * LANES;
+                store(y + at, fma(mul(sub(load(x + at), mean[v]), scale[v]), weight, bias));
+            }
+        }
+    }
+
+    static int padded(const Scratch& s) { return s.tiles.back().first + s.tiles.back().lanes(); }
+
+    void quantize(const Scratch& s, const Matrix& m, const Rows& from, Quads& to, Threads& threads) const {
+        const int span = VECTORS * LANES, blocks = (m.inputs + WINDOW - 1) / WINDOW;
         to.reshape(m.groups, (s.tiles.back().first / span + 1) * span);
-        for (const Tile& tile : s.tiles) quantize_tile(m, tile.vectors, from.tile(tile), to.tile(tile));
+        const bool shared = threads.count() > 1 && size_t(m.inputs) * padded(s) >= WORTH_SHARING;
+        const int parts = shared ? std::min(blocks, 2 * threads.count()) : 1;
+        threads.run(parts, [&](int part) {
+            const int first = blocks * part / parts * WINDOW, last = std::min(m.inputs, blocks * (part + 1) / parts * WINDOW);
+            for (const Tile& tile : s.tiles) quantize_tile(m, tile.vectors, from.tile(tile), to.tile(tile), first, last);
+        });
     }
 
-    // What is done beside a product: to its outputs, and where they begin in `y`.
+    // What is done beside a product: to its outputs.
     struct Beside {
         const Rows* residual = nullptr;
         Activation activation = Activation::none;
-        int first_row = 0;
     };
 
-    // Outputs of all tiles; `x` are Rows of a float matrix, Quads of an integer one.
+    // Outputs of several matrices, one below the other, for all tiles; `x` are Rows of float matrices, Quads of integer
+    // ones.
     template <class X>
-    void multiply(const Scratch& s, const Matrix& m, const X& x, Rows& y, Threads& threads, const Beside& b) const {
-        const int all = m.parts();
+    void multiply(const Scratch& s, const Matrix* const* matrices, int count, int first_row, const X& x, Rows& y,
+                  Threads& threads, const Beside& b) const {
+        int all = 0;
+        for (int i = 0; i < count; ++i) all += matrices[i]->parts();
         const int parts = threads.count() == 1 ? 1 : std::min(all, threads.count() * 2);
         threads.run(parts, [&](int part) {
-            const int first = int(int64_t(all) * part / parts), last = int(int64_t(all) * (part + 1) / parts);
-            for (const Tile& tile : s.tiles) {
-                Finish f;
-                f.stride = size_t(tile.lanes());
-                f.to = y.tile(tile) + size_t(b.first_row) * f.stride;
-                f.residual = b.residual ? b.residual->tile(tile) : nullptr;
-                f.activation = b.activation;
-                tile_product(tile.vectors, m, first, last, x.tile(tile), f);
+            int first = int(int64_t(all) * part / parts), last = int(int64_t(all) * (part + 1) / parts), row = first_row;
+            for (int i = 0; i < count; ++i) {
+                const Matrix& m = *matrices[i];
+                const int begin = std::clamp(first, 0, m.parts()), end = std::clamp(last, 0, m.parts());
+                for (const Tile& tile : s.tiles) {
+                    if (begin == end) break;
+                    Finish f;
+                    f.stride = size_t(tile.lanes());
+                    f.to = y.tile(tile) + size_t(row) * f.stride;
+                    f.residual = b.residual ? b.residual->tile(tile) : nullptr;
+                    f.activation = b.activation;
+                    tile_product(tile.vectors, m, begin, end, x.tile(tile), f);
+                }
+                first -= m.parts(), last -= m.parts(), row += m.outputs;
             }
         });
     }
 
-    // y = activation(product) + residual of float rows, which are quantized where the product wants them so; not again
-    // where `before` was multiplied with the same rows just now and left what this one needs.
-    void product(Scratch& s, const Packed& packed, const Rows& x, Rows& y, Threads& threads, const Beside& b,
-                 const Packed* before = nullptr) const {
+    // y = activation(product) + residual of float rows, which are quantized where the product wants them so. Matrices
+    // that take the same inputs in the same order are multiplied together.
+    void product(Scratch& s, const Packed* packed, int count, const Rows& x, Rows& y, Threads& threads, const Beside& b) const {
         const bool narrow = s.tiles.size() == 1 && s.tiles[0].vectors == 1;
-        const Matrix& m = packed.of(narrow);
-        if (m.is_float()) {
-            multiply(s, m, x, y, threads, b);
-        } else {
-            if (!before || !takes_the_same(before->of(narrow), m)) quantize(s, m, x, s.quads);
-            multiply(s, m, s.quads, y, threads, b);
+        for (int first = 0, row = 0; first < count;) {
+            const Matrix& m = packed[first].of(narrow);
+            std::array<const Matrix*, 3> together = {&m};
+            int last = first + 1, rows = m.outputs;
+            for (; last < count && last - first < 3 && takes_the_same(m, packed[last].of(narrow)); ++last) {
+                together[last - first] = &packed[last].of(narrow);
+                rows += packed[last].outputs();
+            }
+            if (m.is_float()) {
+                multiply(s, together.data(), last - first, row, x, y, threads, b);
+            } else {
+                quantize(s, m, x, s.quads, threads);
+                multiply(s, together.data(), last - first, row, s.quads, y, threads, b);
+            }
+            first = last, row += rows;
         }
     }
 
@@ -328,37 +353,31 @@ private:
         s.h.reshape(hidden_, tokens);
         const Rows* in = &s.x;
         if (layer.pre_norm && layer.attention_norm) {
-            norm(s, *layer.attention_norm, s.x, s.h);
+            norm(s, *layer.attention_norm, s.x, s.h, threads);
             in = &s.h;
         }
-        int first_row = 0;
-        const Packed* before = nullptr;
-        for (const Packed& packed : layer.inputs) {
-            product(s, packed, *in, s.heads, threads, {nullptr, Activation::none, first_row}, before);
-            before = &packed;
-            first_row += packed.outputs();
-        }
+        product(s, layer.inputs.data(), static_cast<int>(layer.inputs.size()), *in, s.heads, threads, {});
         if (!layer.frequencies.empty()) rotate(s, layer.frequencies, tokens);
-        attend(s, layer, offsets, texts, threads);
-        product(s, layer.output, s.mixed, s.h, threads, {&s.x});
+        attention_.run(s.heads_of_parts, s.tiles, s.heads, layer.window, offsets, texts, s.mixed, threads);
+        product(s, &layer.output, 1, s.mixed, s.h, threads, {&s.x, Activation::none});
         if (layer.pre_norm) {
             std::swap(s.x, s.h);  // x is the sum now
-            norm(s, layer.feed_norm, s.x, s.h);
+            norm(s, layer.feed_norm, s.x, s.h, threads);
             feed(s, layer, s.h, tokens, threads);
             std::swap(s.x, s.mixed);
         } else {
-            norm(s, *layer.attention_norm, s.h, s.x);
+            norm(s, *layer.attention_norm, s.h, s.x, threads);
             feed(s, layer, s.x, tokens, threads);
-            norm(s, layer.feed_norm, s.mixed, s.x);
+            norm(s, layer.feed_norm, s.mixed, s.x, threads);
         }
     }
 
     // mixed = down(f(up(in))) + x
     void feed(Scratch& s, const OwnLayer& layer, const Rows& in, int tokens, Threads& threads) const {
         s.wide.reshape(layer.up.outputs(), tokens);
-        product(s, layer.up, in, s.wide, threads, {nullptr, layer.gated ? Activation::none : layer.activation});
+        product(s, &layer.up, 1, in, s.wide, threads, {nullptr, layer.gated ? Activation::none : layer.activation});
         if (layer.gated) gate(s, layer.activation, tokens);
-        product(s, layer.down, layer.gated ? s.gated : s.wide, s.mixed, threads, {&s.x});
+        product(s, &layer.down, 1, layer.gated ? s.gated : s.wide, s.mixed, threads, {&s.x, Activation::none});
     }
 
     // gated = activation(first half of wide) * second half
@@ -412,156 +431,5 @@ private:
                     s.cosines.tile(tile)[size_t(d) * tile.lanes() + i] = std::cos(angle);
                     s.sines.tile(tile)[size_t(d) * tile.lanes() + i] = std::sin(angle);
                 }
-    }
-
-    void attend(Scratch& s, const OwnLayer& layer, const int32_t* offsets, int texts, Threads& threads) const {
-        const int begin = offsets[0];
-        for (const Tile& tile : s.tiles)  // lanes that belong to no text
-            std::memset(s.mixed.tile(tile), 0, sizeof(float) * size_t(hidden_) * tile.lanes());
-        const int parts = threads.count() == 1 ? 1 : heads_;
-        const int heads_of_part = heads_ / parts;
-        s.scores.resize(parts);
-        threads.run(parts, [&](int part) {
-            for (int t = 0; t < texts; ++t)
-                for (int h = part * heads_of_part; h < (part + 1) * heads_of_part; ++h)
-                    attend_text(s, s.scores[part], layer, h, offsets[t] - begin, offsets[t + 1] - begin);
-        });
-    }
-
-    // One head over the text whose tokens are first to last.
-    void attend_text(Scratch& s, std::vector<float>& scores, const OwnLayer& layer, int head, int first, int last) const {
-        const int span = VECTORS * LANES;
-        for (size_t t = size_t(first / span); t < s.tiles.size() && s.tiles[t].first < last; ++t) {
-            const Tile& tile = s.tiles[t];
-            const int from = std::max(first, tile.first) - tile.first;
-            const int to = std::min(last, tile.first + tile.lanes()) - tile.first;
-            const int v0 = from / LANES, vectors = (to + LANES - 1) / LANES - v0;
-            with_vectors(vectors, [&](auto nv) { attend_tile<nv>(s, scores, layer, head, first, last, tile, v0, from, to); });
-        }
-    }
-
-    template <int NV>
-    void attend_tile(Scratch& s, std::vector<float>& all, const OwnLayer& layer, int head, int first, int last,
-                     const Tile& tile, int v0, int from, int to) const {
-        const int lanes = tile.lanes(), d_count = head_dim_;
-        const float* q = s.heads.tile(tile) + size_t(head) * d_count * lanes + v0 * LANES;
-        int key_first = first, key_last = last;
-        if (layer.window >= 0) {
-            key_first = std::max(first, tile.first + from - layer.window);
-            key_last = std::min(last, tile.first + to + layer.window);
-        }
-        const int keys = key_last - key_first;
-        if (all.size() < size_t(keys + 4) * NV * LANES) all.resize(size_t(keys + 4) * NV * LANES);
-        float* scores = all.data();
-        const F factor = broadcast(1.0f / std::sqrt(static_cast<float>(d_count)));
-        F highest[NV], total[NV], at[NV];
-        for (int v = 0; v < NV; ++v) {
-            highest[v] = broadcast(-3.0e38f);
-            total[v] = broadcast(0.0f);
-            at[v] = lane_numbers(static_cast<float>(tile.first + (v0 + v) * LANES));
-        }
-        const float* relative = relative_.empty() ? nullptr : relative_.data() + size_t(head) * (2 * max_tokens_ - 1);
-        const int span = VECTORS * LANES;
-        for (int j = key_first; j < key_last;) {
-            const Tile& of_keys = s.tiles[size_t(j / span)];
-            const int end = std::min(key_last, of_keys.first + of_keys.lanes());
-            const int stride = of_keys.lanes();
-            const float* k = s.heads.tile(of_keys) + size_t(hidden_ + head * d_count) * stride - of_keys.first;
-            auto block = [&](auto count) {
-                constexpr int C = count;
-                F sums[C][NV];
-                for (int c = 0; c < C; ++c)
-                    for (int v = 0; v < NV; ++v) sums[c][v] = broadcast(0.0f);
-                for (int d = 0; d < d_count; ++d) {
-                    F column[NV];
-#pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) column[v] = kept(load(q + size_t(d) * lanes + v * LANES));
-#pragma GCC unroll 4
-                    for (int c = 0; c < C; ++c) {
-                        const F key = broadcast(k[size_t(d) * stride + j + c]);
-#pragma GCC unroll 4
-                        for (int v = 0; v < NV; ++v) sums[c][v] = fma(column[v], key, sums[c][v]);
-                    }
-                }
-#pragma GCC unroll 4
-                for (int c = 0; c < C; ++c)
-#pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) {
-                        F score = mul(sums[c][v], factor);
-                        if (relative) {
-                            const int distance = tile.first + (v0 + v) * LANES - (j + c) + max_tokens_ - 1;
-                            score = add(score, gather_row(relative, distance));
-                        }
-                        if (layer.window >= 0) {
-                            const float key = static_cast<float>(j + c), w = static_cast<float>(layer.window);
-                            score = select_within(score, at[v], broadcast(key - w), broadcast(key + w), broadcast(-3.0e38f));
-                        }
-                        highest[v] = max(highest[v], score);
-                        store(scores + (size_t(j + c - key_first) * NV + v) * LANES, score);
-                    }
-            };
-            for (; j + 4 <= end; j += 4) block(std::integral_constant<int, 4>{});
-            for (; j < end; ++j) block(std::integral_constant<int, 1>{});
-        }
-        for (int j = 0; j < keys; ++j)
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) {
-                float* score = scores + (size_t(j) * NV + v) * LANES;
-                F e = exponential(sub(load(score), highest[v]));
-                if (layer.window >= 0) {
-                    const float key = static_cast<float>(key_first + j), w = static_cast<float>(layer.window);
-                    e = select_within(e, at[v], broadcast(key - w), broadcast(key + w), broadcast(0.0f));
-                }
-                total[v] = add(total[v], e);
-                store(score, e);
-            }
-        for (int v = 0; v < NV; ++v) total[v] = div(broadcast(1.0f), max(total[v], broadcast(1e-30f)));
-        float* out = s.mixed.tile(tile) + size_t(head) * d_count * lanes + v0 * LANES;
-        for (int d = 0; d < d_count; d += 4) {
-            const int many = std::min(4, d_count - d);
-            F sums[4][NV];
-            for (int c = 0; c < 4; ++c)
-                for (int v = 0; v < NV; ++v) sums[c][v] = broadcast(0.0f);
-            for (int j = key_first; j < key_last;) {
-                const Tile& of_keys = s.tiles[size_t(j / span)];
-                const int end = std::min(key_last, of_keys.first + of_keys.lanes()), stride = of_keys.lanes();
-                const float* value = s.heads.tile(of_keys) + size_t(2 * hidden_ + head * d_count + d) * stride - of_keys.first;
-                if (many == 4) {
-                    for (; j < end; ++j) {
-                        const float* e = scores + size_t(j - key_first) * NV * LANES;
-                        F share[NV];
-#pragma GCC unroll 4
-                        for (int v = 0; v < NV; ++v) share[v] = kept(load(e + v * LANES));
-#pragma GCC unroll 4
-                        for (int c = 0; c < 4; ++c) {
-                            const F one = broadcast(value[size_t(c) * stride + j]);
-#pragma GCC unroll 4
-                            for (int v = 0; v < NV; ++v) sums[c][v] = fma(share[v], one, sums[c][v]);
-                        }
-                    }
-                } else {
-                    for (; j < end; ++j)
-                        for (int c = 0; c < many; ++c)
-                            for (int v = 0; v < NV; ++v)
-                                sums[c][v] = fma(load(scores + (size_t(j - key_first) * NV + v) * LANES),
-                                                 broadcast(value[size_t(c) * stride + j]), sums[c][v]);
-                }
-            }
-            for (int c = 0; c < many; ++c)
-                for (int v = 0; v < NV; ++v) {
-                    const int lane0 = (v0 + v) * LANES;
-                    store_some(out + size_t(d + c) * lanes + v * LANES, mul(sums[c][v], total[v]),
-                               std::max(0, from - lane0), std::min(LANES, to - lane0));
-                }
-        }
-    }
-
-    // LANES numbers from `first` on; those outside the table are of lanes that nobody reads.
-    F gather_row(const float* table, int first) const {
-        const int width = 2 * max_tokens_ - 1;
-        if (first >= 0 && first + LANES <= width) return load(table + first);
-        float lanes[LANES];
-        for (int i = 0; i < LANES; ++i) lanes[i] = table[std::clamp(first + i, 0, width - 1)];
-        return load(lanes);
     }
 };

@@ -9,8 +9,10 @@ constexpr int row_bytes(int vectors) { return vectors <= 2 ? 16 * vectors : 64; 
 template <int NV>
 PRUNEONCE_INLINE void interleave(const uint8_t* x, const uint16_t* where, I (&out)[NV]) {
     constexpr int BYTES = row_bytes(NV);
-    const uint8_t *a = x + size_t(where[0]) * BYTES, *b = x + size_t(where[1]) * BYTES, *c = x + size_t(where[2]) * BYTES,
-                  *d = x + size_t(where[3]) * BYTES;
+    uint64_t rows;
+    std::memcpy(&rows, where, 8);
+    auto row = [&](int i) PRUNEONCE_INLINE_LAMBDA { return x + size_t(rows >> (16 * i) & 0xffff) * BYTES; };
+    const uint8_t *a = row(0), *b = row(1), *c = row(2), *d = row(3);
     if constexpr (NV == 1) {
         __m512i all = _mm512_castsi128_si512(_mm_load_si128(reinterpret_cast<const __m128i*>(a)));
         all = _mm512_inserti32x4(all, _mm_load_si128(reinterpret_cast<const __m128i*>(b)), 1);
@@ -54,23 +56,30 @@ inline void interleaved(const Matrix& m, int first, int last, const uint8_t* x, 
             const uint16_t* where = m.where.data() + (bundle.first + row) * 4;
             I sums[R][NV];
             begin(m, bundle, row, sums);
-            for (int s = 0; s < bundle.steps; ++s, weights += ROWS, where += ROWS * 4)
+            for (int s = 0; s < bundle.steps; ++s, weights += ROWS, where += ROWS * 4) {
+                prefetch(weights + AHEAD / 4);
+                prefetch(where + AHEAD / 2);
+                I spread_weights[R];
+                spread(weights, spread_weights);
 #pragma GCC unroll 4
                 for (int r = 0; r < R; ++r) {
                     I columns[NV];
                     interleave<NV>(x, where + 4 * r, columns);
 #pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) sums[r][v] = multiply(sums[r][v], columns[v], weights[r]);
+                    for (int v = 0; v < NV; ++v) sums[r][v] = dot(sums[r][v], columns[v], spread_weights[r]);
                 }
+            }
             end(m, f, bundle, row, sums);
         }
 }
 
 // A tile of float rows as rows of bytes.
-inline void quantize_rows(const Matrix& m, const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes) {
+inline void quantize_rows(const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes, int first, int last) {
     const int lanes = vectors * LANES;
+    x += size_t(first) * lanes;
+    bytes += size_t(first) * row_bytes(vectors);
     const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
-    for (int k = 0; k < m.inputs; ++k, x += lanes, bytes += row_bytes(vectors)) {
+    for (int k = first; k < last; ++k, x += lanes, bytes += row_bytes(vectors)) {
         alignas(64) uint8_t row[64] = {};
         for (int v = 0; v < vectors; ++v)
             _mm_store_si128(reinterpret_cast<__m128i*>(row + 16 * v), _mm512_cvtepi32_epi8(quantizer(load(x + v * LANES))));

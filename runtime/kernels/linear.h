@@ -15,7 +15,7 @@ class ProductAlone final : public Product {
             for (int k = 0; k < m.inputs; ++k)
                 for (int i = 0; i < lanes; ++i)
                     columns[size_t(k) * lanes + i] = i < count ? x[size_t(first + i) * m.inputs + k] : 0.0f;
-            if (!m.is_float()) quantize_tile(m, vectors, columns.data(), quads.data());
+            if (!m.is_float()) quantize_tile(m, vectors, columns.data(), quads.data(), 0, m.inputs);
             use(m, m.is_float() ? static_cast<const void*>(columns.data()) : quads.data(), first, count, vectors);
         }
     }

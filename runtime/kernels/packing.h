@@ -141,30 +141,51 @@ inline std::vector<Step> steps_of_row(const Linear& linear, Kernel kernel, int r
     return steps;
 }
 
-// Fills `bundles`, `weights` and `where`, in bundles of ROWS outputs.
+// Fills `bundles`, `weights` and what says where their inputs are, in bundles of ROWS outputs.
 inline void pack_rows(const Linear& linear, Matrix& m) {
-    std::vector<std::vector<Step>> rows(linear.outputs);
+    const bool grouped = m.kernel == Kernel::groups;
+    m.panels = grouped ? std::max(1, (m.groups + PANEL - 1) / PANEL) : 1;
+    std::vector<std::vector<std::vector<Step>>> steps(linear.outputs);  // [row][panel]
     std::vector<int> lengths(linear.outputs);
     for (int r = 0; r < linear.outputs; ++r) {
-        rows[r] = steps_of_row(linear, m.kernel, r);
-        lengths[r] = static_cast<int>(rows[r].size());
+        steps[r].resize(m.panels);
+        for (const Step& step : steps_of_row(linear, m.kernel, r)) {
+            steps[r][grouped ? step.where[0] / PANEL : 0].push_back(step);
+            ++lengths[r];
+        }
     }
     const std::vector<int> order = longest_first(lengths);
-    const int places = m.kernel == Kernel::interleaved ? 4 : 1;
-    for (int first = 0; first < linear.outputs; first += ROWS) {
-        Bundle bundle{lengths[order[first]], m.weights.size(), {}};
-        for (int i = 0; i < ROWS; ++i) bundle.rows[i] = first + i < linear.outputs ? order[first + i] : -1;
-        m.weights.resize(bundle.first + size_t(bundle.steps) * ROWS, 0);
-        if (m.kernel != Kernel::dense) m.where.resize(m.weights.size() * places, 0);
-        for (int i = 0; i < ROWS && bundle.rows[i] >= 0; ++i)
-            for (int s = 0; s < lengths[bundle.rows[i]]; ++s) {
-                const Step& step = rows[bundle.rows[i]][s];
-                const size_t at = bundle.first + size_t(s) * ROWS + i;
-                m.weights[at] = step.weights;
-                if (m.kernel != Kernel::dense) std::copy(step.where, step.where + places, &m.where[at * places]);
+    const int all = linear.outputs, strip = m.panels == 1 ? std::max(1, all) : STRIP * ROWS;
+    for (int first = 0; first < all; first += strip)
+        for (int panel = 0; panel < m.panels; ++panel) {
+            std::vector<int> in_panel;
+            for (int i = first; i < std::min(all, first + strip); ++i)
+                in_panel.push_back(static_cast<int>(steps[order[i]][panel].size()));
+            const std::vector<int> slots = longest_first(in_panel);
+            for (size_t at = 0; at < slots.size(); at += ROWS) {
+                Bundle bundle{in_panel[slots[at]], m.weights.size(), {}, {}};
+                const size_t end = bundle.first + size_t(bundle.steps) * ROWS;
+                m.weights.resize(end, 0);
+                if (grouped) m.group.resize(end, 0);
+                const size_t places = m.kernel == Kernel::interleaved ? 4 : m.kernel == Kernel::floats ? 1 : 0;
+                m.where.resize(end * places, 0);
+                for (int i = 0; i < ROWS; ++i) {
+                    const bool there = at + i < slots.size();
+                    bundle.rows[i] = there ? order[first + slots[at + i]] : -1;
+                    bundle.slots[i] = static_cast<uint8_t>(at + i);
+                    if (!there) continue;
+                    bundle.slots[i] = static_cast<uint8_t>(slots[at + i]);
+                    size_t to = bundle.first + i;
+                    for (const Step& step : steps[bundle.rows[i]][panel]) {
+                        m.weights[to] = step.weights;
+                        if (grouped) m.group[to] = static_cast<uint8_t>(step.where[0] % PANEL);
+                        std::copy(step.where, step.where + places, m.where.begin() + to * places);
+                        to += ROWS;
+                    }
+                }
+                m.bundles.push_back(bundle);
             }
-        m.bundles.push_back(bundle);
-    }
+        }
 }
 
 #if defined(PRUNEONCE_VBMI)
@@ -178,7 +199,7 @@ inline void pack_windows(const Linear& linear, Matrix& m) {
     }
     const std::vector<int> order = longest_first(kept);
     for (int first = 0; first < linear.outputs; first += LANES) {
-        Bundle bundle{0, m.weights.size(), {}};
+        Bundle bundle{0, m.weights.size(), {}, {}};
         for (int i = 0; i < LANES; ++i) bundle.rows[i] = first + i < linear.outputs ? order[first + i] : -1;
         for (int begin = 0; begin < linear.inputs; begin += WINDOW) {
             const int end = std::min(linear.inputs, begin + WINDOW);

@@ -40,6 +40,11 @@ PRUNEONCE_INLINE F select_within(F a, F position, F low, F high, F other) {
     return _mm512_mask_blend_ps(in, other, a);
 }
 PRUNEONCE_INLINE I dot(I sum, I x, I w) { return _mm512_dpbusd_epi32(sum, x, w); }
+// Four dwords, over and over; `pick` puts number N of them into every lane.
+PRUNEONCE_INLINE I four(const int32_t* p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <int N> PRUNEONCE_INLINE I pick(I a) { return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(N * 0x55)); }
 // 1 / a by a table and a step of Newton's method: within 1e-8 of it, in a third of a division's time.
 PRUNEONCE_INLINE F reciprocal(F a) {
     const F r = _mm512_rcp14_ps(a);
@@ -86,6 +91,10 @@ PRUNEONCE_INLINE F select_within(F a, F position, F low, F high, F other) {
     const F in = _mm256_and_ps(_mm256_cmp_ps(position, low, _CMP_GE_OQ), _mm256_cmp_ps(position, high, _CMP_LE_OQ));
     return _mm256_blendv_ps(other, a, in);
 }
+PRUNEONCE_INLINE I four(const int32_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <int N> PRUNEONCE_INLINE I pick(I a) { return _mm256_shuffle_epi32(a, N * 0x55); }
 #if defined(PRUNEONCE_AVXVNNI)
 PRUNEONCE_INLINE I dot(I sum, I x, I w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
 #else
@@ -127,6 +136,8 @@ PRUNEONCE_INLINE F select_within(F a, F position, F low, F high, F other) {
     const F in = simde_mm_and_ps(simde_mm_cmpge_ps(position, low), simde_mm_cmple_ps(position, high));
     return simde_mm_blendv_ps(other, a, in);
 }
+PRUNEONCE_INLINE I four(const int32_t* p) { return simde_mm_loadu_si128(p); }
+template <int N> PRUNEONCE_INLINE I pick(I a) { return simde_mm_shuffle_epi32(a, N * 0x55); }
 PRUNEONCE_INLINE I dot(I sum, I x, I w) { return simde_mm_add_epi32(sum, simde_mm_madd_epi16(x, w)); }
 
 #endif
@@ -135,20 +146,70 @@ PRUNEONCE_INLINE I dot(I sum, I x, I w) { return simde_mm_add_epi32(sum, simde_m
 PRUNEONCE_INLINE F reciprocal(F a) { return div(broadcast(1.0f), a); }
 #endif
 
+// What attention multiplies in one lane: FOLD features of a token, or the weights or values of FOLD tokens.
+#if defined(PRUNEONCE_BF16)
+constexpr int FOLD = 2;
+using Fold = I;
+using Folded = int32_t;  // a lane of it: two bfloat16
+using Value = uint16_t;  // one
+PRUNEONCE_INLINE I fold(F even, F odd) {
+    const __m512i order = _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a,
+                                           0x00190009, 0x00180008, 0x00170007, 0x00160006, 0x00150005, 0x00140004,
+                                           0x00130003, 0x00120002, 0x00110001, 0x00100000);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+PRUNEONCE_INLINE F fold_dot(F sum, I a, I b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+PRUNEONCE_INLINE void store_values(uint16_t* p, F v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+}
+PRUNEONCE_INLINE int32_t folded(const uint16_t* p) {
+    int32_t both;
+    std::memcpy(&both, p, 4);
+    return both;
+}
+PRUNEONCE_INLINE int32_t half_folded(const uint16_t* p) { return *p; }
+#else
+constexpr int FOLD = 1;
+using Fold = F;
+using Folded = float;
+using Value = float;
+PRUNEONCE_INLINE F fold(F a, F) { return a; }
+PRUNEONCE_INLINE F fold_dot(F sum, F a, F b) { return fma(a, b, sum); }
+PRUNEONCE_INLINE void store_values(float* p, F v) { store(p, v); }
+PRUNEONCE_INLINE float folded(const float* p) { return *p; }
+PRUNEONCE_INLINE float half_folded(const float* p) { return *p; }
+#endif
+
 PRUNEONCE_INLINE F lane_numbers(float first) {
-    float lanes[LANES];
-    for (int i = 0; i < LANES; ++i) lanes[i] = first + static_cast<float>(i);
-    return load(lanes);
+    static const float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return add(broadcast(first), load(numbers));
 }
 
 // A vector that stays in its register, where a compiler would load it again for every use.
-PRUNEONCE_INLINE F kept(F a) {
+template <class T>
+PRUNEONCE_INLINE T kept(T a) {
 #if defined(__GNUC__) && (defined(PRUNEONCE_AVX512) || defined(PRUNEONCE_AVX2))
     asm("" : "+v"(a));
 #endif
     return a;
 }
 
+#if defined(PRUNEONCE_AVX512)
+// e^x for x <= 0: 2^n 2^f with |f| <= 1/2, and 2^f by a polynomial of the sixth degree, within 2e-8 of it.
+PRUNEONCE_INLINE F exponential(F x) {
+    const F y = mul(x, broadcast(1.44269504f));
+    const F n = _mm512_roundscale_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const F f = sub(y, n);
+    F p = broadcast(1.5353362e-4f);
+    p = fma(p, f, broadcast(1.3398874e-3f));
+    p = fma(p, f, broadcast(9.6184373e-3f));
+    p = fma(p, f, broadcast(5.5503324e-2f));
+    p = fma(p, f, broadcast(2.4022648e-1f));
+    p = fma(p, f, broadcast(6.9314720e-1f));
+    p = fma(p, f, broadcast(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+#else
 // e^x for x <= 0: 2^n e^r with |r| <= ln(2) / 2, and e^r by its series to the sixth power; below -87 it is e^-87.
 PRUNEONCE_INLINE F exponential(F x) {
     x = max(x, broadcast(-87.0f));
@@ -165,3 +226,4 @@ PRUNEONCE_INLINE F exponential(F x) {
     p = fma(p, r, broadcast(1.0f));
     return mul(p, as_float(shift_left<23>(add(n, broadcast(127)))));
 }
+#endif

@@ -1,7 +1,9 @@
 #include "threads.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -35,20 +37,21 @@ long process() {
 #endif
 }
 
-// Workers wait for a call by looking at a number for a while, since the next product follows within microseconds, and
-// then go to sleep.
+// A call puts up a ticket, off which whoever is there tears the numbers of the parts: the caller waits for the parts that
+// were torn off, and for no worker that came too late. Workers look at the ticket for a while, since the next product
+// follows within microseconds, and then go to sleep.
 class Pool final : public Threads {
-    static constexpr int LOOKS = 2000;
+    static constexpr auto PATIENCE = std::chrono::milliseconds(2);
+    static constexpr int MOST_PARTS = 0xffff;
 
     // One process's workers and what they share with their caller.
     struct Crew {
         const long process;
         std::mutex door, sleeping;
         std::condition_variable wake;
-        std::atomic<uint64_t> call{0};
-        std::atomic<int> next{0}, left{0};
+        std::atomic<uint64_t> ticket{0};  // of a call: its number, parts, and the next part, of 32, 16 and 16 bits
+        std::atomic<int> done{0}, asleep{0};
         std::atomic<bool> stop{false};
-        int parts = 0;
         const std::function<void(int)>* work = nullptr;
         std::mutex failing;
         std::exception_ptr failure;  // the first of a call
@@ -67,28 +70,36 @@ class Pool final : public Threads {
             for (std::thread& worker : workers) worker.join();
         }
 
+        static bool has_parts(uint64_t ticket) { return (ticket & 0xffff) < (ticket >> 16 & 0xffff); }
+
+        // Does parts until there are no more.
         void take() {
-            for (int part; (part = next.fetch_add(1)) < parts;) try {
-                    (*work)(part);
+            uint64_t now = ticket.load();
+            while (has_parts(now)) {
+                if (!ticket.compare_exchange_weak(now, now + 1)) continue;
+                try {
+                    (*work)(static_cast<int>(now & 0xffff));  // the call stays until this part is done
                 } catch (...) {
                     std::lock_guard lock(failing);
                     if (!failure) failure = std::current_exception();
                 }
+                done.fetch_add(1);
+                now = ticket.load();
+            }
         }
 
         void wait() {
-            uint64_t seen = 0;
-            while (true) {
-                int looks = 0;
-                while (call.load() == seen && !stop.load() && looks < LOOKS) ++looks, pause();
-                if (call.load() == seen && !stop.load()) {
+            while (!stop.load()) {
+                const auto start = std::chrono::steady_clock::now();
+                for (int looks = 1; !has_parts(ticket.load()) && !stop.load(); ++looks) {
+                    pause();
+                    if (looks % 64 || std::chrono::steady_clock::now() - start < PATIENCE) continue;
                     std::unique_lock lock(sleeping);
-                    wake.wait(lock, [&] { return call.load() != seen || stop.load(); });
+                    asleep.fetch_add(1);  // before the last look at the ticket, so that the caller sees one of the two
+                    wake.wait(lock, [&] { return has_parts(ticket.load()) || stop.load(); });
+                    asleep.fetch_sub(1);
                 }
-                if (stop.load()) return;
-                seen = call.load();
                 take();
-                left.fetch_sub(1);
             }
         }
     };
@@ -119,21 +130,19 @@ public:
     void run(int parts, const std::function<void(int)>& work) override {
         Crew& c = crew();
         std::unique_lock door(c.door, std::try_to_lock);
-        if (parts < 2 || !door.owns_lock()) {  // another caller has the workers: this one works alone
+        if (parts < 2 || parts > MOST_PARTS || !door.owns_lock()) {  // another caller has the workers: this one works alone
             Alone().run(parts, work);
             return;
         }
-        c.parts = parts;
         c.work = &work;
-        c.next.store(0);
-        c.left.store(count_ - 1);
-        {
+        c.done.store(0);
+        c.ticket.store(((c.ticket.load() >> 32) + 1) << 32 | uint64_t(parts) << 16);
+        if (c.asleep.load() > 0) {
             std::lock_guard lock(c.sleeping);
-            c.call.fetch_add(1);
+            c.wake.notify_all();
         }
-        c.wake.notify_all();
         c.take();
-        while (c.left.load() > 0) pause();
+        while (c.done.load() < parts) pause();
         if (c.failure) std::rethrow_exception(std::exchange(c.failure, nullptr));
     }
 };

@@ -48,6 +48,8 @@ inline void windows(int vectors, const Matrix& m, int first, int last, const uin
             for (int w = 0; w < count; ++w)
                 for (int s = 0; s < steps[w]; ++s, picks += 64, weights += LANES) {
                     const I places = load(reinterpret_cast<const int32_t*>(picks)), weight = load(weights);
+                    prefetch(picks + AHEAD);
+                    prefetch(weights + AHEAD / 4);
                     const uint8_t* token = x + w * WINDOW;
 #pragma GCC unroll 16
                     for (int t = 0; t < 16; ++t)
@@ -64,9 +66,10 @@ inline void windows(int vectors, const Matrix& m, int first, int last, const uin
 }
 
 // A tile of float rows as rows of bytes, a row a token.
-inline void quantize_tokens(const Matrix& m, const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes) {
+inline void quantize_tokens(const Matrix& m, const Quantizer& quantizer, int vectors, const float* x, uint8_t* bytes,
+                            int first, int last) {
     const int lanes = vectors * LANES, stride = token_bytes(m.inputs);
-    for (int k = 0; k < windows_of(m.inputs) * WINDOW; k += 16)
+    for (int k = first; k < windows_of(last) * WINDOW; k += 16)
         for (int v = 0; v < vectors; ++v) {
             I quads[4];
 #pragma GCC unroll 4

@@ -342,6 +342,40 @@ def test_lies(change, message, parts, tmp_path):
     refused(write(index, streams, tmp_path), message)
 
 
+@pytest.mark.parametrize("instructions", [None, "reference"])
+def test_numbers_that_overflow_are_no_answer(instructions, parts, tmp_path):
+    """A head with infinite biases gives a label and the probability NaN, unless this is refused."""
+    index, streams = copy.deepcopy(parts[0]), list(parts[1])
+    entry = tensor(index, "classifier.bias")
+    count = len(zstandard.decompress(streams[entry["values"]["stream"]])) // 4
+    planes = np.full(count, np.inf, "<f4").view(np.uint8).reshape(-1, 4).T
+    streams[entry["values"]["stream"]] = zstandard.compress(planes.tobytes())
+    model = load(write(index, streams, tmp_path), instructions=instructions, verify=False)
+    with pytest.raises(PruneonceError, match=r"x\.pruneonce is damaged: model gives numbers that are not finite"):
+        model("a great river")
+
+
+def without_unknown(tokenizer):
+    tokenizer["model"]["unk_token"] = "[NOT THERE]"
+    return tokenizer
+
+
+def without_special(tokenizer):
+    for one in tokenizer["post_processor"]["single"] + tokenizer["post_processor"]["pair"]:
+        one.get("SpecialToken", {})["id"] = "[NOT THERE]"
+    return tokenizer
+
+
+@pytest.mark.parametrize("change", [without_unknown, without_special])
+def test_tokenizers_that_fail_at_a_text(change, parts, tmp_path):
+    """The library raises a plain Exception, or panics, and may do so as late as for the first unknown word."""
+    index, streams = other_file("tokenizer.json", change)(copy.deepcopy(parts[0]), parts[1])
+    file = write(index, streams, tmp_path)
+    for texts in ("nonsense", ["nonsense", "nonsense"]):
+        with pytest.raises(PruneonceError, match=r"tokenizer\.json is damaged: ."):
+            load(file)(texts)
+
+
 def test_grids_that_cannot_be_run(parts, tmp_path):
     index, streams = copy.deepcopy(parts[0]), list(parts[1])
     entry = tensor(index, "layer.0.output.dense.weight")

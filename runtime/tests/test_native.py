@@ -37,13 +37,14 @@ def random_linear(outputs, inputs, density, block=1, worst=False, seed=0):
 
 
 KERNELS = {name: ["", "dense", "groups"] for name in SETS}
-if "avx512vbmi" in SETS:
-    KERNELS["avx512vbmi"] += ["interleaved", "windows"]
+WITH_VBMI = [name for name in SETS if name in ("avx512bf16", "avx512vbmi")]
+for name in WITH_VBMI:
+    KERNELS[name] += ["interleaved", "windows"]
 
 
 @pytest.mark.parametrize(("name", "kernel"), [(name, kernel) for name in SETS for kernel in KERNELS[name]])
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 1.0])
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 64), (33, 130), (384, 1536)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 64), (33, 130), (203, 1601)])
 def test_integer_sums_are_those_of_numpy(name, kernel, density, shape):
     linear = random_linear(*shape, density, block=4 if density == 0.3 else 1)
     x = np.random.default_rng(1).normal(0, 2, (101, shape[1])).astype(np.float32)
@@ -89,6 +90,25 @@ def test_the_largest_sums_do_not_saturate(name):
     assert (kernels.Linear(linear, name).sums(x) == -127 * 255 * 3072).all()
 
 
+def bfloat16(x):
+    """float32 rounded to the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
+def attention_in_bfloat16(queries, keys, values, bias, window):
+    """See `functions.attention`; queries, keys, values and e^score are rounded to bfloat16."""
+    distances = np.arange(len(keys))[None, :] - np.arange(len(queries))[:, None]
+    scores = np.einsum("ihd,jhd->hij", bfloat16(queries), bfloat16(keys)) * np.float32(queries.shape[2] ** -0.5)
+    if bias is not None:
+        scores = scores + bias.table[:, np.clip(distances, -bias.reach, bias.reach) + bias.reach]
+    if window is not None:
+        scores = np.where(np.abs(distances) <= window, scores, -np.inf)
+    powers = np.exp(scores - scores.max(-1, keepdims=True)).astype(np.float32)
+    mixed = np.einsum("hij,jhd->hid", bfloat16(powers), bfloat16(values)) / powers.sum(-1, keepdims=True)
+    return mixed.transpose(1, 0, 2).reshape(len(queries), -1).astype(np.float32)
+
+
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("kind", ["fp32", "int4", "calibrated"])
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -99,8 +119,21 @@ def test_hidden_states_are_those_of_the_reference(architecture, kind, name, tmp_
     expected = ReferenceEngine(network).forward(ids, offsets)
     hidden = NativeEngine(network, name).forward(ids, offsets)
     # A sum of floats in another order may move an input of the next layer over the middle between two integers.
-    tolerance = 0.05 if kind == "calibrated" else 2e-5
+    tolerance = 0.05 if kind == "calibrated" else 0.01 if name == "avx512bf16" else 2e-5
     np.testing.assert_allclose(hidden, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.skipif("avx512bf16" not in SETS, reason="this processor has no AVX-512 BF16")
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_attention_in_bfloat16(architecture, tmp_path, monkeypatch):
+    network = network_of(packed(tmp_path, random_model(AutoModel, architecture), "fp32").file)
+    ids, offsets = joined(batch())
+    exact = ReferenceEngine(network).forward(ids, offsets)
+    monkeypatch.setattr(functions, "attention", attention_in_bfloat16)
+    expected = ReferenceEngine(network).forward(ids, offsets)
+    hidden = NativeEngine(network, "avx512bf16").forward(ids, offsets)
+    far = np.abs(exact - expected).mean()
+    assert np.abs(hidden - expected).mean() < 0.1 * far  # what is left is a float32 that was rounded the other way
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -117,7 +150,7 @@ def test_queries_keys_and_values_may_need_different_kernels(name, tmp_path):
     network = replace(network, encoder=replace(network.encoder, layers=layers))
     ids, offsets = joined(batch())
     engine = NativeEngine(network, name)
-    if name == "avx512vbmi":
+    if name in WITH_VBMI:
         assert len({choice["kernel"] for choice in engine.choices()[:3]}) > 1
     expected = ReferenceEngine(network).forward(ids, offsets)
     np.testing.assert_allclose(engine.forward(ids, offsets), expected, rtol=0, atol=0.05 * np.abs(expected).max())

@@ -107,6 +107,7 @@ DOCUMENTS = [
     "SECURITY.md",
     "benchmarks/README.md",
     "runtime/README.md",
+    "examples/serving/README.md",
     *TABLES,
 ]
 
@@ -179,7 +180,8 @@ def test_names_of_the_package_exist(name):
 def test_tests_that_are_named_exist():
     named = {test for name in PAGES for test in re.findall(r"\btest_\w+\.py\b", read(name))}
     assert named
-    assert named <= {file.name for file in (ROOT / "tests").rglob("test_*.py")}
+    folders = ("tests", "runtime/tests")
+    assert named <= {file.name for folder in folders for file in (ROOT / folder).rglob("test_*.py")}
 
 
 def test_every_row_of_the_fault_matrix_is_a_test():

@@ -6,7 +6,8 @@ import pytest
 import shared.scripts  # noqa: F401  # so that `benchmarks` can be imported
 
 from benchmarks.reliability import fuzz
-from benchmarks.reliability.targets import SHARES, Targets
+from benchmarks.reliability.runtime import Runtime
+from benchmarks.reliability.targets import RUNTIME_SHARES, SHARES, Targets
 from pruneonce.errors import UserError
 
 
@@ -15,10 +16,18 @@ def targets(tmp_path_factory):
     return Targets(tmp_path_factory.mktemp("inputs"))
 
 
-def test_all_targets_have_a_share(targets):
-    cases = {name for name in dir(targets) if not name.startswith("_") and inspect.ismethod(getattr(targets, name))}
-    assert cases == SHARES.keys()
-    assert sum(share.percent for share in SHARES.values()) == 100
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    pytest.importorskip("pruneonce_runtime")
+    return Runtime(tmp_path_factory.mktemp("runtime"))
+
+
+@pytest.mark.parametrize(("group", "shares"), [("targets", SHARES), ("runtime", RUNTIME_SHARES)])
+def test_all_targets_have_a_share(group, shares, request):
+    group = request.getfixturevalue(group)
+    cases = {name for name in dir(group) if not name.startswith("_") and inspect.ismethod(getattr(group, name))}
+    assert cases == shares.keys()
+    assert sum(share.percent for share in shares.values()) == 100
 
 
 @pytest.mark.parametrize("target", SHARES)
@@ -26,6 +35,13 @@ def test_only_the_documented_error(target, targets, tmp_path):
     found = fuzz.check(getattr(targets, target), SHARES[target].quick, 1, tmp_path / "case" / "in")
     assert found["cases"] >= SHARES[target].quick
     assert found["refused"] or target == "checkpoint_files"
+
+
+@pytest.mark.parametrize("target", RUNTIME_SHARES)
+def test_the_runtime_gives_only_its_documented_error(target, runtime, tmp_path):
+    found = fuzz.check(getattr(runtime, target), RUNTIME_SHARES[target].quick, 1, tmp_path / "case" / "in")
+    assert found["cases"] >= RUNTIME_SHARES[target].quick
+    assert 0 < found["refused"] < found["cases"]
 
 
 def bug(data, folder):

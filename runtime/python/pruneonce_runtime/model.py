@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from pruneonce_runtime.configuration import Configuration
+from pruneonce_runtime.errors import PruneonceError
 from pruneonce_runtime.file import Member
 from pruneonce_runtime.native import NativeEngine
 from pruneonce_runtime.reference import logits
@@ -131,15 +132,25 @@ class Model(ABC, Generic[Result]):
         return [found[start:end] for start, end in pairwise(offsets)]
 
     def run(self, texts: Sequence[Tokens]) -> list[Floats]:
-        """The output for each tokenized text."""
+        """The output for each tokenized text.
+
+        Raises:
+            PruneonceError: an output is infinite or no number, which only damaged weights or scales lead to.
+        """
         found: list[Floats] = [np.empty(0, np.float32)] * len(texts)
         for chosen in batches([len(text) for text in texts]):
             batch = [texts[number] for number in chosen]
             offsets = np.array([0, *accumulate(map(len, batch))], np.int32)
             types = np.concatenate([text.types for text in batch if text.types is not None] or [np.empty(0, np.int32)])
             ids = np.concatenate([text.ids for text in batch])
-            hidden = self._parts.engine.forward(ids, offsets, types if types.size else None)
-            for number, output in zip(chosen, self.outputs(hidden, offsets), strict=True):
+            with np.errstate(all="ignore"):  # such numbers are refused below, whatever engine met them
+                hidden = self._parts.engine.forward(ids, offsets, types if types.size else None)
+                outputs = self.outputs(hidden, offsets)
+            for number, output in zip(chosen, outputs, strict=True):
+                if not np.isfinite(output).all():
+                    raise PruneonceError(
+                        f"{self._parts.member.packed.path} is damaged: {self.name} gives numbers that are not finite"
+                    )
                 found[number] = output
         return found
 

@@ -39,6 +39,17 @@ class Tokens:
         return len(self.ids)
 
 
+@contextmanager
+def _using() -> Iterator[None]:
+    """Turns what the tokenizers library raises into one line: any exception, and a panic is not even an Exception."""
+    try:
+        yield
+    except (PruneonceError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise PruneonceError(f"{FILE} is damaged: {' '.join(str(error).split()):.200}") from None
+
+
 class SharedTokenizer:
     """A tokenizer of a file, one for all members that have the same. Truncation is a state of it: hence the lock.
 
@@ -47,20 +58,20 @@ class SharedTokenizer:
     """
 
     def __init__(self, content: bytes) -> None:
-        try:
+        with _using():
             self.tokenizer = tokenizers.Tokenizer.from_str(content.decode())
             self.side = str((self.tokenizer.truncation or {}).get("direction", "right")).lower()
             self.tokenizer.no_padding()
-        except BaseException as error:  # of Rust: any, and a panic is not even an Exception
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            raise PruneonceError(f"{FILE} is damaged: {error!s:.200}") from None
         self._lock = Lock()
 
     @contextmanager
     def truncating(self, max_length: int | None, **settings: Any) -> Iterator[tokenizers.Tokenizer]:
-        """The tokenizer, cutting at `max_length` or (None) not at all, for this thread alone."""
-        with self._lock:
+        """The tokenizer, cutting at `max_length` or (None) not at all, for this thread alone.
+
+        Raises:
+            PruneonceError: it fails at a text, as one whose parts contradict each other may.
+        """
+        with self._lock, _using():
             if max_length is None:
                 self.tokenizer.no_truncation()
             else:
@@ -94,7 +105,8 @@ class Tokenizer:
         self.max_length = self.usual_length = network.encoder.max_tokens
         if isinstance(most, int | float) and 0 < most < self.max_length:
             self.usual_length = int(most)
-        self.special = self.shared.tokenizer.num_special_tokens_to_add(True)
+        with _using():
+            self.special = self.shared.tokenizer.num_special_tokens_to_add(True)
         self.side = "left" if settings.get("truncation_side", self.shared.side) == "left" else "right"
         types = network.encoder.embeddings.types
         self.has_types = types is not None and types.rows > 1 and _gives_types(settings)

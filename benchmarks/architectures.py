@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from pruneonce.recipe import Classification, Corpus, Prune, Quantize, Transfer
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 MARKER = "<!-- The rest is written by benchmarks/architectures.py. -->"
 STEPS = ("prune", "relations", "transfer", "verify", "resume", "int8", "pack", "onnx", "openvino")
+TRIES_OF_NOISE = 20
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [f"w{i}" for i in range(43)]
 TEXTS = [" ".join(np.random.default_rng(n).choice(WORDS, n)) for n in range(3, 15)]
@@ -211,10 +213,16 @@ class Trial:
         batch = {name: value for name, value in batch_of(TEXTS).items() if name in session.inputs}
         expected = logits_of(model, batch)
         found = session({name: value.numpy() for name, value in batch.items()})["logits"]
-        largest, wrong = difference(found, expected), least_error(model, batch)
-        if not largest <= wrong / 2:
-            raise AssertionError(f"logits differ by {largest:.0e}, and by {wrong:.0e} with a Linear that is wrong")
-        return f"{largest:.0e} of {wrong:.0e}"
+        differences, wrong = differences_of(found, expected), least_error(model, batch)
+        kept = np.full(len(differences), True)
+        if not differences.max() <= wrong / 2:
+            kept = ~at_a_tie(model, batch, wrong / 2)
+        largest, texts = differences[kept].max(initial=0), int(kept.sum())
+        if not (largest <= wrong / 2 and texts >= 0.75 * len(kept)):
+            raise AssertionError(
+                f"logits differ by {differences.max():.0e}, and by {wrong:.0e} with a Linear that is wrong"
+            )
+        return f"{largest:.0e} of {wrong:.0e}" + (f", {texts} texts" if texts < len(kept) else "")
 
 
 def batch_of(texts: list[str]) -> dict[str, torch.Tensor]:
@@ -228,13 +236,37 @@ def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> Any:
     return model(**batch).logits.numpy()
 
 
-def difference(found: Any, expected: Any) -> float:
-    """Return the largest difference of logits [texts, classes] relative to their spread.
+def differences_of(found: Any, expected: Any) -> Any:
+    """Return each text's largest difference of logits [texts, classes] relative to their spread.
 
     The spread is the standard deviation over the texts, of the class with the largest: a constant, such as the bias of
     the head, is no part of it.
     """
-    return float(np.abs(found - expected).max() / expected.std(0).max())
+    return np.abs(found - expected).max(1) / expected.std(0).max()
+
+
+def difference(found: Any, expected: Any) -> float:
+    """Return the largest of `differences_of`."""
+    return float(differences_of(found, expected).max())
+
+
+def at_a_tie(model: Any, batch: dict[str, torch.Tensor], limit: float) -> Any:
+    """Return for each text whether PyTorch itself changes its logits by over `limit` on noise in the last bit.
+
+    An input of a Linear that lies halfway between two integers of the grid is rounded up or down by the order of a sum,
+    which each engine chooses, and a step of the grid changes the logits of a tiny model as much as a mistake does. The
+    noise, 1e-7 of the embeddings and norms, shows such texts without the engine.
+    """
+    expected, tied = logits_of(model, batch), np.full(len(batch["input_ids"]), False)
+    generator = torch.Generator().manual_seed(0)
+    names = [name for name, value in model.named_parameters() if "embed" in name or value.dim() == 1]
+    for _ in range(TRIES_OF_NOISE):
+        noisy = deepcopy(model)
+        for name in names:
+            value = noisy.get_parameter(name).data
+            value.mul_(1 + 1e-7 * torch.randn(value.shape, generator=generator))
+        tied |= differences_of(logits_of(noisy, batch), expected) > limit
+    return tied
 
 
 def least_error(model: Any, batch: dict[str, torch.Tensor]) -> float:
@@ -317,7 +349,9 @@ INTRODUCTION = (
     "`relations`: pruning with `relation_weight`. `resume`: the weights after a kill and a second start are those of a "
     "run without a kill. `onnx`, `openvino`: the largest difference of the int8 model's logits from PyTorch's, of the "
     "smallest difference that a mistake makes (no mask, or one Linear with weights 10 % too large), both in standard "
-    "deviations of the logits over texts. A difference over half of the mistake's counts as a failure. A number in "
+    "deviations of the logits over texts. A difference over half of the mistake's counts as a failure, unless PyTorch "
+    "itself changes the text's logits as much on noise of 1e-7: an input of a Linear then lies halfway between two "
+    "integers of the int8 grid. Such texts are left out, and the number of those that remain follows. A number in "
     "brackets is that of a reason."
 )
 
@@ -325,7 +359,7 @@ INTRODUCTION = (
 def _cell(value: str | None, name: str, notes: list[str]) -> str:
     if value is None:
         return "-"
-    if value == "works" or (" of " in value and len(value) < 20):
+    if value == "works" or re.fullmatch(r"\S+ of \S+(, \d+ texts)?", value):
         return value
     note = value.replace(f"architecture {name!r}", "the architecture").replace(f"this {name} ", "the model ")
     if note not in notes:

@@ -107,6 +107,8 @@ class TaskStage(Generic[S]):
         kind, examples = inputs.kind, inputs.examples
         head = kind.config(inputs.data)
         student = kind.load_model(model, **head, **without_dropout(load_config(model), settings.dropout)).to(device)
+        if isinstance(settings, Transfer) and settings.freeze_embeddings:
+            freeze_embeddings(student)
         by_labels = objective = task_objective(kind)
         if teacher is not None:
             teaching = kind.load_model(teacher, **head) if head_may_be_new else kind.load_finished(teacher)
@@ -199,8 +201,6 @@ def _check_order(inputs: TaskExamples, model: str | Path) -> None:
 def _freeze_what_is_not_taught(kind: Kind[Any], student: nn.Module, settings: Transfer) -> None:
     if not settings.hidden_weight:
         kind.freeze_unused(student)  # several processes would wait for its gradients
-    if settings.freeze_embeddings:
-        freeze_embeddings(student)
 
 
 def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer) -> None:

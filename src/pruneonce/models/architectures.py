@@ -92,6 +92,7 @@ ARCHITECTURES = {
 REFUSED = {
     "albert": "all its layers are one, with one set of weights",
     "funnel": "its layers shorten the text from block to block",
+    "mra": "its attention needs kernels of its own for GPUs, and is zero in transformers without them",
     "reformer": "its layers are reversible, and its attention is a hash of the tokens",
     "xmod": "its layers have adapters of their own for each language, and need the language of each text",
 }

@@ -55,7 +55,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Numbers that a new head and a new pooler may have together: as many as the file, and these besides.
 NEW = 1 << 22
 POOLER = "pooler."
-POSITIONS = ".position_ids"  # integers that follow from the configuration, which few types save
 UNMERGED = {
     "lora_": "merge the adapter into the model first (`merge_and_unload` of peft)",
     "parametrizations.": "remove the parametrizations first (`torch.nn.utils.parametrize.remove_parametrizations`)",
@@ -142,7 +141,7 @@ def build(
     model, info = type(outlined).from_pretrained(
         None, config=config, state_dict=read(), dtype=torch.float32, output_loading_info=True
     )
-    missing = {name for name in info["missing_keys"] if not name.endswith(POSITIONS)}
+    missing = set(info["missing_keys"])
     _check_missing(model, missing, [*shapes], where)
     for name, weight in model.state_dict().items():
         if weight.is_floating_point() and not weight.isfinite().all():

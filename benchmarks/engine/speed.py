@@ -29,6 +29,7 @@ SHAPES = {
 }
 PATTERNS = [("1x4", 0.9), ("unstructured", 0.9), ("6:64", 1 - 6 / 64), ("1x4", 0.8), ("1x4", 0.95), ("dense", 0.0)]
 CELLS = [(1, 8), (1, 16), (1, 32), (1, 64), (1, 128), (1, 384), (8, 128), (32, 128)]
+BFLOAT16 = "avx512bf16"  # attention in bfloat16, where it is asked for
 SPARE = 0.2  # processors that other programs may use before a cell counts as disturbed
 
 Batch = dict[str, np.ndarray]
@@ -113,8 +114,7 @@ def engines(folder: Path, threads: int) -> Iterator[tuple[str, Run]]:
     """Every engine in every setting, by the engine's name and the setting."""
     import onnxruntime
     import openvino
-    import pruneonce_runtime
-    from pruneonce_runtime.reference import logits
+    from pruneonce_runtime import native
 
     for setting, entries in (
         ("", {}),
@@ -134,7 +134,17 @@ def engines(folder: Path, threads: int) -> Iterator[tuple[str, Run]]:
         compiled = core.compile_model(folder / "openvino" / "openvino_model.xml", "CPU", {**properties, **more})
         names = [one.get_any_name() for one in compiled.inputs]
         yield f"openvino {setting}".strip(), lambda b, c=compiled, n=names: c({k: b[k] for k in n})[0]
-    loaded = pruneonce_runtime.load(folder / "model.pruneonce", threads=threads, verify=False)
+    for instructions in [None, *(name for name in native.instruction_sets() if name == BFLOAT16)]:
+        yield "pruneonce" if instructions is None else "pruneonce bfloat16", runtime(folder, threads, instructions)
+
+
+def runtime(folder: Path, threads: int, instructions: str | None) -> Run:
+    import pruneonce_runtime
+    from pruneonce_runtime.reference import logits
+
+    loaded = pruneonce_runtime.load(
+        folder / "model.pruneonce", threads=threads, instructions=instructions, verify=False
+    )
     engine, network = loaded._parts.engine, loaded.network
 
     def run(b: Batch) -> np.ndarray:
@@ -143,7 +153,7 @@ def engines(folder: Path, threads: int) -> Iterator[tuple[str, Run]]:
         hidden = engine.forward(b["input_ids"].astype(np.int32).ravel(), offsets, None)
         return logits(network, engine, hidden, offsets)
 
-    yield "pruneonce", run
+    return run
 
 
 def measure(folder: Path, threads: int, seconds: float, what: dict[str, Any]) -> list[dict[str, Any]]:
@@ -183,20 +193,28 @@ def page(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             if not chosen:
                 continue
             title = "none" if pattern == "dense" else f"{pattern}, {sparsity:.1%}"
-            best = {name: fastest(chosen, name) for name in ("openvino", "onnxruntime", "pruneonce")}
+            best = {name: fastest(chosen, name) for name in dict.fromkeys(title_of(row["engine"]) for row in chosen)}
             for name, cells in best.items():
                 body.append([title, name, *(f"{c['milliseconds']:.3g}{'*' * c['disturbed']}" for c in cells)])
-            ratios = [
-                c["milliseconds"] / min(a["milliseconds"], b["milliseconds"])
-                for a, b, c in zip(*best.values(), strict=True)
-            ]
-            body.append([title, "ratio", *(f"{ratio:.2f}" for ratio in ratios)])
+            for name, cells in best.items():
+                if not name.startswith("pruneonce"):
+                    continue
+                ratios = [
+                    c["milliseconds"] / min(a["milliseconds"], b["milliseconds"])
+                    for a, b, c in zip(best["openvino"], best["onnxruntime"], cells, strict=True)
+                ]
+                body.append([title, name.replace("pruneonce", "ratio"), *(f"{ratio:.2f}" for ratio in ratios)])
         yield {"columns": ["zeros", "engine", *columns], "rows": body}
 
 
-def fastest(rows: list[dict[str, Any]], engine: str) -> list[dict[str, Any]]:
+def title_of(engine: str) -> str:
+    """The engine of a setting; bfloat16, which changes what the runtime gives, counts as one of its own."""
+    return engine if engine.startswith("pruneonce") else engine.split()[0]
+
+
+def fastest(rows: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
     """Of an engine's settings the faster one, in each cell."""
-    mine = [row for row in rows if row["engine"].split()[0] == engine]
+    mine = [row for row in rows if title_of(row["engine"]) == title]
     return [
         min((row for row in mine if (row["texts"], row["tokens"]) == cell), key=lambda row: row["milliseconds"])
         for cell in CELLS

@@ -6,6 +6,7 @@ namespace pruneonce {
     namespace set {                                           \
     std::unique_ptr<Engine> engine(const Encoder& encoder);   \
     std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel); \
+    double peak();                                            \
     }
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -38,13 +39,14 @@ bool has_avx512bf16() { return has_avx512vbmi() && __builtin_cpu_supports("avx51
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> all = {
 #if defined(__x86_64__) || defined(_M_X64)
-        {"avx512bf16", has_avx512bf16, avx512bf16::engine, avx512bf16::product},
-        {"avx512vbmi", has_avx512vbmi, avx512vbmi::engine, avx512vbmi::product},
-        {"avx512vnni", has_avx512vnni, avx512vnni::engine, avx512vnni::product},
-        {"avxvnni", has_avxvnni, avxvnni::engine, avxvnni::product},
-        {"avx2", has_avx2, avx2::engine, avx2::product},
+        {"avx512vbmi", has_avx512vbmi, avx512vbmi::engine, avx512vbmi::product, avx512vbmi::peak},
+        // Only where it is asked for: attention rounds to bfloat16.
+        {"avx512bf16", has_avx512bf16, avx512bf16::engine, avx512bf16::product, avx512bf16::peak},
+        {"avx512vnni", has_avx512vnni, avx512vnni::engine, avx512vnni::product, avx512vnni::peak},
+        {"avxvnni", has_avxvnni, avxvnni::engine, avxvnni::product, avxvnni::peak},
+        {"avx2", has_avx2, avx2::engine, avx2::product, avx2::peak},
 #endif
-        {"portable", always, portable::engine, portable::product},
+        {"portable", always, portable::engine, portable::product, portable::peak},
     };
     return all;
 }

@@ -61,17 +61,21 @@ PRUNEONCE_INLINE F gelu_tanh(F x) {
     return mul(mul(broadcast(0.5f), x), add(broadcast(1.0f), tangent(inner)));
 }
 
-// `values` become activation(values); `vectors` vectors that stand together.
-void activate(Activation activation, float* values, int vectors) {
-    auto all = [&](auto&& function) {
-        for (int v = 0; v < vectors; ++v) store(values + v * LANES, function(load(values + v * LANES)));
+// Values become activation(values), in `vectors` vectors of each of `count` rows that there are; row r is to + r * stride.
+void activate(Activation activation, float* to, size_t stride, const int* rows, int count, int vectors) {
+    auto all = [&](auto&& function) PRUNEONCE_INLINE_LAMBDA {
+        for (int i = 0; i < count; ++i) {
+            if (rows[i] < 0) continue;
+            float* values = to + size_t(rows[i]) * stride;
+            for (int v = 0; v < vectors; ++v) store(values + v * LANES, function(load(values + v * LANES)));
+        }
     };
     switch (activation) {
-        case Activation::gelu: return all([](F x) { return gelu(x); });
-        case Activation::gelu_tanh: return all([](F x) { return gelu_tanh(x); });
-        case Activation::relu: return all([](F x) { return max(x, broadcast(0.0f)); });
-        case Activation::silu: return all([](F x) { return mul(x, logistic(x)); });
-        case Activation::tanh: return all([](F x) { return tangent(x); });
+        case Activation::gelu: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return gelu(x); });
+        case Activation::gelu_tanh: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return gelu_tanh(x); });
+        case Activation::relu: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return max(x, broadcast(0.0f)); });
+        case Activation::silu: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return mul(x, logistic(x)); });
+        case Activation::tanh: return all([](F x) PRUNEONCE_INLINE_LAMBDA { return tangent(x); });
         default: return;
     }
 }
@@ -85,12 +89,19 @@ struct OwnNorm {
     }
 };
 
+// `to` += row r.
 inline void add_row(const Table& table, int r, float* to) {
     const size_t first = size_t(r) * table.width;
+    int k = 0;
     if (table.integers) {
-        for (int k = 0; k < table.width; ++k) to[k] += static_cast<float>(table.integers[first + k]) * table.scale[r];
+        const int8_t* row = table.integers + first;
+        const float scale = table.scale[r];
+        for (; k + LANES <= table.width; k += LANES) store(to + k, fma(from_bytes(row + k), broadcast(scale), load(to + k)));
+        for (; k < table.width; ++k) to[k] += static_cast<float>(row[k]) * scale;
     } else {
-        for (int k = 0; k < table.width; ++k) to[k] += table.floats[first + k];
+        const float* row = table.floats + first;
+        for (; k + LANES <= table.width; k += LANES) store(to + k, add(load(row + k), load(to + k)));
+        for (; k < table.width; ++k) to[k] += row[k];
     }
 }
 
@@ -107,6 +118,7 @@ struct OwnLayer {
 
 // What one call needs beside the weights; kept by a thread for its next call.
 struct Scratch {
+    Seconds* seconds;  // null: nobody asks
     std::vector<Tile> tiles;
     Rows x, h, heads, mixed, wide, gated;
     Quads quads;
@@ -114,6 +126,22 @@ struct Scratch {
     std::vector<int> position;               // of each token in its text
     Rows cosines, sines;                     // of position * frequency, a row for each of `frequencies`
     const float* frequencies;                // of which cosines and sines are; null: of none yet
+};
+
+// Adds the time from here to the end of a block to an operation's.
+class Watch {
+    double* const total_;
+    std::chrono::steady_clock::time_point start_;
+
+public:
+    Watch(const Scratch& s, Operation operation) : total_(s.seconds ? &(*s.seconds)[static_cast<int>(operation)] : nullptr) {
+        if (total_) start_ = std::chrono::steady_clock::now();
+    }
+    ~Watch() {
+        if (total_) *total_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+    Watch(const Watch&) = delete;
+    Watch& operator=(const Watch&) = delete;
 };
 
 class EncoderEngine final : public Engine {
@@ -156,7 +184,7 @@ public:
     }
 
     void forward(const int32_t* ids, const int32_t* offsets, const int32_t* types, int texts, float* hidden,
-                 Threads& threads) const override {
+                 Threads& threads, Seconds* seconds) const override {
         // Texts are taken some at a time, so that what is in flight stays in the caches.
         std::vector<std::pair<int, int>> chunks;
         for (int first = 0; first < texts;) {
@@ -168,6 +196,7 @@ public:
         auto one = [&](int c, Threads& inside) {
             const auto [first, last] = chunks[c];
             static thread_local Scratch scratch;
+            scratch.seconds = seconds;
             chunk(scratch, ids, offsets + first, types, last - first, hidden, inside);
         };
         if (static_cast<int>(chunks.size()) >= threads.count()) {
@@ -208,6 +237,7 @@ private:
     }
 
     void embed(Scratch& s, const int32_t* ids, const int32_t* types, int tokens, Threads& threads) const {
+        std::optional<Watch> watch(std::in_place, s, Operation::embeddings);
         const int width = words_.width;
         Rows& to = projection_ ? s.wide : s.x;
         const int padded = s.tiles.back().first + s.tiles.back().lanes();
@@ -230,9 +260,10 @@ private:
             float* column = to.tile(tile) + (i - tile.first);
             for (int k = 0; k < width; ++k) column[size_t(k) * tile.lanes()] = row[k];
         }
+        watch.reset();
         norm(s, embedding_norm_, to, to, threads);
         if (projection_) {
-            product(s, &*projection_, 1, s.wide, s.x, threads, {});
+            product(s, &*projection_, 1, s.wide, s.x, threads, {Operation::embeddings});
         }
     }
 
@@ -241,6 +272,7 @@ private:
 
     // LayerNorm of every token, by two passes down the lanes.
     void norm(const Scratch& s, const OwnNorm& n, const Rows& from, Rows& to, Threads& threads) const {
+        const Watch watch(s, Operation::normalization);
         const int rows = from.rows, tiles = static_cast<int>(s.tiles.size());
         if (threads.count() == 1 || size_t(rows) * padded(s) < WORTH_SHARING) {
             for (const Tile& tile : s.tiles)
@@ -257,17 +289,27 @@ private:
 
     template <int NV>
     static void norm_vectors(const OwnNorm& n, int rows, size_t stride, const float* x, float* y) {
-        F mean[NV], scale[NV];
-        for (int v = 0; v < NV; ++v) mean[v] = scale[v] = broadcast(0.0f);
-        for (int k = 0; k < rows; ++k)
-            for (int v = 0; v < NV; ++v) mean[v] = add(mean[v], load(x + k * stride + v * LANES));
+        // Even and odd rows have sums of their own, so that an addition does not wait for the one before it.
+        F mean[NV], scale[NV], odd[NV];
+        auto sums = [&](F (&even)[NV], auto add_row) PRUNEONCE_INLINE_LAMBDA {
+            for (int v = 0; v < NV; ++v) even[v] = odd[v] = broadcast(0.0f);
+            int k = 0;
+            for (; k + 2 <= rows; k += 2)
+                for (int v = 0; v < NV; ++v) {
+                    even[v] = add_row(even[v], load(x + k * stride + v * LANES), v);
+                    odd[v] = add_row(odd[v], load(x + (k + 1) * stride + v * LANES), v);
+                }
+            if (k < rows)
+                for (int v = 0; v < NV; ++v) even[v] = add_row(even[v], load(x + k * stride + v * LANES), v);
+            for (int v = 0; v < NV; ++v) even[v] = add(even[v], odd[v]);
+        };
         const F share = broadcast(1.0f / static_cast<float>(rows));
+        sums(mean, [](F sum, F value, int) PRUNEONCE_INLINE_LAMBDA { return add(sum, value); });
         for (int v = 0; v < NV; ++v) mean[v] = mul(mean[v], share);
-        for (int k = 0; k < rows; ++k)
-            for (int v = 0; v < NV; ++v) {
-                const F d = sub(load(x + k * stride + v * LANES), mean[v]);
-                scale[v] = fma(d, d, scale[v]);
-            }
+        sums(scale, [&](F sum, F value, int v) PRUNEONCE_INLINE_LAMBDA {
+            const F d = sub(value, mean[v]);
+            return fma(d, d, sum);
+        });
         for (int v = 0; v < NV; ++v) scale[v] = div(broadcast(1.0f), sqrt(fma(scale[v], share, broadcast(n.eps))));
         for (int k = 0; k < rows; ++k) {
             const F weight = broadcast(n.weight[k]), bias = broadcast(n.bias[k]);
@@ -281,6 +323,7 @@ private:
     static int padded(const Scratch& s) { return s.tiles.back().first + s.tiles.back().lanes(); }
 
     void quantize(const Scratch& s, const Matrix& m, const Rows& from, Quads& to, Threads& threads) const {
+        const Watch watch(s, Operation::quantization);
         const int span = VECTORS * LANES, blocks = (m.inputs + WINDOW - 1) / WINDOW;
         to.reshape(m.groups, (s.tiles.back().first / span + 1) * span);
         const bool shared = threads.count() > 1 && size_t(m.inputs) * padded(s) >= WORTH_SHARING;
@@ -291,8 +334,9 @@ private:
         });
     }
 
-    // What is done beside a product: to its outputs.
+    // What a product is, and what is done to its outputs.
     struct Beside {
+        Operation operation;
         const Rows* residual = nullptr;
         Activation activation = Activation::none;
     };
@@ -302,6 +346,7 @@ private:
     template <class X>
     void multiply(const Scratch& s, const Matrix* const* matrices, int count, int first_row, const X& x, Rows& y,
                   Threads& threads, const Beside& b) const {
+        const Watch watch(s, b.operation);
         int all = 0;
         for (int i = 0; i < count; ++i) all += matrices[i]->parts();
         const int parts = threads.count() == 1 ? 1 : std::min(all, threads.count() * 2);
@@ -356,10 +401,12 @@ private:
             norm(s, *layer.attention_norm, s.x, s.h, threads);
             in = &s.h;
         }
-        product(s, layer.inputs.data(), static_cast<int>(layer.inputs.size()), *in, s.heads, threads, {});
+        product(s, layer.inputs.data(), static_cast<int>(layer.inputs.size()), *in, s.heads, threads, {Operation::inputs});
+        std::optional<Watch> watch(std::in_place, s, Operation::attention);
         if (!layer.frequencies.empty()) rotate(s, layer.frequencies, tokens);
         attention_.run(s.heads_of_parts, s.tiles, s.heads, layer.window, offsets, texts, s.mixed, threads);
-        product(s, &layer.output, 1, s.mixed, s.h, threads, {&s.x, Activation::none});
+        watch.reset();
+        product(s, &layer.output, 1, s.mixed, s.h, threads, {Operation::output, &s.x});
         if (layer.pre_norm) {
             std::swap(s.x, s.h);  // x is the sum now
             norm(s, layer.feed_norm, s.x, s.h, threads);
@@ -375,9 +422,9 @@ private:
     // mixed = down(f(up(in))) + x
     void feed(Scratch& s, const OwnLayer& layer, const Rows& in, int tokens, Threads& threads) const {
         s.wide.reshape(layer.up.outputs(), tokens);
-        product(s, &layer.up, 1, in, s.wide, threads, {nullptr, layer.gated ? Activation::none : layer.activation});
+        product(s, &layer.up, 1, in, s.wide, threads, {Operation::up, nullptr, layer.gated ? Activation::none : layer.activation});
         if (layer.gated) gate(s, layer.activation, tokens);
-        product(s, &layer.down, 1, layer.gated ? s.gated : s.wide, s.mixed, threads, {&s.x, Activation::none});
+        product(s, &layer.down, 1, layer.gated ? s.gated : s.wide, s.mixed, threads, {Operation::down, &s.x});
     }
 
     // gated = activation(first half of wide) * second half
@@ -389,7 +436,8 @@ private:
             const size_t half = size_t(inner) * tile.lanes();
             float* to = s.gated.tile(tile);
             std::copy(u, u + half, to);
-            activate(activation, to, static_cast<int>(half) / LANES);
+            const int row = 0;
+            activate(activation, to, 0, &row, 1, static_cast<int>(half) / LANES);
             for (size_t i = 0; i < half; i += LANES) store(to + i, mul(load(to + i), load(u + half + i)));
         }
     }

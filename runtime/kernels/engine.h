@@ -1,6 +1,7 @@
 // An encoder made ready for one instruction set, and the instruction sets that there are.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -19,12 +20,19 @@ struct Choice {
     double work, narrow_work;  // share of the products that each kernel does
 };
 
+// What a call does, and how long it took for each. Products include what is fused into them.
+enum class Operation { embeddings, normalization, quantization, inputs, attention, output, up, down };
+constexpr const char* OPERATIONS[] = {"embeddings", "normalization", "quantization", "query, key, value",
+                                      "attention",  "attention output", "up, with activation", "down"};
+using Seconds = std::array<double, 8>;
+
 class Engine {
 public:
     virtual ~Engine() = default;
-    // Last hidden states, [tokens, hidden] in row-major order. `types` may be null.
+    // Last hidden states, [tokens, hidden] in row-major order. `types` may be null. With `seconds`, to which the time of
+    // each operation is added, `threads` has to be one.
     virtual void forward(const int32_t* ids, const int32_t* offsets, const int32_t* types, int texts, float* hidden,
-                         Threads& threads) const = 0;
+                         Threads& threads, Seconds* seconds = nullptr) const = 0;
     virtual std::vector<Choice> choices() const = 0;
 };
 
@@ -45,9 +53,11 @@ struct InstructionSet {
     std::unique_ptr<Engine> (*engine)(const Encoder&);
     // One Linear by the kernel of this name; the fastest if it is empty.
     std::unique_ptr<Product> (*product)(const Linear&, const std::string& kernel);
+    // Products of two integers that a core does in a second, and adds up, if it does nothing else.
+    double (*peak)();
 };
 
-// Those that were compiled in, the fastest first.
+// Those that were compiled in. The first that a processor has is the one to take.
 const std::vector<InstructionSet>& instruction_sets();
 // The one with this name, or the first that is here if it is empty; null: there is none.
 const InstructionSet* find(const std::string& name);

@@ -18,6 +18,7 @@ std::unique_ptr<Engine> engine(const Encoder& encoder) { return std::make_unique
 std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel) {
     return std::make_unique<ProductAlone>(linear, kernel);
 }
+double peak() { return peak_of_products(); }
 }  // namespace pruneonce::avx2
 
 #include "target_end.h"

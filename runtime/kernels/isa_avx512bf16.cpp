@@ -3,6 +3,10 @@
 
 #include <immintrin.h>
 
+namespace pruneonce::avx512vbmi {
+std::unique_ptr<Engine> engine(const Encoder& encoder);
+}
+
 #define PRUNEONCE_AVX512 1
 #define PRUNEONCE_VBMI 1
 #define PRUNEONCE_BF16 1
@@ -16,10 +20,16 @@ namespace pruneonce::avx512bf16 {
 #include "encoder.h"
 #include "linear.h"
 
-std::unique_ptr<Engine> engine(const Encoder& encoder) { return std::make_unique<EncoderEngine>(encoder); }
+// A network whose products do not round their inputs to integers keeps float32 in attention too.
+std::unique_ptr<Engine> engine(const Encoder& encoder) {
+    for (const Layer& layer : encoder.layers)
+        if (!has_integer_inputs(layer.output)) return avx512vbmi::engine(encoder);
+    return std::make_unique<EncoderEngine>(encoder);
+}
 std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel) {
     return std::make_unique<ProductAlone>(linear, kernel);
 }
+double peak() { return peak_of_products(); }
 }  // namespace pruneonce::avx512bf16
 
 #include "target_end.h"

@@ -48,3 +48,22 @@ public:
 
     Choice choice() const override { return packed_.choice(); }
 };
+
+inline double peak_of_products() {
+    constexpr int COUNT = 10, TURNS = 100000;  // more sums at a time than a product takes cycles
+    I sums[COUNT];
+    for (I& sum : sums) sum = broadcast(0);
+    const I x = broadcast(0x01010101), w = broadcast(0x01010101);
+    double best = 0;
+    for (int run = 0; run < 20; ++run) {
+        const auto start = std::chrono::steady_clock::now();
+        for (int turn = 0; turn < TURNS; ++turn)
+#pragma GCC unroll 10
+            for (int i = 0; i < COUNT; ++i) sums[i] = kept(dot(sums[i], x, w));
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        best = std::max(best, double(COUNT) * TURNS * LANES * QUAD / seconds);
+    }
+    alignas(64) volatile int32_t kept_sums[LANES];
+    for (const I& sum : sums) store(const_cast<int32_t*>(kept_sums), sum);  // so that they are calculated
+    return best;
+}

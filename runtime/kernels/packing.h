@@ -63,8 +63,8 @@ using Each = std::array<T, 4>;
 
 // Time of a bundle's step for a vector of tokens, in nanoseconds of a Zen 5; what counts is the ratio. Measured with
 // benchmarks/engine/kernels.py. Dense, groups, interleaved, windows.
-constexpr Each<double> NARROW = {1.2, 2.5, 6.2, 4.1};  // one vector of tokens
-constexpr Each<double> WIDE = {1.0, 1.8, 2.8, 4.1};    // more of them
+constexpr Each<double> NARROW = {1.2, 1.8, 5.4, 4.1};  // one vector of tokens
+constexpr Each<double> WIDE = {1.0, 1.35, 2.7, 4.1};    // more of them
 
 inline std::vector<Kernel> able() {
 #if defined(PRUNEONCE_VBMI)

@@ -75,7 +75,7 @@ struct Finish {
     Activation activation = Activation::none;
 };
 
-void activate(Activation activation, float* values, int vectors);
+void activate(Activation activation, float* to, size_t stride, const int* rows, int count, int vectors);
 
 PRUNEONCE_INLINE void finish(const Matrix& m, const Finish& f, int row, int v, F sum) {
     const size_t at = size_t(row) * f.stride + size_t(v) * LANES;
@@ -111,9 +111,7 @@ PRUNEONCE_INLINE void end(const Matrix& m, const Finish& f, const Bundle& bundle
         if (bundle.rows[first_row + r] >= 0)
 #pragma GCC unroll 8
             for (int v = 0; v < NV; ++v) finish(m, f, bundle.rows[first_row + r], v, sums[r][v]);
-    if (f.activation != Activation::none)
-        for (int r = 0; r < R; ++r)
-            if (const int row = bundle.rows[first_row + r]; row >= 0) activate(f.activation, f.to + size_t(row) * f.stride, NV);
+    if (f.activation != Activation::none) activate(f.activation, f.to, f.stride, bundle.rows + first_row, R, NV);
 }
 
 PRUNEONCE_INLINE F multiply(F sum, F x, int32_t w) {

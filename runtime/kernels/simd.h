@@ -31,6 +31,9 @@ PRUNEONCE_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
 PRUNEONCE_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
 PRUNEONCE_INLINE I nearest(F a) { return _mm512_cvtps_epi32(a); }
 PRUNEONCE_INLINE F real(I a) { return _mm512_cvtepi32_ps(a); }
+PRUNEONCE_INLINE F from_bytes(const int8_t* p) {
+    return real(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 PRUNEONCE_INLINE I add(I a, I b) { return _mm512_add_epi32(a, b); }
 PRUNEONCE_INLINE I or_(I a, I b) { return _mm512_or_si512(a, b); }
 template <int N> PRUNEONCE_INLINE I shift_left(I a) { return _mm512_slli_epi32(a, N); }
@@ -83,6 +86,9 @@ PRUNEONCE_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
 PRUNEONCE_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
 PRUNEONCE_INLINE I nearest(F a) { return _mm256_cvtps_epi32(a); }
 PRUNEONCE_INLINE F real(I a) { return _mm256_cvtepi32_ps(a); }
+PRUNEONCE_INLINE F from_bytes(const int8_t* p) {
+    return real(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 PRUNEONCE_INLINE I add(I a, I b) { return _mm256_add_epi32(a, b); }
 PRUNEONCE_INLINE I or_(I a, I b) { return _mm256_or_si256(a, b); }
 template <int N> PRUNEONCE_INLINE I shift_left(I a) { return _mm256_slli_epi32(a, N); }
@@ -128,6 +134,11 @@ PRUNEONCE_INLINE F min(F a, F b) { return simde_mm_min_ps(a, b); }
 PRUNEONCE_INLINE F sqrt(F a) { return simde_mm_sqrt_ps(a); }
 PRUNEONCE_INLINE I nearest(F a) { return simde_mm_cvtps_epi32(a); }
 PRUNEONCE_INLINE F real(I a) { return simde_mm_cvtepi32_ps(a); }
+PRUNEONCE_INLINE F from_bytes(const int8_t* p) {
+    int32_t four;
+    std::memcpy(&four, p, 4);
+    return real(simde_mm_cvtepi8_epi32(simde_mm_cvtsi32_si128(four)));
+}
 PRUNEONCE_INLINE I add(I a, I b) { return simde_mm_add_epi32(a, b); }
 PRUNEONCE_INLINE I or_(I a, I b) { return simde_mm_or_si128(a, b); }
 template <int N> PRUNEONCE_INLINE I shift_left(I a) { return simde_mm_slli_epi32(a, N); }

@@ -60,8 +60,7 @@ inline void windows(int vectors, const Matrix& m, int first, int last, const uin
             for (int i = 0; i < LANES; ++i)
                 if (bundle.rows[i] >= 0) finish(m, f, bundle.rows[i], v, sums[i]);
             if (f.activation != Activation::none)
-                for (const int row : bundle.rows)
-                    if (row >= 0) activate(f.activation, f.to + size_t(row) * f.stride + size_t(v) * LANES, 1);
+                activate(f.activation, f.to + size_t(v) * LANES, f.stride, bundle.rows, LANES, 1);
         }
 }
 

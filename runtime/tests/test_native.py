@@ -13,7 +13,7 @@ from shared.models import CONFIGS
 from transformers import AutoModel
 
 from pruneonce_runtime import functions
-from pruneonce_runtime.native import NativeEngine, instruction_sets, kernels
+from pruneonce_runtime.native import NativeEngine, instruction_sets, kernels, peak
 from pruneonce_runtime.reference import ReferenceEngine
 from pruneonce_runtime.spec import Linear, Matrix
 
@@ -119,21 +119,21 @@ def test_hidden_states_are_those_of_the_reference(architecture, kind, name, tmp_
     expected = ReferenceEngine(network).forward(ids, offsets)
     hidden = NativeEngine(network, name).forward(ids, offsets)
     # A sum of floats in another order may move an input of the next layer over the middle between two integers.
-    tolerance = 0.05 if kind == "calibrated" else 0.01 if name == "avx512bf16" else 2e-5
+    tolerance = 0.05 if kind == "calibrated" else 2e-5
     np.testing.assert_allclose(hidden, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.skipif("avx512bf16" not in SETS, reason="this processor has no AVX-512 BF16")
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_attention_in_bfloat16(architecture, tmp_path, monkeypatch):
-    network = network_of(packed(tmp_path, random_model(AutoModel, architecture), "fp32").file)
+    network = network_of(packed(tmp_path, random_model(AutoModel, architecture), "calibrated").file)
     ids, offsets = joined(batch())
     exact = ReferenceEngine(network).forward(ids, offsets)
     monkeypatch.setattr(functions, "attention", attention_in_bfloat16)
     expected = ReferenceEngine(network).forward(ids, offsets)
     hidden = NativeEngine(network, "avx512bf16").forward(ids, offsets)
-    far = np.abs(exact - expected).mean()
-    assert np.abs(hidden - expected).mean() < 0.1 * far  # what is left is a float32 that was rounded the other way
+    # What is left is a float32 that was rounded the other way, and with it an integer now and then.
+    assert np.abs(hidden - expected).mean() < 0.5 * np.abs(exact - expected).mean()
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -239,3 +239,16 @@ def test_unknown_instructions_are_refused(name, tmp_path):
     network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
     with pytest.raises(ValueError, match="instructions"):
         NativeEngine(network, name)
+
+
+def test_seconds_of_operations(tmp_path):
+    network = network_of(packed(tmp_path, random_model(AutoModel, "bert"), "calibrated").file)
+    seconds = NativeEngine(network).seconds(*joined(batch()))
+    assert list(seconds)[:4] == ["embeddings", "normalization", "quantization", "query, key, value"]
+    assert min(seconds.values()) > 0
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_peak_is_a_rate_of_products(name):
+    lanes = {"portable": 8, "avx2": 16, "avxvnni": 32}.get(name, 64)
+    assert 0.1e9 * lanes < peak(name) < 40e9 * lanes  # a vector of products in 10 ns to a fortieth

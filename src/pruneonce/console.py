@@ -71,10 +71,15 @@ def note(line: str) -> None:
         notes.print(shown(line), soft_wrap=True)
 
 
+def is_offline() -> bool:
+    """Return whether the environment switches the Hugging Face hub off."""
+    return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+
+
 @cache
 def asking_hub(source: str) -> None:
     """Say once in a process that the Hugging Face hub is asked for `source`: without a network that takes a while."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("1", "ON", "YES", "TRUE"):
+    if not is_offline():
         note(f"asking the Hugging Face hub for {source}")
 
 

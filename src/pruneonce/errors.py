@@ -25,7 +25,7 @@ class ToldByFirstError(UserError):
 
 
 class LostProcessError(Exception):
-    """Loss of another process of the same run. Exit code 1."""
+    """Loss of another process of the same run. Exit code 70."""
 
 
 class Interrupted(BaseException):

@@ -238,7 +238,7 @@ def interrupted(*args, **kwargs):
 
 def test_our_own_mistake_is_called_that(monkeypatch, here, capsys):
     monkeypatch.setattr("pruneonce.sparsity.inspect_model", broken)
-    line = fails(["inspect", "m"], capsys, here, code=1)
+    line = fails(["inspect", "m"], capsys, here, code=70)
     assert "ValueError: over the edge (this is a bug in pruneonce; run it again with --debug" in line
 
 

@@ -209,6 +209,22 @@ def test_a_key_twice(tmp_path):
     fails(path, r"a\.jsonl, line 2: 'text' is given twice; keep one of the two values")
 
 
+@pytest.mark.parametrize("form", ["{}\n", "[{}]"])
+def test_a_key_twice_within_a_value(tmp_path, form):
+    row = '{"text": {"a": [{"b": 1, "b": 2}]}, "other": {"c": 1}}'
+    path = tmp_path / "a.json"
+    path.write_text(form.format(row))
+    fails(path, "'text': 'b' is given twice; keep one of the two values")
+    assert rows_of(tmp_path / "a.json", ("other",)) == [{"other": {"c": 1}}]
+
+
+@pytest.mark.parametrize("indent", [1, 4])
+def test_an_object_over_several_lines(tmp_path, indent):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"text": "good", "label": 1}, indent=indent))
+    fails(file, r"line 1: the object does not end on its line; write each object on a line of its own \(`jq -c . FILE`")
+
+
 def test_a_long_cell(tmp_path):
     before = csv.field_size_limit()
     long = "word " * 100_000

@@ -145,6 +145,7 @@ def test_a_wrong_column_names_those_there_are(tmp_path):
     [
         ("", "is empty"),
         ("{", "broken JSON"),
+        ('{"data": [{"paragraphs": [], "paragraphs": []}]}', "'paragraphs' is given twice in one object; keep one"),
         ('{"a":' * 100_000, "nested too deep"),
         ("[" * 100_000, "row 1: not a JSON object"),
         ("3", "neither JSON lines nor"),

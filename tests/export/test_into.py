@@ -6,6 +6,7 @@ import pytest
 from shared.clients import bert_tokenizer, make_classifier, make_embedder
 
 from pruneonce import cli, stages
+from pruneonce.engines import engine_of
 from pruneonce.errors import UserError
 from pruneonce.models.card import is_unedited
 
@@ -82,3 +83,20 @@ def test_the_verb(copied, capsys):
     said = capsys.readouterr().out
     assert "onnx/model_quantized.onnx: " in said
     assert "pruneonce push" in said
+
+
+def test_license_language_and_base_come_from_the_model(made, tmp_path):
+    embedder = shutil.copytree(made[0], tmp_path / "embedder")
+    (embedder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\nbase_model: user/name\n---\nmine\n")
+    stages.export_into(embedder, tmp_path / "other", formats=["onnx"])
+    card = (tmp_path / "other" / "README.md").read_text()
+    for line in ("license: apache-2.0", "language: en", "base_model: user/name"):
+        assert line in card.splitlines(), line
+
+
+def test_a_folder_of_exports_alone_names_those_inside(made):
+    _, other = made
+    with pytest.raises(UserError, match=r"other holds exports and no weights; give .*other/onnx"):
+        engine_of(other)
+    assert engine_of(other / "onnx") == "onnxruntime"
+    assert engine_of(made[0]) is None

@@ -6,16 +6,20 @@ import re
 import shlex
 import shutil
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from huggingface_hub import constants
 from safetensors.torch import save_file
+from shared.hub import serving
 from shared.models import CONFIGS
 from shared.scripts import ROOT
 from transformers import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 
-from pruneonce import UserError, stages, storage
+from pruneonce import UserError, console, stages, storage
 from pruneonce.cli import main
 from pruneonce.models import convert as reader
 from pruneonce.models import load_as_saved, load_encoder, read_provenance, unpickling
@@ -23,6 +27,7 @@ from pruneonce.models.architectures import prunable_weights
 from pruneonce.models.convert import find
 from pruneonce.sparsity import inspect_model, inspect_module, verify
 
+FEW = {"epochs": 1, "learning_rate": 1e-3}
 QUERY = "encoder.layer.0.attention.self.query.weight"
 
 
@@ -90,9 +95,15 @@ def assert_same(folder, model, without=()):
 
 def test_a_pre_trained_bert_of_2021(bert, tokenizer, tmp_path, capsys):
     source = foreign(tmp_path / "source", tokenizer, bert, state(bert))
-    made = stages.convert(source, tmp_path / "made")
+    made = stages.convert(source, str(tmp_path / "made"))
+    assert made == tmp_path / "made"
     assert_same(made, bert)
-    assert read_provenance(made)["left_out"] == ["bert.embeddings.position_ids"]
+    record = read_provenance(made)
+    assert record["left_out"] == ["bert.embeddings.position_ids"]
+    facts = f"80.0% zeros; sha256 of the pattern `{record['pattern']}`"
+    card = (made / "README.md").read_text()
+    assert f"It was not made by pruneonce, converted from source: {facts}." in card
+    assert "made by pruneonce (" not in card
     shown = capsys.readouterr().out
     assert "left out 1 tensors, which this model has no place for: bert.embeddings.position_ids" in shown
     assert {file.suffix for file in made.iterdir()} == {".json", ".safetensors", ".md"}
@@ -107,6 +118,43 @@ def test_without_safetensors_the_error_names_the_verb(bert, tokenizer, tmp_path)
             UserError, match=f"only pytorch_model.bin; `pruneonce convert {source} DEST` makes a folder"
         ):
             read(source)
+
+
+VERBS = {
+    "inspect": "inspect {source}",
+    "transfer": "transfer {source} --teacher {dense} {data} --output made",
+    "finetune": "finetune {source} {data} --output made",
+    "quantize": "quantize {source} --post-training {data} --output made",
+    "verify": "verify {source} --against {dense}",
+    "verify against it": "verify {dense} --against {source}",
+    "pack": "pack {source} made.pruneonce",
+    "export": "export {source} --output made",
+    "benchmark": "benchmark {source}",
+    "run": "run recipe.yaml --output made",
+    "plan": "plan recipe.yaml",
+    "a file": "inspect {source}/pytorch_model.bin",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_names_the_remedy(verb, bert, tokenizer, models, task_files, tmp_path, monkeypatch, capsys):
+    """The path stays whole in a narrow terminal, and with a space in it the command can be copied."""
+    monkeypatch.setattr(console.errors, "width", 40)
+    monkeypatch.chdir(tmp_path)
+    source = foreign(tmp_path / "from somebody" / "encoder", tokenizer, bert, state(bert))
+    data = {split: str(task_files / f"{split}.jsonl") for split in ("train", "dev")}
+    recipe = {"name": "r", "model": str(models[0]), "sparse": str(source), "tasks": {"mood": data}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"teacher": FEW, "transfer": FEW}))
+    options = shlex.join(["--train", data["train"], "--dev", data["dev"]])
+    before = sorted(tmp_path.rglob("*"))
+    line = VERBS[verb].format(source=shlex.quote(str(source)), dense=models[0], data=options)
+    assert main(shlex.split(line)) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    given = source / "pytorch_model.bin" if verb == "a file" else source
+    assert error.startswith(f"error: {given} ")
+    assert f"`pruneonce convert '{given}' DEST` makes a folder of it" in error
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_vocabulary_head_of_bert_keeps_the_pooler(bert, tokenizer, tmp_path):
@@ -366,33 +414,68 @@ def test_of_the_hub_only_data_is_downloaded(bert, tokenizer, tmp_path, monkeypat
     assert asked == [("someone/sparse", data), ("someone/sparse", [*data, "pytorch_model*.bin"])]
     with pytest.raises(UserError, match=r"where it has pytorch_model.bin, `pruneonce convert someone/sparse DEST`"):
         load_encoder("someone/sparse")
+    made = stages.convert("someone/sparse", tmp_path / "made")
+    assert read_provenance(made)["parents"] == ["hub:someone/sparse"]
+    card = (made / "README.md").read_text()
+    assert "converted from [someone/sparse](https://huggingface.co/someone/sparse): 80.0% zeros" in card
+    assert "base_model: someone/sparse" in card
 
 
 # -- from the folder to a task ----------------------------------------------------------------------------------
 
 
-def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, tmp_path, monkeypatch, capsys):
-    """Each command of docs/published.md, in few steps; the pickle is read by a process of its own."""
-    monkeypatch.undo()
-    foreign(tmp_path / "someone", tokenizer, bert, state(bert))
-    shutil.copytree(task_files, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "published.md").read_text(), re.M | re.S)
-    commands = [line.removeprefix("pruneonce ") for line in block.splitlines()]
-    assert [line.split()[0] for line in commands] == ["convert", "inspect", "finetune", "transfer", "verify", "pack"]
-    again = next(line for line in commands if line.startswith("transfer")).replace("task", "other") + " --seed 1"
-    for line in [*commands, again, "pack task other family.pruneonce"]:
+@pytest.fixture
+def hub(monkeypatch):
+    with serving() as stand_in:
+        monkeypatch.setattr(constants, "ENDPOINT", stand_in.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_right")
+        yield stand_in
+
+
+def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, hub, tmp_path, monkeypatch, capsys):
+    """Each command of docs/published.md, in few steps; the other machine has what was pushed, and the packed file."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place in (here, there):
+        shutil.copytree(task_files, place)
+    rows = (there / "train.jsonl").read_text().splitlines(keepends=True)
+    (there / "train.jsonl").write_text("".join(reversed(rows)))
+    foreign(here / "someone", tokenizer, bert, state(bert))
+    page = (ROOT / "docs" / "published.md").read_text()
+    begin, share, later = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
+
+    def typed(block, **names):
         names = {
             "Intel/bert-base-uncased-sparse-85-unstructured-pruneofa": "someone",
             "bert-base-uncased": str(encoder),
+            **names,
         }
-        arguments = [names.get(word, word) for word in shlex.split(line)]
-        few = ["--set", "epochs=null", "--set", "steps=2"] if "--train" in arguments else []
-        assert main([*arguments, *few]) == 0, capsys.readouterr().err
-    shown = capsys.readouterr().out
+        for line in block.splitlines():
+            program, *arguments = [names.get(word, word) for word in shlex.split(line)]
+            assert program == "pruneonce"
+            few = ["--set", "epochs=null", "--set", "steps=2"] if "--train" in arguments else []
+            assert main([*arguments, *few]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(here)
+    shown = typed(begin)
     assert "made sparse: 80.0% of the encoder's Linear weights are zero" in shown
     assert "next: pruneonce transfer sparse --teacher dense" in shown
     assert "zeros of sparse are zeros in task" in shown
-    assert verify("other", "sparse").ok
-    storage.unpack(tmp_path / "family.pruneonce", tmp_path / "unpacked")
-    assert {folder.name for folder in (tmp_path / "unpacked").iterdir()} == {"task", "other"}
+    assert "files, " in typed(share, **{"USER/NAME": "me/sparse"})
+    published = hub.repositories["me/sparse"]["files"]
+    assert b"It was not made by pruneonce, converted from someone: 80.0% zeros; sha256 of" in published["README.md"]
+
+    monkeypatch.chdir(there)
+    (there / "me").mkdir()
+    for name, content in published.items():
+        (there / "me" / name).write_bytes(content)
+    shutil.copyfile(here / "task.pruneonce", there / "task.pruneonce")
+    assert "zeros of me are zeros in task" in typed(later, **{"USER/NAME": "me"})
+    assert "Its sparse encoder was not made by pruneonce, converted from someone" in Path("task/README.md").read_text()
+    storage.unpack("task.pruneonce", "before")
+    storage.unpack("family.pruneonce", "family")
+    assert {folder.name for folder in Path("family").iterdir()} == {"task", "other"}
+    before, after = (Path(folder, "model.safetensors").read_bytes() for folder in ("before", "family/task"))
+    assert before == after
+    assert verify("family/other", "me").ok

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shared.models import CONFIGS, make_model, make_tokenizer
+from shared.models import CONFIGS, SPECIAL, WORDS, make_model, make_tokenizer
 from torch.nn.utils import parametrizations, prune
 from transformers import (
     AutoModel,
@@ -24,9 +24,18 @@ from transformers import (
 import pruneonce
 from pruneonce import UserError, stages, storage
 from pruneonce.cli import main
-from pruneonce.models import check_weights, load_as_saved, load_config, load_encoder, load_reporting, load_tokenizer
+from pruneonce.models import (
+    check_weights,
+    content_key,
+    load_as_saved,
+    load_config,
+    load_encoder,
+    load_reporting,
+    load_tokenizer,
+)
 from pruneonce.models.architectures import prunable_weights
 from pruneonce.models.loading import names_in, outline
+from pruneonce.models.provenance import rest_key
 from pruneonce.models.source import unwrapped
 from pruneonce.recipe import Prune
 from pruneonce.sparsity import inspect_model, verify
@@ -150,7 +159,14 @@ BROKEN = {
         lambda weights: weights | {QUERY: torch.ones(32, 31)},
         rf"has {QUERY} of shape \[32, 31\], and config.json asks for \[32, 32\]",
     ),
-    "integers": (lambda weights: weights | {QUERY: torch.ones(32, 32).to(torch.int8)}, f"has no weights for {QUERY}"),
+    "integers": (
+        lambda weights: weights | {QUERY: torch.ones(32, 32).to(torch.int8)},
+        f"has {QUERY} as I8, which is not read as a weight|no weights for",
+    ),
+    "8 bits with a point": (
+        lambda weights: {name: weight.to(torch.float8_e4m3fn) for name, weight in weights.items()},
+        "as F8_E4M3, which is not read as a weight: another library quantized it|has type F8_E4M3; save the model in",
+    ),
     "two of a name": (lambda weights: weights | {f"module.{QUERY}": weights[QUERY] + 1}, f"two tensors for {QUERY}"),
     "a prefix twice": (lambda weights: weights | {f"bert.{QUERY}": weights[QUERY] + 1}, f"two tensors for {QUERY}"),
     "a mask of another shape": (
@@ -445,6 +461,30 @@ def test_other_keys_that_lead_elsewhere_are_left_out(encoder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_norm_eps": "1e-12"}, '`layer_norm_eps` is the text "1e-12"; write it as a number, without quotes'),
+        ({"hidden_size": [32]}, r"`hidden_size` cannot be \[32\]: .*; correct it"),
+    ],
+)
+def test_a_value_of_another_type_is_named(changes, message, encoder, tmp_path):
+    folder = reconfigure(encoder, tmp_path / "model", **changes)
+    for read in (load_encoder, load_config, inspect_model):
+        with pytest.raises(UserError, match=rf"model/config\.json: {message}") as caught:
+            read(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_inspect_says_that_there_is_no_tokenizer(encoder, tmp_path, capsys):
+    folder = shutil.copytree(encoder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert [inspect_model(each).tokenizer for each in (encoder, folder)] == [True, False]
+    assert main(["inspect", str(folder)]) == 0
+    assert "none: copy its files (tokenizer.json" in capsys.readouterr().out
+    assert main(["inspect", str(encoder)]) == 0
+    assert "tokenizer" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["pipeline", "AutoTokenizer", "GPT2Model", "logging"])
 def test_architectures_name_a_class_of_the_configuration_alone(name, encoder, tmp_path):
     folder = reconfigure(encoder, tmp_path / "model", architectures=[name])
@@ -493,6 +533,94 @@ def test_a_folder_without_a_hash_is_taken_as_before(ours, tmp_path):
     assert inspect_model(ours).provenance == record
     child = stages.prune_one_shot(ours, PRUNE, tmp_path / "child")
     assert json.loads((child / "pruneonce.json").read_text())["parents"] == [record["key"]]
+
+
+EDITS = {
+    "config.json": ("layer_norm_eps", 1e-3),
+    "tokenizer.json": ("truncation", None),
+    "tokenizer_config.json": ("do_lower_case", False),
+    "modules.json": (0, {}),
+    "sentence_bert_config.json": ("max_seq_length", 9),
+    "1_Pooling/config.json": ("pooling_mode_cls_token", True),
+}
+
+
+def edit(folder, name, places=False):
+    file = folder / name
+    values = json.loads(file.read_text())
+    key, value = ("_name_or_path", "/elsewhere") if places else EDITS[name]
+    if isinstance(values, list):
+        values[key] |= {"name": "other"}
+    else:
+        values[key] = value if value is not None else {"max_length": 5}
+    file.write_text(json.dumps(values))
+
+
+@pytest.fixture
+def embedder(encoder, tmp_path):
+    """A folder that pruneonce wrote, with the files of sentence-transformers."""
+    source = shutil.copytree(encoder, tmp_path / "source")
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    (source / "modules.json").write_text(
+        json.dumps([{"idx": i, "name": str(i), "path": p, "type": f"x.{t}"} for i, (t, p) in enumerate(modules)])
+    )
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 16}')
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 32}')
+    return stages.prune_one_shot(source, PRUNE, tmp_path / "ours")
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edited_settings_make_another_model(name, embedder, encoder, tmp_path):
+    recorded = json.loads((embedder / "pruneonce.json").read_text())
+    assert name in recorded["configuration"]
+    more = Prune(objective="hidden", steps=1, learning_rate=1e-3, sparsity=0.95)
+    stages.prune_one_shot(embedder, more, tmp_path / "child")
+    edit(embedder, name)
+    assert content_key(embedder) != recorded["key"]
+    with pytest.raises(UserError, match="already holds something else"):
+        stages.prune_one_shot(embedder, more, tmp_path / "child")
+    with pytest.raises(UserError, match=rf"{name} of \S+ours is not as pruneonce wrote it; put back what was there"):
+        stages.prune_one_shot(tmp_path / "source", PRUNE, embedder)
+    storage.pack([embedder], tmp_path / "x.pruneonce", "fp32")
+    (back,) = storage.unpack(tmp_path / "x.pruneonce", tmp_path / "back")
+    assert content_key(back) == content_key(embedder)
+
+
+def test_what_changes_no_number_makes_no_other_model(embedder):
+    key = content_key(embedder)
+    edit(embedder, "config.json", places=True)
+    (embedder / "notes.json").write_text("{}")
+    (embedder / "README.md").write_text("mine")
+    assert content_key(embedder) == key
+
+
+def test_settings_of_earlier_versions_are_taken_as_before(embedder):
+    record = json.loads((embedder / "pruneonce.json").read_text())
+    del record["configuration"]
+    (embedder / "pruneonce.json").write_text(json.dumps(record))
+    edit(embedder, "config.json")
+    assert content_key(embedder) == record["key"]
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", "1_Pooling/config.json"])
+def test_files_of_a_foreign_model_that_its_key_does_not_cover(file, encoder, tmp_path):
+    """Finished stages keep their keys, and know these files by a key of their own."""
+    source = shutil.copytree(encoder, tmp_path / "source", ignore=shutil.ignore_patterns("tokenizer*"))
+    (source / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]))
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text("{}")
+    key, before = content_key(source), rest_key(source)
+    made = stages.prune_one_shot(source, PRUNE, tmp_path / "made")
+    assert stages.prune_one_shot(source, PRUNE, made) == made
+    (source / file).write_text("\n".join([*SPECIAL, *reversed(WORDS)]))
+    assert (content_key(source), rest_key(source)) != (key, before)
+    with pytest.raises(UserError, match="made already holds something else"):
+        stages.prune_one_shot(source, PRUNE, made)
+    record = json.loads((made / "pruneonce.json").read_text())
+    assert record.pop("rest") == before
+    (made / "pruneonce.json").write_text(json.dumps(record))  # as an earlier version wrote it
+    assert stages.prune_one_shot(source, PRUNE, made) == made
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])

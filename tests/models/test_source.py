@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 from shared.models import CONFIGS, make_model
 from transformers import AutoModelForSequenceClassification
 
-from pruneonce import UserError, console
+from pruneonce import UserError, console, stages
 from pruneonce.data.readers import hub_faults
 from pruneonce.models import load_as_saved, load_encoder
 from pruneonce.models.architectures import prunable_names, prunable_weights
-from pruneonce.models.source import must_exist, read_config, stored_weights
+from pruneonce.models.source import hub_reason, must_exist, read_config, stored_weights
+from pruneonce.recipe import Prune
 from pruneonce.sparsity import inspect_model, inspect_module, verify
 
 
@@ -56,6 +57,25 @@ def test_an_inspection_counts_the_head(encoder, tmp_path):
     found = inspect_model(tmp_path / "task")
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert [layer.name for layer in found.layers] == [layer.name for layer in inspect_model(encoder).layers]
+
+
+def test_an_inspection_of_a_hub_id_has_its_provenance(encoder, tmp_path, monkeypatch):
+    """What `push` published is known again as ours; an encoder without provenance is from elsewhere."""
+    made = stages.prune_one_shot(encoder, Prune(steps=1, learning_rate=1, sparsity=0.5), tmp_path / "made")
+
+    def snapshot(name, allow_patterns):
+        files = {file for pattern in allow_patterns for file in made.glob(pattern)}
+        folder = tmp_path / name.replace("/", "--")
+        folder.mkdir()
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert inspect_model("someone/sparse").provenance["stage"] == "prune-one-shot"
+    (made / "pruneonce.json").unlink()
+    monkeypatch.setattr("pruneonce.models.loading.check_weights", lambda *_: None)
+    assert inspect_model("someone/other").provenance is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -111,6 +131,28 @@ def test_damage_is_one_line(look, what, message, encoder, tmp_path):
     damaged(folder, what)
     with pytest.raises(UserError, match=message):
         look(folder)
+
+
+@pytest.mark.parametrize(
+    ("offline", "message"),
+    [
+        ("1", "no folder here has this name, and the Hugging Face hub is switched off by HF_HUB_OFFLINE; correct the"),
+        (
+            "0",
+            "no folder here has this name, and the Hugging Face hub cannot be reached; correct the path, or go online",
+        ),
+    ],
+)
+def test_a_hub_that_gives_no_answer(offline, message, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    errors = [LocalEntryNotFoundError("cannot find it"), OSError("We couldn't connect to 'https://...'.\nCheck it.")]
+    errors += [type("ConnectError", (Exception,), {})("refused"), OSError("refused")]
+    errors[-1].__cause__ = errors[-2]
+    for error in errors:
+        assert hub_reason(error).startswith(message)
+    assert hub_reason(OSError("no such model\nlook again")) == "no such model"
 
 
 def test_asking_the_hub_is_said_once(monkeypatch, capsys, tmp_path):

@@ -26,6 +26,7 @@ from pruneonce.runs import pipeline
 from pruneonce.sparsity import apply_masks, magnitude_masks
 from pruneonce.stages.evaluate import Measured
 from pruneonce.tasks import kind_of
+from pruneonce.tasks.cuts import Cut
 from pruneonce.training import Trained
 
 ARCHITECTURES = {
@@ -84,9 +85,9 @@ def facts(job):
 def spy(monkeypatch):
     made = Spy()
     monkeypatch.setattr("pruneonce.training.train", made)
-    outcome = Units({"score": np.zeros(2)})
+    rest = (Units({"score": np.zeros(2)}), "", Cut(2, 0, 20, 0, 10))
     monkeypatch.setattr(stages, "evaluate", lambda model, task, **_: {"dev": {task.metric: 0.5}})
-    monkeypatch.setattr(stages, "measure", lambda model, task, **_: {"dev": Measured({task.metric: 0.5}, outcome, "")})
+    monkeypatch.setattr(stages, "measure", lambda model, task, **_: {"dev": Measured({task.metric: 0.5}, *rest)})
     monkeypatch.setattr(pipeline, "_conclude", lambda recipe, output: {})
     return made
 

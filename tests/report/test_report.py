@@ -128,9 +128,9 @@ def test_page_shows_every_arm_and_value(tmp_path: Path, summary: dict[str, Any])
 def test_best_marks_the_best_pruned_model(tmp_path: Path, summary: dict[str, Any]) -> None:
     summary["stages"] = []
     html = build(tmp_path, summary)
-    assert re.findall(r'<td class="best">([\d.]+)', html) == ["84.6", "82.1"]
+    assert re.findall(r'class="best">([\d.]+)', html) == ["84.6", "82.1"]
     next(r for r in summary["results"] if r["folder"] == "tasks/sentiment/gradual")["value"] = 0.86
-    assert re.findall(r'<td class="best">([\d.]+)', build(tmp_path, summary)) == ["86.0", "82.1"]
+    assert re.findall(r'class="best">([\d.]+)', build(tmp_path, summary)) == ["86.0", "82.1"]
 
 
 def test_page_stands_alone(tmp_path: Path, summary: dict[str, Any]) -> None:
@@ -251,19 +251,43 @@ def test_verdict_begins_with_sparse_int8_beside_dense_int8(summary: dict[str, An
     models = (*models, ("int8", "pruneonce", 0.8))
     cell = {"weights": "int8", "batch": 1, "length": "real"}
     rows = [{"model": model, "engine": engine, "milliseconds": ms, **cell} for model, engine, ms in models]
-    summary["benchmark"] = {"rows": rows}
-    assert verdict(summary)[1] == (
+    summary["benchmark"] = {"rows": rows, "machine": {"processor": "Zen 5", "threads": 2}}
+    assert verdict(summary)[0] == (
         "Beside dense int8 (99.9 % of the dense score, 23.0 MB, 1.90 ms in OpenVINO), sparse int8 has 97.0 % of the "
-        "dense score, 15.0 MB, 0.800 ms in pruneonce, over 2 tasks on average."
+        "dense score, 15.0 MB, 0.800 ms in pruneonce-runtime, over 2 tasks on average."
     )
-    assert verdict(summary)[-1].startswith("Int8 in pruneonce takes 0.800 ms"), "the sparse one, not the dense one"
+    assert verdict(summary)[-1].startswith("Int8 in pruneonce-runtime takes 0.800 ms"), (
+        "the sparse one, not the dense one"
+    )
+    assert verdict(summary)[1] == (
+        "Milliseconds of a text are those of each model's fastest engine on Zen 5, 2 threads."
+    )
+    rows[-1]["busy"] = True
+    assert " ms " not in verdict(summary)[0], "no time of one model alone"
     summary["results"] = [row for row in summary["results"] if row["task"] == "sentiment"]
     del summary["benchmark"]
-    assert verdict(summary)[1] == (
+    assert verdict(summary)[0] == (
         "Beside dense int8 (87.0 % accuracy, 23.0 MB), sparse int8 has 84.4 % accuracy, 15.0 MB."
     )
+    shipped = next(row for row in summary["results"] if row["arm"] == "int8")
+    shipped["against"] = {"dense-int8": {"value": -0.026, "low": -0.04, "high": 0.001}}
+    assert verdict(summary)[1] == (
+        "Accuracy differs by -2.6 points (95 % interval -4.0 to +0.1, on the same examples)."
+    )
     summary["results"] = [row for row in summary["results"] if row["arm"] != "int8"]
-    assert verdict(summary)[1].endswith("the sparse model has 84.6 % accuracy, 44.0 MB.")
+    assert verdict(summary)[0].endswith("the sparse model has 84.6 % accuracy, 44.0 MB.")
+
+
+def test_texts_that_are_cut_are_said(tmp_path: Path, summary: dict[str, Any]) -> None:
+    cut = {"cut": 1200, "texts": 5000, "share": 0.02, "most": 64, "unit": "questions"}
+    assert "are cut at" not in build(tmp_path, summary)
+    for one in summary["results"]:
+        one["cut"] = {**cut, "cut": 0}
+    assert "are cut at" not in build(tmp_path, summary)
+    for one in summary["results"]:
+        one["cut"] = cut
+    page = " ".join(build(tmp_path, summary).split())
+    assert "; 1,200 of 5,000 questions are cut at 64 tokens" in page
 
 
 def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
@@ -274,7 +298,7 @@ def test_sizes_are_shown(tmp_path: Path, summary: dict[str, Any]) -> None:
     assert rows[first : first + 5] == [["90.00"], [], ["43.00"], [], []]
     assert rows[first + 14 : first + 19] == [["15.00"], ["6.0x"], ["1.60"], ["26.9x"], ["2.0", "%"]]
     assert "Bars from 0: dense 90.0 MB, sparse 44.0 MB, int8 15.0 MB" in html
-    assert re.findall(r'<td class="best">([\d.]+)', html)[:2] == ["84.6", "82.1"], "of the models in fp32"
+    assert re.findall(r'class="best">([\d.]+)', html)[:2] == ["84.6", "82.1"], "of the models in fp32"
 
 
 def with_seeds(summary: dict[str, Any]) -> None:

@@ -39,6 +39,19 @@ def test_a_swapped_model_is_not_taken(card, message, encoder, recipe_values, tmp
         check_unchanged(run, tmp_path / "run")
 
 
+def test_other_modules_are_not_taken(encoder, recipe_values, tmp_path):
+    """Files that the key of a model from elsewhere does not cover; a run of an earlier version notes them late."""
+    model = shutil.copytree(encoder, tmp_path / "model")
+    (model / "1_Pooling").mkdir()
+    (model / "1_Pooling" / "config.json").write_text("{}")
+    run = recipe.validate(recipe.Recipe, {**recipe_values, "model": str(model)})
+    (tmp_path / "run").mkdir()
+    check_unchanged(run, tmp_path / "run")
+    (model / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    with pytest.raises(UserError, match=r"vocabulary and modules of .*: not what it was when the run"):
+        check_unchanged(run, tmp_path / "run")
+
+
 def test_a_run_of_an_earlier_version_goes_on(encoder, recipe_values, tmp_path):
     """Its inputs.json does not have the hash of the weights yet."""
     model = shutil.copytree(encoder, tmp_path / "model")

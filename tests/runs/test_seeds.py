@@ -21,6 +21,7 @@ from pruneonce.runs import pipeline
 from pruneonce.runs.layout import make_room_for_seeds
 from pruneonce.runs.summary import over_seeds
 from pruneonce.stages.evaluate import Measured
+from pruneonce.tasks.cuts import Cut
 
 RATES = [1e-3, 3e-3]
 ARMS = ["dense", "one-shot", "sparse", "int8"]
@@ -61,7 +62,8 @@ def measure(model, task, *, splits=None, cache=None):
     """The scores of `evaluate`; on the outcome by example no value hangs."""
     labels = np.arange(40) % 2
     outcome = Units({"predicted": labels, "label": labels}, labels, labels == labels)
-    return {split: Measured(scores, outcome, "") for split, scores in evaluate(model, task, splits=splits).items()}
+    rest = (outcome, "", Cut(2, 0, 20, 0, 10))
+    return {split: Measured(scores, *rest) for split, scores in evaluate(model, task, splits=splits).items()}
 
 
 @pytest.fixture(scope="module")

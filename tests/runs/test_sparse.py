@@ -98,6 +98,13 @@ def test_the_encoder_is_as_it_was_and_says_where_it_came_from(pruned, taken, for
     assert taken[1]["taken"] == {"source": str(foreign), **provenance["taken"]}
     page = (taken[0] / "report.html").read_text()
     assert "not made by pruneonce" in page
+    assert f"zeros; sha256 of the pattern {provenance['pattern']}" in page
+    was = f"{provenance['taken']['zeros']:.1%} zeros; sha256 of the pattern `{provenance['pattern']}`"
+    assert f"It was not made by pruneonce: {was}." in (taken[0] / "sparse/README.md").read_text()
+    card = (taken[0] / "tasks/mood/sparse/README.md").read_text()
+    assert "encoder made by pruneonce" in card
+    assert f"Its sparse encoder was not made by pruneonce: {was}." in card
+    assert "not made by" not in (pruned[0] / "tasks/mood/sparse/README.md").read_text()
     assert foreign.name in page
     assert "not made by pruneonce" not in (pruned[0] / "report.html").read_text()
 
@@ -165,7 +172,10 @@ def refused(values: Values, folder: Path) -> str:
 
 def test_a_dense_encoder_is_refused(pruning, encoder, tmp_path):
     message = refused(taking(pruning, encoder), tmp_path / "run")
-    assert message == f"{encoder} has 0.0% zeros in its encoder; `sparse` takes a pruned one"
+    assert message == (
+        f"{encoder} has 0.0% zeros in its encoder, and `sparse` takes a pruned one; to prune it, give it as `model`, "
+        "with `corpus` and `prune` in the place of `sparse`"
+    )
 
 
 def test_an_encoder_of_another_shape_or_with_other_tokens_is_refused(pruning, foreign, tokenizer, tmp_path):
@@ -199,12 +209,29 @@ def test_scattered_zeros_are_named_and_not_locked(foreign, tmp_path, capsys):
     assert check.scattered == [name]
 
 
-def test_a_converted_encoder_says_of_what(foreign, tmp_path):
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"source": "Somebody/sparse", "parents": ["hub:Somebody/sparse"]}, "Somebody/sparse"),
+        ({"source": "downloads/sparse", "parents": ["a hash"]}, "sparse"),
+        ({"source": "/mnt/sparse", "parents": ["a hash"]}, "sparse"),
+    ],
+    ids=["of the hub", "relative path", "absolute path"],
+)
+def test_a_converted_encoder_says_of_what(foreign, record, name, tmp_path):
     folder = shutil.copytree(foreign, tmp_path / "converted")
-    (folder / "pruneonce.json").write_text(json.dumps({"stage": "convert", "key": "k", "source": "Somebody/sparse"}))
+    (folder / "pruneonce.json").write_text(json.dumps({"stage": "convert", "key": "k", **record}))
     made = stages.take(folder, tmp_path / "sparse")
-    taken = json.loads((made / "pruneonce.json").read_text())["taken"]
-    assert taken["from"] == "not made by pruneonce, converted from Somebody/sparse"
+    provenance = json.loads((made / "pruneonce.json").read_text())
+    taken = provenance["taken"]
+    assert taken["from"] == f"not made by pruneonce, converted from {name}"
+    facts = f"{taken['zeros']:.1%} zeros; sha256 of the pattern `{provenance['pattern']}`"
+    card = (made / "README.md").read_text()
+    assert "made by pruneonce (" not in card
+    link = f"[{name}](https://huggingface.co/{name})" if "/" in name else name
+    assert f"It was not made by pruneonce, converted from {link}: {facts}." in card
+    assert stages.take(made, tmp_path / "again") == tmp_path / "again"
+    assert f"It was not made by pruneonce, converted from {link}" in (tmp_path / "again/README.md").read_text()
 
 
 def test_a_fine_tuned_model_gives_its_encoder(taken, tmp_path):

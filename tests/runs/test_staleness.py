@@ -164,7 +164,7 @@ def keys_of(tokenizer, tmp_path, monkeypatch):
     """Goes through a run of a recipe in a folder of its name; gives the key that each stage asks for, by its folder."""
     asked = {}
 
-    def finished(output, key):
+    def finished(output, key, *models):
         asked[output] = key
         output.mkdir(parents=True, exist_ok=True)
         training = {"steps": 0, "tokens": 0, "seconds": 0.0}

@@ -165,6 +165,22 @@ def test_real_texts_are_not_padded_alone_and_little_in_batches(models, tokenizer
     assert np.array_equal(pair["input_ids"], [tokenizer("the river", "a city")["input_ids"]])
 
 
+def test_real_texts_get_the_prompt_and_the_limit_of_the_model(models, tokenizer, tmp_path):
+    folder = shutil.copytree(models["fp32"], tmp_path / "model")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    notes = {"prompts": {"q": "the great "}, "default_prompt_name": "q"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(notes))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
+    (batch,) = _text_batches(folder, ["river stone city river stone"], 1, 16)
+    assert np.array_equal(batch["input_ids"], [tokenizer("the great river stone city")["input_ids"]])
+    (folder / "sentence_bert_config.json").write_text('{"unknown": 7}')  # which evaluation refuses
+    (batch,) = _text_batches(folder, ["river stone city"], 1, 16)
+    assert np.array_equal(batch["input_ids"], [tokenizer("river stone city")["input_ids"]])
+
+
 def test_mistakes(models):
     with pytest.raises(UserError, match=r"`lengths` is 512, but .* takes at most 128 tokens"):
         stages.benchmark({"m": models["fp32"]}, Benchmark(lengths=[512]))

@@ -224,8 +224,8 @@ def test_verify_finds_a_lost_zero(encoder, tmp_path):
         verify(sparse, encoder)
 
 
-def test_architectures_in_tests_are_those_supported():
-    assert set(ARCHITECTURES) == set(CONFIGS)
+def test_architectures_in_tests_are_supported():
+    assert set(CONFIGS) < set(ARCHITECTURES)  # for the others see tests/models
 
 
 def test_inspection_counts_like_the_file(encoder, tmp_path):

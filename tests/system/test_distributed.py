@@ -80,7 +80,7 @@ def whole_checkpoints(run):
 @pytest.mark.parametrize(
     ("number", "codes", "message"),
     [
-        (signal.SIGKILL, (1, -signal.SIGKILL), "another process of this run ended"),
+        (signal.SIGKILL, (70, -signal.SIGKILL), "another process of this run ended"),
         (signal.SIGTERM, (143, 143), "interrupted; run the same command again to go on"),  # all stop at one step
     ],
 )

@@ -46,6 +46,19 @@ def test_texts(examples):
     ]
 
 
+def test_the_account_is_kept_for_result_files(tmp_path, tokenizer):
+    rows = [{"text": text, "label": label} for label, text in enumerate([LONG, SHORT])]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    file = str(tmp_path / "rows.jsonl")
+    task = make_task({"kind": "classification", "train": file, "dev": file, "max_length": 8})
+    data = loaded.load(kind_of(task), tmp_path)
+    expected = {"cut": 1, "texts": 2, "share": 14 / 23, "most": 8, "unit": "texts"}
+    assert data.cut("dev", tokenizer).to_json() == expected
+    task = task.model_copy(update={"max_length": 32})
+    whole = loaded.load(kind_of(task), tmp_path).cut("dev", tokenizer).to_json()
+    assert whole == {"cut": 0, "texts": 2, "share": 0.0, "most": 32, "unit": "texts"}
+
+
 def test_pairs_and_rankings(examples):
     rows = [{"text": LONG, "text_pair": SHORT, "label": 1.0}, {"text": "a", "text_pair": SHORT, "label": 0.0}]
     _, lines = examples("regression", rows, text_pair="text_pair")

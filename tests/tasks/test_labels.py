@@ -256,6 +256,13 @@ def test_quantizing_a_model_in_another_order_is_refused(nli, tmp_path):
         stages.quantize(nli[0], task, Quantize(**ONE_STEP), tmp_path / "int8", teacher=nli[0])
 
 
+def test_quantizing_a_model_of_other_classes_is_refused(nli, tmp_path):
+    data = written(tmp_path / "data.jsonl", ["good", "bad"], TEXTS[:2])
+    task = Classification(train=data, dev=data)
+    with pytest.raises(UserError, match=r"has the labels 'contradiction', .*, the task has 'bad', 'good'; give"):
+        stages.quantize(nli[0], task, Quantize(**ONE_STEP), tmp_path / "int8", teacher=nli[0])
+
+
 def test_training_says_its_labels(encoder, tmp_path, capsys):
     data = written(tmp_path / "data.jsonl", ["Good", "good", "bad"] * 20)
     stages.finetune(encoder, Classification(train=data, dev=data), Training(**ONE_STEP), tmp_path / "out")

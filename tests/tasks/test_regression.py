@@ -90,6 +90,8 @@ def test_numbers_of_the_hub(tmp_path, monkeypatch):
         (rated(1, None), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not null"),
         (rated(1, "good"), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not \"good\""),
         (rated(1, ""), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not \"\""),
+        (rated(1, "1_000"), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not \"1_000\"; write it as 1000"),
+        (rated(1, "\uff13.5"), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not .*; write it as 3\.5"),
         (rated(1, True), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not true"),
         (rated(1, [2]), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not \[2\]"),
         (rated(1, float("nan")), {}, r"dev\.jsonl, line 2: 'label' has to be a number, not NaN"),

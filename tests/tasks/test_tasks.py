@@ -158,7 +158,12 @@ def test_labels(tmp_path, make, train, settings, names, numbers):
         ),
         ([0, 1], [None, None], {}, r"dev\.jsonl is unlabelled"),
         ([0, True], [0], {}, r"train\.jsonl, line 2: a label has to be a name or a whole number, not true"),
-        ([0, 1], [0, 1.0], {}, r"dev\.jsonl, line 2: a label has to be a name or a whole number, not 1\.0"),
+        (
+            [0, 1],
+            [0, 1.0],
+            {},
+            r"dev\.jsonl, line 2: a label has to be a name or a whole number, not 1\.0; write 1, without",
+        ),
         ([0, None], [0], {}, r"train\.jsonl, line 2: a label has to be a name or a whole number, not null"),
         ([0, [1]], [0], {}, r"train\.jsonl, line 2: a label has to be a name or a whole number, not \[1\]"),
         (

@@ -211,7 +211,7 @@ public:
         threads_ = make_threads(threads);
     }
 
-    auto forward(Vector<int32_t> ids, Vector<int32_t> offsets, nb::object given_types) {
+    auto run(Vector<int32_t> ids, Vector<int32_t> offsets, nb::object given_types, Threads& threads, Seconds* seconds) {
         const int32_t* types = nullptr;
         if (!given_types.is_none()) {
             auto array = nb::cast<Vector<int32_t>>(given_types);
@@ -233,9 +233,22 @@ public:
         auto result = array_of(hidden, tokens, size_t(hidden_));
         {
             nb::gil_scoped_release release;
-            if (texts > 0) engine_->forward(id, offset, types, texts, hidden, *threads_);
+            if (texts > 0) engine_->forward(id, offset, types, texts, hidden, threads, seconds);
         }
         return result;
+    }
+
+    auto forward(Vector<int32_t> ids, Vector<int32_t> offsets, nb::object types) {
+        return run(ids, offsets, types, *threads_, nullptr);
+    }
+
+    std::vector<std::pair<std::string, double>> seconds(Vector<int32_t> ids, Vector<int32_t> offsets, nb::object types) {
+        Seconds seconds{};
+        Alone alone;
+        run(ids, offsets, types, alone, &seconds);
+        std::vector<std::pair<std::string, double>> rows;
+        for (size_t i = 0; i < seconds.size(); ++i) rows.emplace_back(OPERATIONS[i], seconds[i]);
+        return rows;
     }
 
     std::vector<std::tuple<std::string, std::string, int, int, double, double, double>> choices() const {
@@ -291,10 +304,13 @@ NB_MODULE(_native, m) {
         for (const InstructionSet& set : instruction_sets())
             if (set.is_here()) names.emplace_back(set.name);
         return names;
-    }, "Names of the instruction sets that were compiled in and that this processor has, the fastest first.");
+    }, "Names of the instruction sets that were compiled in and that this processor has; the first is taken.");
+    m.def("peak", [](const std::string& instructions) { return set_of(instructions).peak(); }, nb::arg("instructions") = "",
+          "Products of two integers that a core does in a second, and adds up, if it does nothing else.");
     nb::class_<NativeEncoder>(m, "Encoder")
         .def(nb::init<nb::handle, const std::string&, int>(), nb::arg("encoder"), nb::arg("instructions") = "", nb::arg("threads") = 1)
         .def("forward", &NativeEncoder::forward, nb::arg("ids"), nb::arg("offsets"), nb::arg("types").none())
+        .def("seconds", &NativeEncoder::seconds, nb::arg("ids"), nb::arg("offsets"), nb::arg("types").none())
         .def("choices", &NativeEncoder::choices)
         .def_prop_ro("instructions", &NativeEncoder::instructions)
         .def_prop_ro("threads", &NativeEncoder::threads);

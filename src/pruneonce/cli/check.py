@@ -25,7 +25,7 @@ CHECKED = {name: option for name, option in MEASURED.items() if name not in ("pr
 @app.command(
     epilog="Example: [cyan]pruneonce check int8 --data test.jsonl --budget 1%[/cyan]\n\n"
     "Example: [cyan]pruneonce check int8.pruneonce --against dense --data test.jsonl --budget 0.5pt[/cyan]\n\n"
-    "The exit code is 0 within the budget, 1 above it, 2 after a mistake.",
+    "The exit code is 0 within the budget, 1 above it, 2 after a mistake, 70 after a bug in pruneonce.",
 )
 @takes_task(CHECKED)
 def check(

@@ -53,10 +53,14 @@ app.add_typer(cli_recipes.app, name="recipes")
 app.add_typer(cli_methods.app, name="methods")
 
 
+FAILED = os.EX_SOFTWARE  # 70; a verb's own "no", such as a loss above the budget, is 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    The code is 2 for the user's mistakes, 1 for ours, and 130 or 143 after SIGINT or SIGTERM.
+    The code is 1 where a verb answers "no", 2 for the user's mistakes, 70 for ours and for the loss of another process
+    of the run, and 130 or 143 after SIGINT or SIGTERM.
     """
     typed = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in typed or bool(os.environ.get("PRUNEONCE_DEBUG"))
@@ -90,12 +94,12 @@ def main(arguments: list[str] | None = None) -> int:
     except ToldByFirstError:
         return 2
     except LostProcessError as error:
-        return _fail(str(error), 1, debug)
+        return _fail(str(error), FAILED, debug)
     except (UserError, TyperException, OSError, SafetensorError) as error:
         return _fail(_line(error), 2, debug)
     except Exception as error:
         hint = "" if debug else "; run it again with --debug for the details"
-        return _fail(f"{type(error).__name__}: {error} (this is a bug in pruneonce{hint})", 1, debug)
+        return _fail(f"{type(error).__name__}: {error} (this is a bug in pruneonce{hint})", FAILED, debug)
 
 
 def _line(error: Exception) -> str:

@@ -212,6 +212,8 @@ def totals(inspection: Inspection) -> Table:
     table.add_row("model", f"{inspection.model:.2%} of all {inspection.parameters:,} parameters")
     table.add_row("bytes", f"{inspection.bytes:,}")
     table.add_row("pattern", inspection.pattern)
+    if inspection.tokenizer is False:
+        table.add_row("tokenizer", "none: copy its files (tokenizer.json, tokenizer_config.json) into the folder")
     made = f"{provenance.get('stage', 'unknown')} from {provenance.get('source', 'unknown')}" if provenance else None
     table.add_row("made by", shown(made) if made else "not pruneonce")
     return table

@@ -56,6 +56,11 @@ def _of_lines(path: Path) -> Iterator[tuple[int, Any, str]]:
             except RecursionError:
                 raise _too_deep(f"{path}, line {number}") from None
             except ValueError as error:
+                if isinstance(error, json.JSONDecodeError) and line[0] == "{" and error.pos >= len(line):
+                    raise UserError(
+                        f"{path}, line {number}: the object does not end on its line; write each object on a line of "
+                        "its own (`jq -c . FILE` does), or all as one list"
+                    ) from None
                 raise UserError(f"{path}, line {number}: broken JSON, {error}") from None
 
 
@@ -156,6 +161,10 @@ def _check(row: dict[str, Any], columns: Collection[str], text: str, at: str) ->
     """Raise a `UserError` where a value of `columns` is not what it seems."""
     if isinstance(row, Twice) and (twice := [name for name in columns if name in row.names]):
         raise UserError(f"{at}: {twice[0]!r} is given twice; keep one of the two values")
+    if text.count("{") > 1:  # there are objects within
+        for column in columns:
+            if name := _twice_within(row.get(column)):
+                raise UserError(f"{at}, {column!r}: {name!r} is given twice; keep one of the two values")
     may_be_deep = text.count("[") + text.count("{") > DEEPEST
     has_halves = HALF.search(text) is not None
     if not may_be_deep and not has_halves:
@@ -172,6 +181,29 @@ def _check(row: dict[str, Any], columns: Collection[str], text: str, at: str) ->
                 f"{at}: {column!r} is not valid Unicode, {half!r} is half of a character; take it out, or write the "
                 "whole character"
             ) from None
+
+
+def _twice_within(value: Any) -> str | None:
+    """Return a key that an object within a value has twice; None: there is none. `DEEPEST` levels are looked at."""
+    level = [value]
+    for _ in range(DEEPEST):
+        if twice := next((one for one in level if isinstance(one, Twice)), None):
+            return min(twice.names)
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for values in inner for one in values if isinstance(one, dict | list)]
+    return None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Object of a JSON value that is read as a whole, as `object_pairs_hook` of the `json` module.
+
+    Raises:
+        ValueError: a key comes twice.
+    """
+    value = _object(pairs)
+    if isinstance(value, Twice):
+        raise ValueError(f"{min(value.names)!r} is given twice in one object; keep one of the two values")
+    return value
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

@@ -13,6 +13,7 @@ from pruneonce.engines import onnxruntime, openvino, pytorch, runtime
 from pruneonce.engines.engine import Engine
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
+from pruneonce.wording import listed
 
 if TYPE_CHECKING:
     from pruneonce.engines.session import Session
@@ -64,7 +65,11 @@ def open_file(file: Path, engine: str, threads: int | None = None, *, exact: boo
 
 
 def engine_of(folder: str | Path) -> str | None:
-    """Return the engine that an exported folder or a packed file is for; None for a model folder, which fits any."""
+    """Return the engine that an exported folder or a packed file is for; None for a model folder, which fits any.
+
+    Raises:
+        UserError: the folder has no weights, only exports in folders of their own, as `export --into` makes it.
+    """
     from pruneonce.storage.container import place_of  # imports torch
 
     if place_of(folder):
@@ -72,7 +77,11 @@ def engine_of(folder: str | Path) -> str | None:
     if list(Path(folder).glob(WEIGHTS)):
         return None
     reading = {name: FORMATS[engine.format].file for name, engine in ENGINES.items() if engine.format is not None}
-    return next((name for name, file in reading.items() if (Path(folder) / file).is_file()), None)
+    own = next((name for name, file in reading.items() if (Path(folder) / file).is_file()), None)
+    inside = [f"{folder}/{name}" for name, one in FORMATS.items() if (Path(folder) / name / one.file).is_file()]
+    if own is None and inside:
+        raise UserError(f"{folder} holds exports and no weights; give {listed(inside, 'or')}")
+    return own
 
 
 def require(engine: str) -> Engine:

@@ -111,7 +111,7 @@ def _packed(source: str | Path, scratch: Path) -> Path:
 
 ENGINE = Engine(
     name="pruneonce",
-    title="pruneonce",
+    title="pruneonce-runtime",
     library="pruneonce_runtime",
     open=open_model,
     extra="runtime",

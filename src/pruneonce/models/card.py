@@ -20,10 +20,11 @@ from pruneonce.console import console
 from pruneonce.errors import UserError
 from pruneonce.models.certificate import certificate_block
 from pruneonce.models.clients import Usage, head_of, usage_blocks
-from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of
+from pruneonce.models.lineage import Lineage, Scored, hub_data, lineage_of, task_of, zeros_from_elsewhere
 from pruneonce.models.pooling import Pooling
 from pruneonce.models.text_settings import default_prompt
 from pruneonce.system import durable
+from pruneonce.wording import shown
 
 CARD = "README.md"
 # Settings of a stage that the card shows; `pruneonce.json` has all.
@@ -55,7 +56,14 @@ class Carded:
 
     @cached_property
     def task(self) -> Scored | None:
-        return task_of(self.folder.with_name(self.folder.name.removesuffix(".partial")))
+        own = task_of(self.folder.with_name(self.folder.name.removesuffix(".partial")))
+        return own or (task_of(self.exported) if self.exported else None)
+
+    @cached_property
+    def exported(self) -> Path | None:
+        """Folder of the model that this folder is an export of; None where it is no export, or that one is gone."""
+        is_export = [record.get("stage") for record in self.lineage.records[:1]] == ["export"]
+        return self.lineage.folders[0] if is_export and self.lineage.folders else None
 
     @cached_property
     def class_name(self) -> str:
@@ -93,6 +101,11 @@ class Carded:
     def sparsity(self) -> float | None:
         """Share of zeros in the encoder's Linear weights; None where it is not recorded."""
         return next((record["sparsity"]["encoder"] for record in self.lineage.records if "sparsity" in record), None)
+
+    @cached_property
+    def elsewhere(self) -> dict[str, Any] | None:
+        """What the sparse encoder was whose zeros the model has; None where pruneonce made them."""
+        return zeros_from_elsewhere(self.lineage.records)
 
     @cached_property
     def pooling(self) -> Pooling | None:
@@ -143,11 +156,19 @@ def _bits(settings: Any) -> int | None:
 def _introduction(model: Carded) -> str:
     weights = f"its weights are {model.weights}"
     zeros = "" if model.sparsity is None else f"{model.sparsity:.1%} of the encoder's Linear weights are zero, and "
-    base = f" It was made from [{model.lineage.hub_id}](https://huggingface.co/{model.lineage.hub_id})."
-    return (
-        f"A Transformer encoder made by pruneonce ([Prune Once for All](https://arxiv.org/abs/2111.05754)): {zeros}"
-        f"{weights}.{base if model.lineage.hub_id else ''}"
-    )
+    made = " made by pruneonce ([Prune Once for All](https://arxiv.org/abs/2111.05754))"
+    hub_id = model.lineage.hub_id
+    link = f"[{hub_id}](https://huggingface.co/{hub_id})"
+    base = f" It was made from {link}." if hub_id else ""
+    if model.elsewhere:
+        maker, encoder = shown(model.elsewhere["from"]), "Its sparse encoder"
+        if model.lineage.records[0].get("stage") in ("convert", "take"):
+            made, encoder = "", "It"
+        if hub_id and hub_id in maker:
+            maker, base = maker.replace(hub_id, link), ""
+        pattern = f"{model.elsewhere['zeros']:.1%} zeros; sha256 of the pattern `{model.elsewhere['pattern']}`"
+        base = f" {encoder} was {maker}: {pattern}.{base}"
+    return f"A Transformer encoder{made}: {zeros}{weights}.{base}"
 
 
 def _how_it_was_made(model: Carded) -> str:
@@ -198,8 +219,13 @@ BLOCKS: list[Callable[[Carded], str]] = [_introduction, _scores, _certificate, _
 
 
 def _metadata(model: Carded) -> ModelCardData:
-    before = _data_of(model.folder / CARD)
-    inherited = {name: before.get(name) for name in INHERITED}
+    own = _data_of(model.folder / CARD)
+    before = {**(_data_of(model.exported / CARD) if model.exported else {}), **own}
+    cards = [before, *(_data_of(place / CARD) for place in model.lineage.folders)]
+    # The name of a license and its link are those of the card that has the license.
+    licensed = next((card for card in cards if card.get("license") is not None), before)
+    language = next((card["language"] for card in cards if card.get("language") is not None), None)
+    inherited = {**{name: licensed.get(name) for name in INHERITED}, "language": language}
     inherited |= {name: value for name, value in _original(model).items() if name in INHERITED}
     tags = ["pruneonce", *(["sparse"] if model.sparsity else []), *([model.weights] if model.weights != "fp32" else [])]
     base = model.lineage.hub_id or before.get("base_model")

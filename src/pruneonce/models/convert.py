@@ -44,6 +44,7 @@ from pruneonce.models.source import (
     INDEX,
     OUTER,
     PICKLE,
+    PICKLES,
     WEIGHTS,
     Stored,
     checked,
@@ -56,7 +57,6 @@ from pruneonce.models.source import (
 from pruneonce.system.durable import file_hash, read_json, write_json
 from pruneonce.wording import first_line
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Pickles beside a model that are not its weights.
 OTHER = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states).*")
 # Files about a model: its tokenizer and its modules of sentence-transformers. All are data.
@@ -95,6 +95,11 @@ class Foreign:
         names = sorted(file for file in self.about.iterdir() if file.suffix in ABOUT and file.is_file())
         weights = [(file.suffix, file_hash(file)) for file in self.files]
         return key_of(weights, [(file.name, file_hash(file)) for file in names])
+
+    @property
+    def parent(self) -> str:
+        """Key of the model as an input, as `content_key` has it for hub ids."""
+        return self.key if Path(self.name).exists() else f"hub:{self.name}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import nn
 
 from pruneonce.models.card import write_card
 from pruneonce.models.loading import load_tokenizer
-from pruneonce.models.provenance import LIBRARIES, METRICS, PROVENANCE, SHA256
+from pruneonce.models.provenance import CONFIGURATION, LIBRARIES, METRICS, PROVENANCE, SHA256, configuration_of
 from pruneonce.models.sentence_transformers import copy_sentence_transformer, type_for
 from pruneonce.models.source import weights_hash
 from pruneonce.system import durable, locks
@@ -54,8 +54,8 @@ def save_model(
         load_tokenizer(source).save_pretrained(folder)
         copy_sentence_transformer(source, folder, type_for(model.config))
         versions = {name: version(name) for name in LIBRARIES}
-        record = {**provenance, "versions": versions, SHA256: weights_hash(folder)}
-        write_json(record, folder / PROVENANCE)
+        hashes = {SHA256: weights_hash(folder), CONFIGURATION: configuration_of(folder)}
+        write_json({**provenance, "versions": versions, **hashes}, folder / PROVENANCE)
         write_json(dict(metrics), folder / METRICS)
         write_card(folder)
         publish_folder(output)

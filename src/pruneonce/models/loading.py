@@ -7,6 +7,7 @@ random numbers; here only a head, a pooler and tied weights may be missing.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
@@ -40,6 +42,7 @@ from pruneonce.models.source import (
     CONFIG,
     Stored,
     checked,
+    hub_reason,
     local_files,
     must_exist,
     not_finite,
@@ -47,8 +50,9 @@ from pruneonce.models.source import (
     read_config,
     reading,
     stored_weights,
+    unread_type,
 )
-from pruneonce.wording import first_line
+from pruneonce.wording import as_in_file, first_line
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -64,6 +68,14 @@ UNREAD = {
     **UNMERGED,
     "distance_embedding": "transformers has no relative positions for this architecture any more; give another model",
 }
+
+
+class MissingWeightsError(UserError):
+    """Error for a model without all weights; `names` are those that are missing, as in the model."""
+
+    def __init__(self, message: str, names: list[str]):
+        super().__init__(message)
+        self.names = names
 
 
 def load_model(auto_class: Any, source: str | Path, **config: Any) -> Any:
@@ -93,7 +105,8 @@ def load_reporting(auto_class: Any, source: str | Path, **config: Any) -> tuple[
         configuration = config_of(read_config(folder), source, **config)
         stored = stored_weights(folder)
         shapes = {name: weight.shape for name, weight in stored.items()}
-        model, missing = build(auto_class, configuration, shapes, lambda: read_weights(stored), str(source))
+        with _types_named(folder):
+            model, missing = build(auto_class, configuration, shapes, lambda: read_weights(stored), str(source))
         model.config.name_or_path = str(source)
     logger.debug("%s loaded from %s", type(model).__name__, source)
     return model, missing
@@ -116,9 +129,19 @@ def check_weights(source: str | Path, auto_class: Any = AutoModel) -> Any:
         folder = local_files(source)
         is_as_written(folder)
         shapes = {name: weight.shape for name, weight in stored_weights(folder).items()}
-        model = outline(auto_class, config_of(read_config(folder), source), shapes, str(source))
-        fit(model, shapes, str(source))
+        with _types_named(folder):
+            model = outline(auto_class, config_of(read_config(folder), source), shapes, str(source))
+            fit(model, shapes, str(source))
     return model
+
+
+@contextmanager
+def _types_named(folder: Path) -> Generator[None, None, None]:
+    """Say of weights that seem to be missing if they are there as numbers of a type that is not read."""
+    try:
+        yield
+    except MissingWeightsError as error:
+        raise unread_type(folder, error.names) or error from None
 
 
 def build(
@@ -163,7 +186,8 @@ def outline(auto_class: Any, config: PreTrainedConfig, shapes: Shapes, where: st
     """
     layers = getattr(config, "num_hidden_layers", 0)
     if layers > len(shapes):
-        raise UserError(f"{where} has {len(shapes)} weights in all, and its {CONFIG} asks for {layers} layers")
+        message = f"{where} has {len(shapes)} weights in all, and its {CONFIG} asks for {layers} layers"
+        raise MissingWeightsError(message, [])
     is_class = isinstance(auto_class, type) and issubclass(auto_class, PreTrainedModel)
     make = auto_class._from_config if is_class else auto_class.from_config
     with torch.device("meta"), no_init_weights():  # numbers for them can take forever, as sinusoidal positions do
@@ -308,9 +332,10 @@ def _check_missing(model: Any, missing: set[str], others: list[str], where: str)
             raise UserError(f"{where} has no weights for {lacking[0]}, but parts of it; {remedy}")
     more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
     instead = f"; it has {others[0]} instead" if others else ""
-    raise UserError(
+    raise MissingWeightsError(
         f"{where} has no weights for {lacking[0]}{more}, which would be random{instead}; save the whole model anew, "
-        f"with its own {CONFIG}"
+        f"with its own {CONFIG}",
+        lacking,
     )
 
 
@@ -471,11 +496,32 @@ def config_of(values: Mapping[str, Any], source: str | Path, **changes: Any) -> 
             )
         raise UserError(f"transformers has no architecture {model_type!r}, the `model_type` in {CONFIG}")
     known = {name: value for name, value in values.items() if name != "auto_map"}
-    config = CONFIG_MAPPING[model_type].from_dict(known, **changes)
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(known, **changes)
+    except StrictDataclassFieldValidationError as error:
+        raise _wrong_value(known, error, f"{source}/{CONFIG}") from None
     if roles := given_in(known):
         setattr(config, KEY, roles)  # saved with each model that is made of this one
     config.name_or_path = str(source)
     return config
+
+
+def _wrong_value(values: Mapping[str, Any], error: StrictDataclassFieldValidationError, file: str) -> UserError:
+    """The error for a value that transformers does not take for a key of a configuration."""
+    found = re.search(r"field '(\w+)'", str(error))
+    name = found[1] if found else ""
+    if name not in values:
+        return UserError(f"{file} is damaged: {' '.join(str(error).split())}")
+    value = values[name]
+    try:
+        is_number = isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        is_number = False
+    if is_number:
+        return UserError(f"{file}: `{name}` is the text {as_in_file(value)}; write it as a number, without quotes")
+    return UserError(
+        f"{file}: `{name}` cannot be {as_in_file(value)}: {first_line(error.__cause__ or error)}; correct it"
+    )
 
 
 @contextmanager
@@ -493,7 +539,7 @@ def _loading(what: str, source: str | Path) -> Generator[None, None, None]:
                 f"cannot {what} from {source}: it wants to run code of its own, which pruneonce never does; use "
                 "a model of an architecture that transformers has"
             ) from error
-        raise UserError(f"cannot {what} from {source}: {first_line(error)}") from error
+        raise UserError(f"cannot {what} from {source}: {hub_reason(error)}") from error
 
 
 def without_dropout(config: Any, dropout: float | None) -> dict[str, float]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,13 +20,15 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from pruneonce.console import asking_hub
+from pruneonce.console import asking_hub, is_offline
 from pruneonce.errors import UserError
 from pruneonce.system.durable import read_json
 from pruneonce.wording import first_line
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone
+PROVENANCE = "pruneonce.json"
+PICKLE = "pytorch_model.bin"  # read by `pruneonce convert` alone, as all of `PICKLES`
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Bounds of the numbers in a configuration.
 MOST, MOST_LAYERS, MOST_LABELS = 1 << 20, 1000, 1 << 17
 FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -35,6 +38,10 @@ WRAPPERS = re.compile(r"^(?:module\.|(?:\d+\.)?auto_model\.)+")
 OUTER = "model."  # a wrapper if all names have it; else the base model of a head
 # Keys of a configuration that name code, or settings of the machine rather than of the model.
 IMPLEMENTATION = re.compile(r"_?\w+_implementation(_internal)?")
+# Errors without an answer of the hub, by the names of their classes and by transformers' texts.
+AWAY = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ReadTimeout"}
+AWAY_TEXTS = ("couldn't connect to", "outgoing traffic has been disabled")
+DEEPEST = 20  # errors within an error
 PIECE = 1 << 22  # bytes that are read at once
 HARMLESS = ("eager", "sdpa")  # implementations inside transformers and PyTorch
 MACHINE = {
@@ -99,12 +106,27 @@ def local_files(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
+        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, "model*.safetensors", INDEX, PROVENANCE]))
     except Exception as error:  # the hub is away, or has no such model
-        raise UserError(f"cannot load a model from {source}: {first_line(error)}") from error
+        raise UserError(f"cannot load a model from {source}: {hub_reason(error)}") from error
     if (folder / CONFIG).is_file() and not has_files(folder, WEIGHTS):
         raise UserError(f"{source} has no safetensors weights; where it has {PICKLE}, {converting(source)}")
     return folder
+
+
+def hub_reason(error: BaseException) -> str:
+    """Reason in one line why the hub gives no model: an error of huggingface_hub, or of transformers around it."""
+    chain: list[BaseException] = []
+    inner: BaseException | None = error
+    while inner is not None and len(chain) < DEEPEST:
+        chain.append(inner)
+        inner = inner.__cause__ or inner.__context__
+    if not any(type(one).__name__ in AWAY or any(text in str(one) for text in AWAY_TEXTS) for one in chain):
+        return first_line(error)
+    where = "no folder here has this name, and the Hugging Face hub"
+    if is_offline():
+        return f"{where} is switched off by HF_HUB_OFFLINE; correct the path, or unset HF_HUB_OFFLINE to download it"
+    return f"{where} cannot be reached; correct the path, or go online"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -191,6 +213,27 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
                 if tensor.get_dtype() in FLOATS:
                     weights[name] = Stored(file, name, tuple(tensor.get_shape()), tensor.get_dtype())
     return {short: _masked(weights, name, mask) for short, (name, mask) in unwrapped(weights, str(folder)).items()}
+
+
+def unread_type(folder: Path, wanted: Collection[str]) -> UserError | None:
+    """The error for a model that has a weight, but as numbers of a type that is not read; None where it has none.
+
+    Args:
+        folder: of the model.
+        wanted: names of weights without floating-point numbers, as in the model; empty: any weight counts.
+    """
+    for file in weight_files(folder):
+        with reading(file), safe_open(file, framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                dtype = opened.get_slice(name).get_dtype()
+                ending = name.rpartition(".")[2]
+                is_wanted = any(name.endswith(one) or one.endswith(f".{name}") for one in wanted)
+                if dtype not in FLOATS and (is_wanted or (not wanted and ending in ("weight", "bias"))):
+                    return UserError(
+                        f"{folder} has {name} as {dtype}, which is not read as a weight: another library quantized it; "
+                        "give the model before it was quantized, or save it as float32"
+                    )
+    return None
 
 
 def _masked(weights: dict[str, Stored], name: str, mask: str | None) -> Stored:
@@ -294,7 +337,8 @@ def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
     if index is None:
         if weights == WEIGHTS and has_files(folder, PICKLE):
             raise UserError(f"{folder} has no safetensors weights, only {PICKLE}; {converting(folder)}")
-        raise UserError(f"cannot load a model from {folder}: it has no {weights}; save the model anew")
+        elsewhere = f", or where another file has the weights, {converting(folder)}" if weights == WEIGHTS else ""
+        raise UserError(f"cannot load a model from {folder}: it has no {weights}; save the model anew{elsewhere}")
     named = index.get("weight_map") if isinstance(index, dict) else None
     names = list(named.values()) if isinstance(named, dict) else []
     if not names or not all(isinstance(n, str) and Path(n).name == n and (folder / n).is_file() for n in names):
@@ -309,7 +353,7 @@ def has_files(folder: Path, weights: str) -> bool:
 
 def converting(source: str | Path) -> str:
     """The command that makes a folder with safetensors of a model without them, for messages."""
-    return f"`pruneonce convert {source} DEST` makes a folder of it"
+    return f"`pruneonce convert {shlex.quote(str(source))} DEST` makes a folder of it"
 
 
 @contextmanager
@@ -336,6 +380,8 @@ def must_exist(source: str | Path) -> None:
     path = Path(source)
     if path.is_dir() and not (path / CONFIG).is_file():
         raise UserError(f"{text} is not a model folder: it has no {CONFIG}")
+    if path.is_file() and path.suffix in (*PICKLES, ".safetensors"):
+        raise UserError(f"{text} is a file of weights, and no model folder; {converting(source)}")
     if looks_local and not path.is_dir():
         raise UserError(f"no model folder at {text}")
     if not path.is_dir():

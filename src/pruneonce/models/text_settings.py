@@ -18,6 +18,7 @@ from pruneonce.models.sentence_transformers import (
     local_folder,
     type_noted,
 )
+from pruneonce.models.source import hub_reason
 from pruneonce.system import durable
 from pruneonce.wording import as_in_file, listed
 
@@ -103,7 +104,7 @@ def folder_of(source: str | Path) -> Path:
     try:
         return local_folder(source)
     except OSError as error:
-        raise UserError(f"cannot read how {source} makes its vectors: {error}".splitlines()[0]) from None
+        raise UserError(f"cannot read how {source} makes its vectors: {hub_reason(error)}") from None
 
 
 def notes_of(folder: Path) -> dict[str, Any]:

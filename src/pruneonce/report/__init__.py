@@ -66,7 +66,7 @@ def _clean(value: Any) -> Any:
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """Return the results in a few plain sentences: how sparse, how good, and whether a rival does better."""
+    """Return the results in a few plain sentences: beside dense int8, how sparse, how good, and beside rivals."""
     results = _by_task(summary)
     sentences = []
     encoder = (summary.get("sparsity") or {}).get("encoder")
@@ -84,8 +84,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         )
     opening = "; ".join(sentences)
     timed = (summary.get("benchmark") or {}).get("rows") or []
-    lines = [opening[0].upper() + opening[1:] + "."] if opening else []
-    lines += beside.sentences(results, timed)
+    lines = beside.sentences(results, summary.get("benchmark"))  # what pruning adds to int8 comes first
+    lines += [opening[0].upper() + opening[1:] + "."] if opening else []
     lines += _quantized(results)
     against_rivals = [_against(rival, results) for rival in RIVALS]
     against_rivals.sort(key=lambda outcome: not outcome[0])  # bad news first
@@ -277,7 +277,10 @@ def _arm_of(stage: Mapping[str, Any]) -> str:
 
 def _taken(taken: Mapping[str, Any] | None) -> str | None:
     """Return where a sparse encoder that the run did not prune came from."""
-    return f"{taken['source']}, {taken['from']}, {percent(taken['zeros'])} zeros" if taken else None
+    if not taken:
+        return None
+    zeros = f"{percent(taken['zeros'])} zeros; sha256 of the pattern {taken['pattern']}"
+    return f"{taken['source']}, {taken['from']}, {zeros}"
 
 
 def _provenance(summary: Mapping[str, Any]) -> dict[str, str]:

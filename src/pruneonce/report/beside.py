@@ -14,15 +14,19 @@ from pruneonce.wording import milliseconds, percent, readable
 OURS = [*(name for name, arm in ARMS.items() if arm.role == "quantized"), SPARSE]
 
 
-def sentences(results: Results, timed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each quantized baseline: score, bytes and milliseconds beside the quantized sparse model.
+def sentences(results: Results, benchmark: Mapping[str, Any] | None) -> list[str]:
+    """Return sentences on each quantized baseline beside the quantized sparse model: score, bytes and milliseconds.
 
-    Milliseconds are those of each model in its fastest engine; they are left out where the machine was busy.
+    Of a single task the difference of the scores follows, with its paired interval, and the processor of the times.
+
+    Milliseconds are those of each model in its fastest engine; they are left out where the machine was
+    busy while either was timed.
 
     Args:
         results: of a summary.
-        timed: rows of its benchmark.
+        benchmark: that of the summary; None where nothing was timed.
     """
+    timed = (benchmark or {}).get("rows") or []
     lines = []
     for baseline in speed.BASELINES:
         ours = next((arm for arm in OURS if any({arm, baseline} <= arms.keys() for arms in results.values())), None)
@@ -30,9 +34,15 @@ def sentences(results: Results, timed: Sequence[Mapping[str, Any]]) -> list[str]
             continue
         both = {task: arms for task, arms in results.items() if {ours, baseline} <= arms.keys()}
         title = ARMS[ours].title if ours == SPARSE else f"sparse {ARMS[ours].title}"
-        theirs, our_figures = (", ".join(_figures(both, arm, timed)) for arm in (baseline, ours))
+        comparable = timed if all(speed.fastest(timed, arm) for arm in (baseline, ours)) else []
+        theirs, our_figures = (", ".join(_figures(both, arm, comparable)) for arm in (baseline, ours))
         over = "" if len(both) == 1 else f", over {len(both)} tasks on average"
         lines.append(f"Beside {ARMS[baseline].title} ({theirs}), {title} has {our_figures}{over}.")
+        details = [_difference(arms[ours], baseline) for arms in both.values()] if len(both) == 1 else []
+        if comparable:
+            details.append(_processor((benchmark or {}).get("machine") or {}))
+        if text := "; ".join(filter(None, details)):
+            lines.append(f"{text[0].upper()}{text[1:]}.")
     return lines
 
 
@@ -49,3 +59,25 @@ def _figures(results: Results, arm: str, timed: Sequence[Mapping[str, Any]]) -> 
     size = [f"{fmean(sizes) / 1e6:.1f} MB"] if sizes else []
     row = speed.fastest(timed, arm)
     return [score, *size, *([f"{milliseconds(row['milliseconds'])} ms in {speed.engine(row)}"] if row else [])]
+
+
+def _difference(result: Mapping[str, Any], baseline: str) -> str:
+    """Return the paired difference to a baseline, where the summary has it."""
+    found = (result.get("against") or {}).get(baseline)
+    if found is None:
+        return ""
+    scale = 100 / (result.get("full_score") or 1)
+    text = f"{readable(result['metric'])} differs by {scale * found['value']:+z.1f} points"
+    if found["low"] is None:
+        return text
+    ends = f"{scale * found['low']:+z.1f} to {scale * found['high']:+z.1f}"
+    return f"{text} (95 % interval {ends}, on the same examples)"
+
+
+def _processor(machine: Mapping[str, Any]) -> str:
+    """Return the processor of the times."""
+    if not machine.get("processor"):
+        return ""
+    threads = machine.get("threads")
+    count = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
+    return f"milliseconds of a text are those of each model's fastest engine on {machine['processor']}{count}"

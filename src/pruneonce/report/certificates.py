@@ -24,8 +24,8 @@ def section(results: Results) -> dict[str, Any] | None:
     how = certified[0][2]["interval"]
     return {
         "rows": [_row(task, arm, certificate) for task, arm, certificate in certified],
-        "how": f"{how['confidence']:.0%} intervals by {how['method']}, {how['resamples']:,} resamples of the examples, "
-        f"seed {how['seed']}",
+        "how": f"{100 * how['confidence']:g} % intervals by {how['method']}, {how['resamples']:,} resamples of the "
+        f"examples, seed {how['seed']}",
         "processors": list(dict.fromkeys(one["processor"] for _, _, one in certified if one.get("processor"))),
     }
 
@@ -35,9 +35,9 @@ def _row(task: str, arm: str, certificate: Mapping[str, Any]) -> dict[str, str]:
     difference, changes, is_dense = certificate["difference"], certificate["changes"], arm == DENSE
     speeds = certificate.get("speed") or []
     fastest = min(speeds, key=lambda speed: speed["milliseconds"], default=None)
-    changed = f"{changes['changed']:,} of {changes['number']:,} {changes['of']}" if changes and not is_dense else ""
+    changed = f"{changes['changed']:,}" if changes and not is_dense else ""
     ways = f"{changes['right_to_wrong']:,} / {changes['wrong_to_right']:,}" if changed else ""
-    time = fastest and f"{milliseconds(fastest['milliseconds'])} ms, {title_of(fastest['engine'])}"
+    engine = title_of(fastest["engine"]) if fastest else ""
     return {
         "task": task,
         "arm": arm,
@@ -49,9 +49,11 @@ def _row(task: str, arm: str, certificate: Mapping[str, Any]) -> dict[str, str]:
         "p": "" if is_dense else f"{difference['p']:.2g}",
         "test": "" if is_dense else difference["test"],
         "changed": changed,
+        "changed_of": f"of {changes['number']:,} {changes['of']}" if changed else "",
         "ways": ways,
-        "size": f"{megabytes(certificate['bytes'])} MB" if certificate.get("bytes") else "",
-        "time": f"{time} (machine busy)" if fastest and fastest["busy"] else time or "",
+        "size": megabytes(certificate["bytes"]) if certificate.get("bytes") else "",
+        "time": milliseconds(fastest["milliseconds"]) if fastest else "",
+        "engine": f"{engine} (machine busy)" if fastest and fastest["busy"] else engine,
     }
 
 

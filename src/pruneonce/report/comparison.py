@@ -35,6 +35,7 @@ def _row(task: str, arms: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[
         "metric": readable(first["metric"]),
         "split": first["split"],
         "examples": first.get("examples"),
+        "cut": first.get("cut"),
         "scores": {arm: f"{tenths(value):.1f}" for arm, value in values.items()},
         "spreads": {arm: spread(result.get("spread")) for arm, result in arms.items()},
         "recovery": {

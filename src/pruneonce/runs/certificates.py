@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pruneonce.engines.rows import of_one_text
 from pruneonce.errors import UserError
+from pruneonce.metrics.comparison import Comparison, interval
 from pruneonce.metrics.units import Units
 from pruneonce.models import content_key
 from pruneonce.recipe import Recipe, Task
-from pruneonce.recipe.arms import DENSE
+from pruneonce.recipe.arms import ARMS, DENSE
 from pruneonce.runs.layout import BENCHMARK, arm_models, outcome_file, sizes_of, task_folder
 from pruneonce.stages.certificate import certificate, key_of_outcomes, read_certificate, write_certificate
 from pruneonce.stages.evaluate import Measured
 from pruneonce.system import durable
+from pruneonce.tasks import kind_of
 
 CIRCUMSTANCES = ("arm", "split", "engine", "model", "bytes", "speed", "processor", "threads", "key")
 
@@ -26,9 +30,38 @@ def quoted(splits: Mapping[str, Any]) -> str:
 
 
 def write_outcome(measured: Mapping[str, Measured], file: Path) -> None:
-    """Keep the outcome by unit on the quoted split."""
+    """Keep the outcome by unit on the quoted split, and the account of what of it is cut."""
     split = quoted(measured)
-    durable.write_json({"split": split, "data": measured[split].data, **measured[split].units.to_json()}, file)
+    one = measured[split]
+    durable.write_json({"split": split, "data": one.data, "cut": one.cut.to_json(), **one.units.to_json()}, file)
+
+
+def against_baselines(task: Task, folder: Path, arm: str) -> dict[str, Any] | None:
+    """Return the paired difference of a pruned arm to each quantized baseline that was measured on the same rows.
+
+    Args:
+        task: of both.
+        folder: of the task, for one seed.
+        arm: the pruned arm.
+
+    Returns:
+        `{baseline: {value, low, high}}`, the arm minus the baseline, low and high null for a single unit; None where
+        there is no baseline, or the arm is none of the models that are shipped.
+    """
+    files = {name: outcome_file(folder, name) for name, one in ARMS.items() if one.role == "baseline"}
+    if ARMS[arm].role not in ("ours", "quantized") or not any(file.is_file() for file in files.values()):
+        return None
+    ours = _read_outcome(outcome_file(folder, arm))
+    found = {}
+    for name, file in files.items():
+        theirs = _read_outcome(file) if file.is_file() else None
+        if theirs is None or theirs["data"] != ours["data"]:
+            continue
+        compared = Comparison(kind_of(task).resampled, Units.from_json(ours), Units.from_json(theirs))
+        low, high = interval(compared.difference, len(compared.ours)) or (None, None)
+        value = float(compared.difference(np.arange(len(compared.ours))))
+        found[name] = {"value": value, "low": low, "high": high}
+    return found or None
 
 
 def write_certificates(recipe: Recipe, output: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pruneonce.data.keys import file_key, source_key
 from pruneonce.errors import UserError
 from pruneonce.models import content_key, key_of, read_provenance
-from pruneonce.models.provenance import is_as_written
+from pruneonce.models.provenance import is_as_written, rest_key
 from pruneonce.models.source import weights_hash
 from pruneonce.recipe import Recipe
 from pruneonce.system import durable
@@ -50,9 +50,11 @@ def _identities(recipe: Recipe) -> dict[str, str]:
 
 
 def _of_model(role: str, source: str) -> dict[str, str]:
-    """Return a model's key and, where an earlier version wrote the key without a hash of the weights, their hash."""
+    """Return a model's key, and hashes of what the key does not cover: weights of earlier versions, `rest_key`."""
     identities = {f"{role} {source}": content_key(source)}
     folder = Path(source)
     if folder.is_dir() and read_provenance(folder) and not is_as_written(folder):
         identities[f"weights of {source}"] = weights_hash(folder)
+    if rest := rest_key(source):
+        identities[f"vocabulary and modules of {source}"] = rest
     return identities

@@ -15,12 +15,13 @@ import torch
 from pruneonce.models import CERTIFICATE, METRICS, read_provenance
 from pruneonce.recipe import Recipe
 from pruneonce.recipe.arms import DENSE
-from pruneonce.runs.certificates import quoted
+from pruneonce.runs.certificates import against_baselines, quoted
 from pruneonce.runs.layout import (
     BENCHMARK,
     arm_models,
     evaluation_file,
     first_folder,
+    outcome_file,
     packed_file,
     sizes_of,
     sweep_file,
@@ -124,10 +125,12 @@ def _results(recipe: Recipe, output: Path, task: str) -> list[dict[str, Any]]:
                 "metric": metric,
                 "split": split,
                 "examples": splits[split]["examples"],
+                "cut": (durable.read_json(outcome_file(first, arm)) or {}).get("cut"),
                 **over_seeds(values, dense),
                 "full_score": kind_class(recipe.tasks[task].kind).full_score,
                 "sweep": durable.read_json(sweep_file(first, arm)),
                 "size": size and {"file": None if arm == DENSE else packed, "limit": None, **size},
+                "against": against_baselines(recipe.tasks[task], first, arm),
                 "certificate": _certificate(model) if isinstance(model, Path) else None,
                 "all": {
                     name: {key: _mean([one[name][key] for one in everything.values()]) for key in measures}

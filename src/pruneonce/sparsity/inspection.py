@@ -21,8 +21,9 @@ from pruneonce.models.architectures import (
     prunable_weights,
 )
 from pruneonce.models.given_roles import given_in
+from pruneonce.models.lineage import is_from_elsewhere
 from pruneonce.models.provenance import is_as_written, read_provenance
-from pruneonce.models.source import Stored, local_files, read_config, stored_weights
+from pruneonce.models.source import Stored, local_files, read_config, stored_weights, unread_type
 from pruneonce.sparsity.digest import digest_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Share of zeros of a weight below which they are no pattern, beside weights that have one.
 SCATTERED = 0.1
+# Files of tokenizers, of which each has one at least.
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Inspection:
         pattern: hash of the zero pattern.
         bytes: size of the weights' files; 0 for a model in memory or on the hub.
         provenance: record beside the weights; None if there is none.
+        tokenizer: whether the files of a tokenizer are beside the weights; None for a model in memory or on the hub.
     """
 
     layers: list[Layer]
@@ -76,6 +80,7 @@ class Inspection:
     pattern: str
     bytes: int = 0
     provenance: dict[str, Any] | None = None
+    tokenizer: bool | None = None
 
     @property
     def scattered(self) -> list[str]:
@@ -165,7 +170,8 @@ def inspect_model(folder: str | Path) -> Inspection:
         parameters,
         digest_of(masks),
         sum(file.stat().st_size for file in local.glob("*.safetensors")) if Path(folder).is_dir() else 0,
-        read_provenance(folder),
+        read_provenance(local),
+        any(file for pattern in TOKENIZERS for file in local.glob(pattern)) if Path(folder).is_dir() else None,
     )
 
 
@@ -191,7 +197,7 @@ def _prunable(folder: Path, stored: dict[str, Stored]) -> dict[str, Stored]:
     model_type = str(read_config(folder).get("model_type"))
     names = prunable_names(model_type, matrices) if model_type in ARCHITECTURES else _discovered_names(folder, matrices)
     if not names:
-        raise UserError(f"{folder} has no weights of an encoder's layers")
+        raise unread_type(folder, ()) or UserError(f"{folder} has no weights of an encoder's layers")
     return {short: stored[name] for short, name in names.items()}
 
 
@@ -237,11 +243,6 @@ def _pooler(config: dict[str, Any]) -> str | None:
     """Return the name of the pooler's Linear by config.json; types beside the table have that of BERT, or their own."""
     given = given_in(config) or {}
     return given.get("pooler") or ARCHITECTURES.get(str(config.get("model_type")), BERT_LIKE).pooler
-
-
-def is_from_elsewhere(provenance: dict[str, Any] | None) -> bool:
-    """Return whether a model's provenance says that pruneonce did not make its zeros."""
-    return provenance is None or provenance.get("stage") == "convert"
 
 
 def _patternless(folder: Path, stored: dict[str, Stored]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from pruneonce import quantization
+from pruneonce.console import note
 from pruneonce.engines import ENGINES, engine_of, open_engine, open_file, require
 from pruneonce.engines.rows import REAL
 from pruneonce.engines.session import Array, Session
@@ -24,6 +25,8 @@ from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.models import LIBRARIES, load_config, load_tokenizer, read_provenance
 from pruneonce.models.architectures import check_length
+from pruneonce.models.sentence_transformers import type_for
+from pruneonce.models.text_settings import TextSettings
 from pruneonce.recipe import Benchmark
 from pruneonce.storage import as_folder
 from pruneonce.system import machine
@@ -242,12 +245,28 @@ def _sample(texts: Sequence[Text] | None, number: int) -> list[Text]:
     return random.Random(0).sample(texts, number) if len(texts) > number else texts
 
 
+def _text_settings(folder: str | Path) -> TextSettings:
+    """Return the way to tokens by a model's files of sentence-transformers, as far as they can be followed."""
+    try:
+        kind = type_for(load_config(folder))
+        return TextSettings.of(folder, kind) if kind else TextSettings()
+    except UserError as error:
+        note(f"texts are timed without a prompt: {error}")
+        return TextSettings()
+
+
 def _text_batches(folder: str | Path, texts: Sequence[Text], size: int, longest: int) -> list[Batch]:
-    """Return real texts in batches of similar length, padded to the longest of the batch; none is padded alone."""
+    """Return real texts in batches of similar length, padded to the longest of the batch; none is padded alone.
+
+    Texts get the prompt, and are cut at the length, of a model with files of sentence-transformers.
+    """
     tokenizer = load_tokenizer(folder)
+    settings = _text_settings(folder)
+    longest = settings.longest(longest)
 
     def encode(some: Sequence[Text]) -> Batch:
         columns = [list(column) for column in zip(*((t,) if isinstance(t, str) else t for t in some), strict=True)]
+        columns[0] = settings.prompted(columns[0])  # of a pair, the first text
         return dict(tokenizer(*columns, padding=True, truncation=True, max_length=longest, return_tensors="np"))
 
     if size == 1:

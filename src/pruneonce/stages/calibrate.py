@@ -33,10 +33,10 @@ def calibrate(
         UserError: a mistake in the model, the task or the settings.
     """
     key = keys.calibrate(content_key(model), task_key(task), settings, seed)
-    if is_finished(output, key):
+    if is_finished(output, key, model):
         return output
     build = Build(output, seed, cache)
-    with unfinished(output, key) as begun:
+    with unfinished(output, key, model) as begun:
         check_length(task.max_length, model, "max_length")
         device = distributed.start(seed)
         tokenizer = load_tokenizer(model)

@@ -17,7 +17,7 @@ from pruneonce.system import distributed
 SHOWN = 5  # names of tensors
 
 
-def convert(source: str | Path, output: Path, *, config: str | Path | None = None) -> Path:
+def convert(source: str | Path, output: str | Path, *, config: str | Path | None = None) -> Path:
     """Make a model folder of another library's model.
 
     Args:
@@ -30,6 +30,7 @@ def convert(source: str | Path, output: Path, *, config: str | Path | None = Non
         UserError: the files are damaged or hold more than tensors, weights are missing, or `output` holds something
             else.
     """
+    output = Path(output)
     distributed.start()
     foreign = find(source, config)
     key = keys.convert(foreign.key)
@@ -47,7 +48,7 @@ def convert(source: str | Path, output: Path, *, config: str | Path | None = Non
                 "stage": "convert",
                 "key": key,
                 "source": foreign.name,
-                "parents": [foreign.key],
+                "parents": [foreign.parent],
                 "settings": {},
                 "training": {"steps": 0, "tokens": 0, "seconds": 0.0},
                 "pattern": zeros.pattern,

@@ -28,6 +28,7 @@ from pruneonce.recipe import Task
 from pruneonce.storage import as_folder
 from pruneonce.system import distributed
 from pruneonce.tasks import Batch, Collate, Kind, kind_of, loaded
+from pruneonce.tasks.cuts import Cut
 from pruneonce.tasks.kind import Array
 from pruneonce.tasks.labels import names_of
 from pruneonce.tasks.prediction import in_batches, predict
@@ -41,11 +42,13 @@ class Measured:
         scores: metrics by name, with `examples`, the number of rows.
         units: the outcome by unit.
         data: hash of the rows, whatever file they came from.
+        cut: account of what `max_length` cuts off the rows.
     """
 
     scores: dict[str, float]
     units: Units
     data: str
+    cut: Cut
 
 
 def evaluate(
@@ -122,7 +125,8 @@ def measure(
             rows, examples = data.splits[split], task_data.examples(split, tokenizer)
             outputs = run(examples, collate)
             scores = {**kind.measure(outputs, rows, examples), "examples": len(rows)}
-            measured[split] = Measured(scores, kind.units(outputs, rows, examples), _hash(rows, kind.derived))
+            units, cut = kind.units(outputs, rows, examples), task_data.cut(split, tokenizer)
+            measured[split] = Measured(scores, units, _hash(rows, kind.derived), cut)
             if undefined := kind.undefined(rows, data):
                 note(f"{split}: {undefined}")
     return measured

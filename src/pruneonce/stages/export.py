@@ -21,9 +21,10 @@ from pruneonce.models import (
     load_tokenizer,
     publish_folder,
 )
+from pruneonce.models.provenance import CONFIGURATION, configuration_of
 from pruneonce.models.sentence_transformers import RERANKER, type_for
 from pruneonce.recipe import Format
-from pruneonce.stages.output import is_finished, unfinished
+from pruneonce.stages.output import is_finished, rest_of, unfinished
 from pruneonce.system import distributed, durable
 
 
@@ -47,8 +48,8 @@ def export(model: str | Path, output: Path, *, format: Format = "onnx", options:
     FORMATS[format].require(options)
     chosen = options.chosen()
     key = key_of("export", content_key(model), format, *([chosen] if chosen else []))
-    if not is_finished(output, key):
-        with unfinished(output, key) as begun:
+    if not is_finished(output, key, model):
+        with unfinished(output, key, model) as begun:
             distributed.by_first(lambda: _write(model, begun, format, options, key))
             distributed.by_first(lambda: publish_folder(output))
     return output
@@ -64,6 +65,8 @@ def _write(model: str | Path, folder: Path, format: Format, options: Options, ke
         "key": key,
         "source": str(model),
         "parents": [content_key(model)],
+        CONFIGURATION: configuration_of(folder),
+        **rest_of(folder),
         "settings": {"format": format, **options.chosen()},
         "files": files.hashes(folder, format),
         "weights": quantization.weights_of(model),

@@ -18,9 +18,10 @@ from pruneonce.errors import UserError
 from pruneonce.export import FORMATS, Options
 from pruneonce.models import LIBRARIES, PROVENANCE, content_key, key_of, publish_folder, read_provenance
 from pruneonce.models.card import refresh_card
+from pruneonce.models.provenance import CONFIGURATION, configuration_of
 from pruneonce.recipe import Format
 from pruneonce.stages.export import export, write_plain_files
-from pruneonce.stages.output import is_finished, unfinished
+from pruneonce.stages.output import is_finished, rest_of, unfinished
 from pruneonce.system import distributed, durable
 from pruneonce.wording import listed
 
@@ -71,9 +72,9 @@ def export_into(
 def _plain_folder(model: str | Path, folder: Path) -> None:
     """Make the folder of a model without its weights."""
     key = key_of("export-into", content_key(model))
-    if is_finished(folder, key):
+    if is_finished(folder, key, model):
         return
-    with unfinished(folder, key) as begun:
+    with unfinished(folder, key, model) as begun:
         distributed.by_first(lambda: _write(model, begun, key))
         distributed.by_first(lambda: publish_folder(folder))
 
@@ -85,6 +86,8 @@ def _write(model: str | Path, folder: Path, key: str) -> None:
         "key": key,
         "source": str(model),
         "parents": [content_key(model)],
+        CONFIGURATION: configuration_of(folder),
+        **rest_of(folder),
         "settings": {},
         "weights": quantization.weights_of(model),
         "versions": {name: version(name) for name in LIBRARIES},

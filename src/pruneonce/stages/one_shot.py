@@ -39,10 +39,10 @@ def one_shot(
         UserError: the model has as many zeros already, or a mistake in the model, the task or the settings.
     """
     key = key_of("one-shot", content_key(model), task_key(task), settings.model_dump(), seed)
-    if is_finished(output, key):
+    if is_finished(output, key, model):
         return output
     build = Build(output, seed, cache)
-    with unfinished(output, key) as begun:
+    with unfinished(output, key, model) as begun:
         check_length(task.max_length, model, "max_length")
         if settings.method and not task.trains_teacher:
             raise UserError(

@@ -19,34 +19,56 @@ from pruneonce import training
 from pruneonce.console import console, styled
 from pruneonce.errors import InUseError, UserError
 from pruneonce.models import BEGUN, content_key, dropouts, load_config, read_provenance, remove_scratch, save_model
-from pruneonce.models.provenance import is_as_written
+from pruneonce.models.provenance import edited, is_as_written, rest_key
 from pruneonce.recipe import Section
 from pruneonce.sparsity import inspect_module
 from pruneonce.system import distributed, durable, locks
 from pruneonce.training import Job, Trained
 from pruneonce.training.reporting import check_report_to
+from pruneonce.wording import listed
+
+REST = "rest"  # in provenance: the `rest_key` of the models that a stage read
 
 
-def is_finished(output: Path, key: str) -> bool:
-    """Return whether `output` is the result of the stage with this key; print a line if it is."""
-    return distributed.by_first(lambda: _is_finished(output, key))
+def is_finished(output: Path, key: str, *models: str | Path | None) -> bool:
+    """Return whether `output` is the result of the stage with this key; print a line if it is.
+
+    Args:
+        output: the folder.
+        key: of the stage.
+        models: those that the stage reads, whose `rest_key` has to be the same too.
+
+    Raises:
+        UserError: `output` is not as the stage wrote it.
+    """
+    return distributed.by_first(lambda: _is_finished(output, key, rest_key(*models)))
 
 
-def _is_finished(output: Path, key: str) -> bool:
+def _is_finished(output: Path, key: str, rest: str | None) -> bool:
     provenance = read_provenance(output)
-    if not provenance or provenance.get("key") != key:
+    if not provenance or provenance.get("key") != key or provenance.get(REST, rest) != rest:
         return False
     is_as_written(output)
+    if changed := edited(output, provenance):
+        raise UserError(
+            f"{listed(changed)} of {output} {'is' if len(changed) == 1 else 'are'} not as pruneonce wrote it; put back "
+            f"what was there, or remove {output} to make it anew"
+        )
     remove_scratch(output)
     console.print(styled("  [dim]{output}: already made[/dim]", output=output), soft_wrap=True)
     return True
 
 
 @contextmanager
-def unfinished(output: Path, key: str) -> Generator[Path, None, None]:
+def unfinished(output: Path, key: str, *models: str | Path | None) -> Generator[Path, None, None]:
     """Lock and yield the folder in which `output` is made; interrupted work of the same key is still in it.
 
     A mistake that is found before there is anything to resume from leaves no folder behind.
+
+    Args:
+        output: the folder to make.
+        key: of the stage.
+        models: those that the stage reads, as for `is_finished`.
 
     Raises:
         UserError: `output` holds something else, or the folder holds unfinished work of another key.
@@ -56,7 +78,7 @@ def unfinished(output: Path, key: str) -> Generator[Path, None, None]:
     is_new = not begun.exists()
     with locks.scope():
         try:
-            distributed.by_first(lambda: _claim(output, begun, key))
+            distributed.by_first(lambda: _claim(output, begun, key, rest_key(*models)))
             yield begun
         except InUseError:
             raise
@@ -66,7 +88,7 @@ def unfinished(output: Path, key: str) -> Generator[Path, None, None]:
             raise
 
 
-def _claim(output: Path, begun: Path, key: str) -> None:
+def _claim(output: Path, begun: Path, key: str, rest: str | None) -> None:
     """Make, lock and mark the folder `begun`."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} already holds something else; choose another output or remove it")
@@ -75,9 +97,15 @@ def _claim(output: Path, begun: Path, key: str) -> None:
         locks.take(begun)
         mark = durable.read_json(begun / BEGUN)
         if mark is None:
-            durable.write_json({"key": key}, begun / BEGUN)
-        elif mark["key"] != key:
+            durable.write_json({"key": key, **({REST: rest} if rest else {})}, begun / BEGUN)
+        elif mark["key"] != key or mark.get(REST, rest) != rest:
             raise UserError(f"{begun} is unfinished work of other settings or other data; remove it to start again")
+
+
+def rest_of(begun: Path) -> dict[str, str]:
+    """Entry of the provenance of a folder that is being made: the `rest_key` of the models that its stage reads."""
+    rest = (durable.read_json(begun / BEGUN) or {}).get(REST)
+    return {REST: rest} if rest else {}
 
 
 @dataclass(frozen=True)
@@ -147,7 +175,7 @@ class Build:
         metrics = {"history": trained.history if trained else [], "final": final or {}}
 
         def save() -> None:
-            provenance = _provenance(model, origin, self.seed, trained)
+            provenance = _provenance(model, origin, self.seed, trained) | rest_of(durable.partial(self.output))
             save_model(model.cpu(), self.output, source=origin.source, provenance=provenance, metrics=metrics)
 
         distributed.by_first(save)

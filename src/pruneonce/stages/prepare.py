@@ -56,10 +56,10 @@ def prepare(
     tokenizer = load_tokenizer(model)
     key = keys.prepare(content_key(model), corpus_key(corpus, tokenizer), settings, seed)
     device = distributed.start(seed)
-    if is_finished(output, key):
+    if is_finished(output, key, model):
         return output
     build = Build(output, seed, cache, report_to)
-    with unfinished(output, key) as begun:
+    with unfinished(output, key, model) as begun:
         blocks = CorpusBlocks.read(corpus, settings, tokenizer, build.cache_in(begun), seed)
         student, has_new_head = load_student(model, settings)
         if has_new_head and checkpoints.newest(begun / "checkpoints") is None:

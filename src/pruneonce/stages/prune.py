@@ -80,10 +80,10 @@ def prune(
     text, of_teacher = corpus_key(corpus, tokenizer), None if teacher is None else content_key(teacher)
     key = keys.prune(content_key(model), text, settings, seed, teacher=of_teacher)
     device = distributed.start(seed)
-    if is_finished(output, key):
+    if is_finished(output, key, model, teacher):
         return output
     build = Build(output, seed, cache, report_to)
-    with unfinished(output, key) as begun:
+    with unfinished(output, key, model, teacher) as begun:
         student = load_dense(model, settings, settings.dropout)
         if teacher is not None:
             check_zeros_kept(model, student, settings)

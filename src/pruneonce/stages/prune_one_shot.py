@@ -27,9 +27,9 @@ def prune_one_shot(model: str | Path, settings: Prune, output: Path, *, seed: in
     check_settings(settings)
     distributed.start(seed)
     key = keys.prune_one_shot(content_key(model), settings, seed)
-    if is_finished(output, key):
+    if is_finished(output, key, model):
         return output
-    with unfinished(output, key):
+    with unfinished(output, key, model):
         pruned = load_encoder(model)
         weights = prunable_weights(pruned)
         masks = magnitude_masks(

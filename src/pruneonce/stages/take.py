@@ -12,10 +12,11 @@ import torch
 
 from pruneonce.console import console, styled
 from pruneonce.errors import UserError
-from pruneonce.models import content_key, load_encoder, read_provenance
+from pruneonce.models import content_key, load_encoder
 from pruneonce.models.architectures import prunable_weights
+from pruneonce.models.lineage import maker
 from pruneonce.recipe import Section
-from pruneonce.sparsity.inspection import Inspection, inspect_model, is_from_elsewhere
+from pruneonce.sparsity.inspection import Inspection, inspect_model
 from pruneonce.stages import keys
 from pruneonce.stages.output import Build, Origin, is_finished, unfinished
 from pruneonce.system import distributed
@@ -36,9 +37,9 @@ def take(model: str | Path, output: Path) -> Path:
     """
     key = keys.take(content_key(model))
     distributed.start(0)
-    if is_finished(output, key):
+    if is_finished(output, key, model):
         return output
-    with unfinished(output, key):
+    with unfinished(output, key, model):
         inspection = check_sparse(model)
         if inspection.scattered:
             names = styled("{names}", names=listed([f"`{name}`" for name in inspection.scattered]))
@@ -50,24 +51,14 @@ def take(model: str | Path, output: Path) -> Path:
             with torch.no_grad():
                 weights[name][weights[name] == 0] = torch.finfo(weights[name].dtype).tiny
         taken = {
-            "from": maker(read_provenance(model) if Path(model).is_dir() else None),
+            "from": maker(inspection.provenance),
             "zeros": inspection.encoder,
             "pattern": inspection.pattern,
             "scattered": inspection.scattered,
-            "provenance": _recorded(model),
+            "provenance": _recorded(inspection.provenance),
         }
         origin = Origin("take", model, key, Section(), {"taken": taken})
         return Build(output, seed=0).save(encoder, origin)
-
-
-def maker(provenance: dict[str, Any] | None) -> str:
-    """Return the maker of a model in words, from its provenance."""
-    if provenance is None:
-        return "not made by pruneonce"
-    if is_from_elsewhere(provenance):
-        source = str(provenance.get("source", "unknown"))
-        return f"not made by pruneonce, converted from {Path(source).name if Path(source).is_absolute() else source}"
-    return f"made by pruneonce ({provenance.get('stage', 'unknown stage')})"
 
 
 def check_sparse(model: str | Path) -> Inspection:
@@ -78,7 +69,10 @@ def check_sparse(model: str | Path) -> Inspection:
     """
     inspection = inspect_model(model)
     if len(inspection.scattered) == sum(layer.zeros > 0 for layer in inspection.layers):
-        raise UserError(f"{model} has {inspection.encoder:.1%} zeros in its encoder; `sparse` takes a pruned one")
+        raise UserError(
+            f"{model} has {inspection.encoder:.1%} zeros in its encoder, and `sparse` takes a pruned one; to prune it, "
+            "give it as `model`, with `corpus` and `prune` in the place of `sparse`"
+        )
     return inspection
 
 
@@ -89,6 +83,5 @@ def _without_task(config: Any) -> None:
         setattr(config, name, getattr(usual, name))
 
 
-def _recorded(model: str | Path) -> dict[str, Any] | None:
-    provenance = read_provenance(model) if Path(model).is_dir() else None
+def _recorded(provenance: dict[str, Any] | None) -> dict[str, Any] | None:
     return provenance and {name: provenance[name] for name in RECORDED if name in provenance}

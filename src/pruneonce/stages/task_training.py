@@ -144,9 +144,9 @@ class TaskStage(Generic[S]):
         data, of_teacher = task_key(task, taught=teacher is not None), None if teacher is None else content_key(teacher)
         key = keys.train_on_task(self.name, content_key(model), data, settings, build.seed, of_teacher)
         device = distributed.start(build.seed)
-        if is_finished(build.output, key):
+        if is_finished(build.output, key, model, teacher):
             return build.output
-        with unfinished(build.output, key) as begun:
+        with unfinished(build.output, key, model, teacher) as begun:
             check_length(task.max_length, model, "max_length")
             kind = kind_of(task).for_model(model)
             kind.check_settings(settings)
@@ -183,13 +183,20 @@ def _read(student: Reader, cache: Path, teacher: str | Path | None, settings: Tr
 
 
 def _check_order(inputs: TaskExamples, model: str | Path) -> None:
-    """Refuse a model whose head has the task's classes in another order.
+    """Refuse a model whose head has other classes than the task, or has them in another order.
 
     Raises:
-        UserError: the order differs.
+        UserError: the number or the order differs.
     """
     classes, config = inputs.data.classes, load_config(model)
-    if classes is None or not corresponding(classes.names, names := names_of(config, str(model))):
+    if classes is None:
+        return
+    names = names_of(config, str(model))
+    if len(names) != len(classes.names):
+        raise UserError(
+            f"{model} has the labels {first_few(names)}, the task has {first_few(classes.names)}; give its own task"
+        )
+    if not corresponding(classes.names, names):
         return
     if classes.order_in(names, str(model)):
         raise UserError(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pruneonce.errors import UserError
 from pruneonce.models import PROVENANCE, grid, key_of, read_provenance
-from pruneonce.models.provenance import SHA256
+from pruneonce.models.provenance import CONFIGURATION, SHA256, configuration_hashes, edited, key_as_found
 from pruneonce.storage import coding, sizes, source, unpacking
 from pruneonce.storage.coding import Bools
 from pruneonce.storage.container import SUFFIX, PackedFile, Writer
@@ -144,8 +144,11 @@ def _contents(member: Source, folder: Path, values: Values, report: Sizes) -> Co
                 contents[name] = _rounded(numbers, member.parts[name], values, errors[member.parts[name]])
         except ValueError as error:
             raise UserError(f"cannot pack {name} of {folder}: {error}") from None
+    _note_edit(member.files, folder)
     if any(error.weights for error in errors.values()):
         _note_rounding(member.files, folder, values)
+    grids = {name: content.grid for name, content in contents.items() if content.grid is not None}
+    _note_configuration(member.files, grids)
     for part, rounding in errors.items():
         report.errors[part] += rounding
     return contents
@@ -183,11 +186,26 @@ def _note_rounding(files: dict[str, bytes], folder: Path, values: Values) -> Non
     """Record the rounding in a model's provenance, with another key, since a rounded model is another model."""
     record = read_provenance(folder)
     if record and "key" in record:
-        rounded = {
-            "key": key_of(record["key"], "pack", values),
-            "packed": {"values": values, "parent": record["key"]},
-        }
+        key = key_as_found(folder, record)
+        rounded = {"key": key_of(key, "pack", values), "packed": {"values": values, "parent": key}}
         files[PROVENANCE] = source.without_places((json.dumps({**record, **rounded}, indent=1) + "\n").encode())
+
+
+def _note_edit(files: dict[str, bytes], folder: Path) -> None:
+    """Record the key of a model whose settings were edited, see `key_as_found`."""
+    record = read_provenance(folder)
+    if record and "key" in record and edited(folder, record):
+        changed = {**record, "key": key_as_found(folder, record)}
+        files[PROVENANCE] = source.without_places((json.dumps(changed, indent=1) + "\n").encode())
+
+
+def _note_configuration(files: dict[str, bytes], grids: Mapping[str, grid.Grid]) -> None:
+    """Record the hashes of the unpacked settings in a model's provenance, where it has some."""
+    record = json.loads(files.get(PROVENANCE, b"{}"))
+    if isinstance(record, dict) and CONFIGURATION in record:
+        changed = {**record, CONFIGURATION: configuration_hashes(files, grids)}
+        if changed != record:
+            files[PROVENANCE] = (json.dumps(changed, indent=1) + "\n").encode()
 
 
 def _note_hash(files: dict[str, bytes], unpacked: str) -> None:

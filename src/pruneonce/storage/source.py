@@ -15,17 +15,16 @@ from safetensors import SafetensorError, safe_open
 from pruneonce.errors import UserError
 from pruneonce.models import grid
 from pruneonce.models.grid import Grid
-from pruneonce.models.provenance import CERTIFICATE, METRICS, PROVENANCE, is_as_written
-from pruneonce.models.source import not_finite, unwrapped
+from pruneonce.models.provenance import CERTIFICATE, METRICS, PLACES, PROVENANCE, is_as_written
+from pruneonce.models.source import PICKLE, has_files, not_finite, unwrapped, weight_files
 from pruneonce.storage.container import SUFFIX
 from pruneonce.storage.index import DTYPES, MAX_FILE, MEMBER_NAME, is_file_name
 from pruneonce.storage.skeleton import Skeleton
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# Files with names of places, and the keys that have them.
+# Files with names of places.
 WITH_PLACES = (CONFIG, "tokenizer_config.json", PROVENANCE)
-PLACES = ("source", "_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file")
 # The log of training, and the certificate, which tells the size of the packed file.
 LEFT_OUT = (METRICS, CERTIFICATE)
 
@@ -68,6 +67,8 @@ def read(folder: Path) -> Source:
 
 def _read_tensors(file: Path) -> dict[str, npt.NDArray[np.generic]]:
     if not file.is_file():
+        if has_files(file.parent, PICKLE):
+            weight_files(file.parent)  # which refuses the folder, and names the remedy
         raise UserError(f"no {file}: packing needs the weights in one safetensors file; save the model anew")
     try:
         with safe_open(file, framework="np") as opened:

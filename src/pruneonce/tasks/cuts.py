@@ -41,6 +41,11 @@ class Cut:
             f"{_percent(self.lost / self.tokens)} of all tokens"
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the account for result files: `cut` of `texts` are cut at `most` tokens, a `share` of all tokens."""
+        share = self.lost / self.tokens if self.tokens else 0.0
+        return {"cut": self.cut, "texts": self.texts, "share": share, "most": self.most, "unit": self.unit}
+
 
 def _percent(share: float) -> str:
     return "less than 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ COLUMN_KEYS = (
     "train_text",
 )  # keys of a task that name columns
 CROSS_ENCODER = ("sentence_transformers", "sbert_ce_default_activation_function")  # keys of its configuration
+# A number as text; Python's `float` also takes 1_000, and digits of any script.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 MULTIPLE = 8  # batches are padded to a multiple of these tokens: few lengths, as kernels are compiled for each
 
 
@@ -359,8 +362,10 @@ def checked_numbers(table: Table, column: str) -> list[float]:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
-            raise UserError(f"{table.place(row)}: {column!r} has to be a number, not {as_in_file(value)}")
+        is_plain = not isinstance(value, str) or NUMBER.fullmatch(value.strip())
+        if not math.isfinite(number) or not is_plain:
+            hint = f"; write it as {number:g}" if math.isfinite(number) else ""
+            raise UserError(f"{table.place(row)}: {column!r} has to be a number, not {as_in_file(value)}{hint}")
         numbers.append(number)
     return numbers
 

@@ -275,7 +275,9 @@ def _names_in(table: Table, values: Iterable[tuple[int, Any]]) -> list[str]:
 def checked_label(value: Any, place: str) -> int | str:
     """Return `value` if it can be a label at all. A bool is an int to Python, but not to who wrote it."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise UserError(f"{place}: a label has to be a name or a whole number, not {as_in_file(value)}")
+        is_whole = isinstance(value, float) and value.is_integer()
+        hint = f"; write {value:.0f}, without a point (pandas: `astype(int)`)" if is_whole else ""
+        raise UserError(f"{place}: a label has to be a name or a whole number, not {as_in_file(value)}{hint}")
     return value
 
 

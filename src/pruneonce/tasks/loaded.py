@@ -22,6 +22,7 @@ from pruneonce.data.keys import task_key
 from pruneonce.errors import UserError
 from pruneonce.models.source import panics_as_errors
 from pruneonce.system import distributed
+from pruneonce.tasks.cuts import Cut
 from pruneonce.tasks.kind import Kind, TaskData
 
 MOST_BYTES = 1 << 30  # of Arrow data; more than any task of GLUE or SQuAD takes with its tokens
@@ -88,9 +89,20 @@ class LoadedTask:
         kind = reader or self.kind
         if split == TAUGHT and self.data.unlabelled is None:
             split = "train"
-        identity = _tokenizer_key(tokenizer)
-        key = (self.key, split, training, identity, kind.text_settings) if self.key and identity else None
+        key = self._key("examples", split, tokenizer, training, kind)
         return KEPT.get(key, lambda: self._encoded(split, tokenizer, training, kind), _bytes)
+
+    def cut(self, split: str, tokenizer: Any) -> Cut:
+        """Return the account of what `max_length` cuts off a split that is measured on."""
+        return self._cut(split, self.examples(split, tokenizer), tokenizer, training=False)
+
+    def _cut(self, split: str, examples: Dataset, tokenizer: Any, training: bool) -> Cut:
+        key = self._key("cut", split, tokenizer, training, self.kind)
+        return KEPT.get(key, lambda: self.kind.cut(self.rows(split), examples, tokenizer, training), lambda _: 0)
+
+    def _key(self, what: str, split: str, tokenizer: Any, training: bool, kind: Kind[Any]) -> Hashable:
+        identity = _tokenizer_key(tokenizer)
+        return (self.key, what, split, training, identity, kind.text_settings) if self.key and identity else None
 
     def _encoded(self, split: str, tokenizer: Any, training: bool, kind: Kind[Any]) -> Dataset:
         """Encode a split, and say what of it is cut for the model itself, not for its teacher."""
@@ -102,7 +114,7 @@ class LoadedTask:
         files = self.kind.task.data()
         names = [split] if split != TAUGHT else ["train", "unlabelled"]
         where = " and ".join(f"{name} ({files[name]})" for name in names if name in files)
-        if distributed.rank() == 0 and (line := self.kind.cut(rows, examples, tokenizer, training).line(where)):
+        if distributed.rank() == 0 and (line := self._cut(split, examples, tokenizer, training).line(where)):
             note(line)
         return examples
 

@@ -88,7 +88,7 @@ def _document(path: Path) -> Any:
     if not text:
         return None  # the reader of lines says that there is nothing
     try:
-        document = json.loads("".join(text))
+        document = json.loads("".join(text), object_pairs_hook=json_rows.unique)
     except RecursionError:
         raise UserError(f"{path}: broken JSON, it is nested too deep") from None
     except ValueError as error:

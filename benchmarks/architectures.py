@@ -335,7 +335,7 @@ def result(outcomes: dict[str, dict[str, str]]) -> dict[str, Any]:
         rows.append([name, known if len(outcome) > 1 else "-", *cells])
     return {
         "title": "Architectures",
-        "made": made(note="seed 0"),
+        "made": {**made(note="seed 0"), "command": "python -m benchmarks.architectures WORK --write"},
         "blocks": [
             INTRODUCTION,
             {"columns": ["type", "layers", *STEPS], "rows": rows},

@@ -14,8 +14,6 @@ from benchmarks.architectures import DOCUMENT, STEPS, Trial, batch_of, differenc
 QUICK = ("xlm-roberta", "deberta-v2", "nomic_bert", "gte", "convbert", "big_bird")
 SHORT = ("prune", "transfer", "verify", "int8", "pack")
 RESULT = BENCHMARKS / "results" / "architectures.json"
-if not RESULT.is_file():
-    pytest.skip("no table yet: python -m benchmarks.architectures WORK --write", allow_module_level=True)
 FOUND = json.loads(RESULT.read_text(encoding="utf-8"))
 ROWS = {name: dict(zip(STEPS, cells, strict=True)) for name, _, *cells in FOUND["blocks"][1]["rows"]}
 

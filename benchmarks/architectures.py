@@ -349,11 +349,12 @@ INTRODUCTION = (
     "Every type of transformers' masked-language mapping, as a random model of two layers, through every step. "
     "`layers`: the table of architectures names them, the module tree shows them, or `roles` gives them. "
     "`relations`: pruning with `relation_weight`. `resume`: the weights after a kill and a second start are those of a "
-    "run without a kill.\n\n`onnx`, `openvino`: the largest difference of the int8 model's logits from PyTorch's, of the "
-    "smallest difference that a mistake makes (no mask, or one Linear with weights 10 % too large), both in standard "
-    "deviations of the logits over texts. A difference over half of the mistake's counts as a failure.\n\n"
+    "run without a kill.\n\n`onnx`, `openvino`: the largest difference of the int8 model's logits from PyTorch's, of "
+    "the smallest difference that a mistake makes (no mask, or one Linear with weights 10 % too large), both in "
+    "standard deviations of the logits over texts. A difference over half of the mistake's counts as a failure.\n\n"
     "A text is left out if PyTorch itself changes its logits as much on noise of 1e-7: an input of a Linear then lies "
-    "halfway between two integers of the int8 grid. The number of texts that remain, of 12, follows.\n\nA number in brackets is that of a reason."
+    "halfway between two integers of the int8 grid. The number of texts that remain, of 12, follows.\n\n"
+    "A number in brackets is that of a reason."
 )
 
 

@@ -132,5 +132,7 @@ def test_frozen_embeddings_stay_and_are_stored_once_in_a_family(sparse, teacher,
         assert torch.equal(weights[0][table], weights[1][f"bert.{table}"]) == frozen
         assert not torch.equal(weights[0][layer], weights[1][f"bert.{layer}"])
         sizes[frozen] = storage.pack(family, tmp_path / f"{frozen}.pruneonce", "int8").to_json()
+    alone = stages.transfer(sparse, task, settings, tmp_path / "alone", teacher=None)
+    assert torch.equal(load_file(alone / "model.safetensors")[f"bert.{table}"], weights[0][table])
     one = sizes[False]["parts"]["embeddings"]["packed_bytes"]
     assert sizes[True]["parts"]["embeddings"]["packed_bytes"] == pytest.approx(one / 2, rel=0.1)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce import recipe
+from pruneonce.cli.roles import takes_roles
 from pruneonce.cli.stages import Model, Output, Seed, Sets, epilog_of, sections, show_result
 from pruneonce.cli.task_options import takes_task, task_values
 from pruneonce.console import echo
@@ -30,6 +31,7 @@ app = typer.Typer()
 @app.command(
     epilog=epilog_of("quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output int8", QUANTIZE)
 )
+@takes_roles()
 @takes_task()
 def quantize(
     task: dict[str, Any],
@@ -61,6 +63,7 @@ def quantize(
         "product-quantize task --teacher dense --train train.jsonl --dev dev.jsonl --output pq", PRODUCT_QUANTIZE
     )
 )
+@takes_roles()
 @takes_task()
 def product_quantize(
     task: dict[str, Any],

@@ -30,6 +30,7 @@ from pruneonce.cli import recipes as cli_recipes
 from pruneonce.cli import stages as cli_stages
 from pruneonce.cli import tables, verbosity
 from pruneonce.cli.recipes import Name
+from pruneonce.cli.roles import takes_roles
 from pruneonce.cli.stages import AsJson, Model, Output, Sets
 from pruneonce.console import echo, errors, notes, results
 from pruneonce.errors import Interrupted, LostProcessError, ToldByFirstError, UserError
@@ -201,6 +202,7 @@ def _show_results(summary: dict[str, Any], output: Path) -> None:
 
 
 @app.command(epilog="Example: [cyan]pruneonce inspect sparse --json[/cyan]")
+@takes_roles()
 def inspect(model: Model, as_json: AsJson = False) -> None:
     """Sparsity by layer, of the encoder and of the whole model; zero pattern, provenance and size."""
     from pruneonce.sparsity import inspect_model
@@ -214,6 +216,7 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example: [cyan]pruneonce verify task --against sparse[/cyan]")
+@takes_roles("against")
 def verify(
     child: Annotated[str, typer.Argument(metavar="CHILD", help="Model folder.", show_default=False)],
     against: Annotated[str, typer.Option(metavar="PARENT", help="The sparse model that it was made from.")],

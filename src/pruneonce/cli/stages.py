@@ -14,6 +14,7 @@ import typer
 
 from pruneonce import recipe
 from pruneonce.cli import tables
+from pruneonce.cli.roles import takes_roles
 from pruneonce.cli.task_options import MEASURED, TaskSets, as_options, takes_task, task_values, with_sets
 from pruneonce.config.formats import CORPUS, FORMATS, listed_suffixes
 from pruneonce.console import echo, results
@@ -84,6 +85,7 @@ def prepare(model: Model, corpus: Source, output: Output, sets: Sets = None, see
 @app.command(
     epilog=epilog_of("prune MiniLM --corpus wiki.txt --output sparse --objective hidden --steps 2000", PRETRAIN),
 )
+@takes_roles()
 def prune(
     model: Model,
     corpus: Source,
@@ -111,6 +113,7 @@ def prune(
 
 
 @app.command(epilog=epilog_of("finetune MiniLM --train train.jsonl --dev dev.jsonl --output dense", FINETUNE))
+@takes_roles()
 @takes_task()
 def finetune(
     task: dict[str, Any],
@@ -132,6 +135,7 @@ def finetune(
     epilog="The defaults are the paper's, for BERT; small encoders want more: --set learning_rate=0.001.\n\n"
     + epilog_of("transfer sparse --teacher dense --train train.jsonl --dev dev.jsonl --output task", TRANSFER),
 )
+@takes_roles()
 @takes_task()
 def transfer(
     task: dict[str, Any],
@@ -154,6 +158,7 @@ def transfer(
     epilog="By second-order information instead of magnitude: --set method.name=obert.\n\nExample: "
     "[cyan]pruneonce one-shot dense --train train.jsonl --dev dev.jsonl --sparsity 0.5 --output pruned[/cyan]",
 )
+@takes_roles()
 @takes_task()
 def one_shot(
     task: dict[str, Any],

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.onnx import OnnxExporterError
 
 from pruneonce import quantization
 from pruneonce.errors import UserError
@@ -66,16 +67,22 @@ def program_of(source: str | Path, options: Options) -> torch.onnx.ONNXProgram:
         with_nodes(model)
     graph = _Positional(model, list(example), outputs).eval()
     with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph,
-            tuple(example.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(example),
-            output_names=outputs,
-            dynamic_shapes=(tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in example),),
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                graph,
+                tuple(example.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(example),
+                output_names=outputs,
+                dynamic_shapes=(tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in example),),
+                verbose=False,
+            )
+        except OnnxExporterError as error:  # the code of some architectures depends on the length of the texts
+            raise UserError(
+                f"{source}, a {model.config.model_type}, cannot be exported: PyTorch's exporter does not follow the "
+                "code of this architecture in transformers; use it in PyTorch, as a model folder or a packed file"
+            ) from error
     assert program is not None
     for value in program.model.graph.inputs:
         assert value.shape is not None

@@ -18,7 +18,7 @@ def captured(model: nn.Module, enabled: bool = True) -> Generator[list[Tensor]]:
     Each tensor is [batch, heads, tokens, width of a head], before any rotation by position.
     """
     captured_vectors: list[Tensor] = []
-    config: Any = model.config
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr,operator]
     hooks = []
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> None:

@@ -263,7 +263,7 @@ def check_head(model: Any, source: Any) -> None:
     """
     if model.config.model_type in ARCHITECTURES:
         return
-    was_training, tokens = model.training, torch.arange(4)[None] % model.config.vocab_size
+    was_training, tokens = model.training, torch.arange(4)[None] % model.config.get_text_config().vocab_size
     batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     model.eval()
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruneonce.errors import UserError
+from pruneonce.models.given_roles import KEY, Given, given_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +28,7 @@ class Roles:
 
     Attributes:
         layers: stack of layers, inside the base model.
+        beside: stacks with further parts of the same layers, inside the base model.
         pooler: the pooler's Linear, inside the base model.
         attention: Linears for queries, keys and values, inside a layer; one Linear if it makes all three side by side;
             empty if there are none whose relations could be distilled.
@@ -45,6 +47,7 @@ class Roles:
     bf16: bool = True
     head_bias: str | None = None
     wide_head: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 def _after_padding(config: Any) -> int:
@@ -89,20 +92,40 @@ ARCHITECTURES = {
 REFUSED = {
     "albert": "all its layers are one, with one set of weights",
     "funnel": "its layers shorten the text from block to block",
+    "mra": "its attention needs kernels of its own for GPUs, and is zero in transformers without them",
     "reformer": "its layers are reversible, and its attention is a hash of the tokens",
     "xmod": "its layers have adapters of their own for each language, and need the language of each text",
 }
 
 
 def roles_of(model: nn.Module) -> Roles:
-    """Roles of a model's architecture: those of the table, or those that its module tree shows.
+    """Roles of a model's architecture: those of the table, those that a user gives, or those that its tree shows.
 
     Raises:
-        UserError: the architecture is not supported.
+        UserError: the architecture is not supported, or has not what the user says.
     """
     base = base_of(model)
-    model_type: str = base.config.model_type  # type: ignore[union-attr, assignment]
-    return ARCHITECTURES.get(model_type) or _discovered(base, model_type)
+    config: Any = base.config
+    if known := ARCHITECTURES.get(config.model_type):
+        return known
+    given = _given(config)
+    return _checked(base, config.model_type, given) if given else _discovered(base, config.model_type)
+
+
+def _given(config: Any) -> Given | None:
+    return given_in({"model_type": config.model_type, KEY: getattr(config, KEY, None)})
+
+
+def check_given(config: Any) -> None:
+    """Refuse roles that a user gives of a type in the table.
+
+    Raises:
+        UserError: the type is in the table.
+    """
+    if config.model_type in ARCHITECTURES:
+        raise UserError(
+            f"the layers of architecture {config.model_type!r} are known, so `roles` change nothing; drop it"
+        )
 
 
 def check_supported(config: Any) -> None:
@@ -113,6 +136,24 @@ def check_supported(config: Any) -> None:
     """
     if config.model_type not in ARCHITECTURES:
         roles_of(empty_encoder(config))
+
+
+def layers_found(model: nn.Module) -> str | None:
+    """Say in a line which layers a type beside the table has, and their Linears; None for a type of the table."""
+    from torch import nn
+
+    base, roles = base_of(model), roles_of(model)
+    config: Any = base.config
+    if config.model_type in ARCHITECTURES:
+        return None
+    how = "as `roles` say" if _given(config) else "found in its module tree"
+    parts = []
+    for stack in (roles.layers, *roles.beside):
+        blocks = list(base.get_submodule(stack).children())
+        names = [name or "itself" for name, module in blocks[0].named_modules() if isinstance(module, nn.Linear)]
+        parts.append(f"{len(blocks)} blocks {stack}, of each {', '.join(names)}")
+    pooler = f"; {roles.pooler}" if roles.pooler else ""
+    return f"{config.model_type} is not in the table of architectures; to prune, {how}: {'; '.join(parts)}{pooler}"
 
 
 def empty_encoder(config: Any) -> nn.Module:
@@ -139,36 +180,103 @@ def _check_type(model_type: str) -> None:
         raise _unsupported(model_type, "transformers has no masked-language model of it")
 
 
-def _discovered(base: nn.Module, model_type: str) -> Roles:
-    """Roles that a module tree shows: the layers are the one stack of alike blocks with Linears.
-
-    Raises:
-        UserError: there is no such stack, or more than one; the model does not take tokens and their mask.
-    """
-    from torch import nn
-
+def _check_inputs(base: nn.Module, model_type: str) -> None:
+    """Refuse a model that is no encoder of tokens and their mask."""
     _check_type(model_type)
     if base.config.is_encoder_decoder:  # type: ignore[union-attr]
         raise _unsupported(model_type, "it has a decoder")
     for name in ("input_ids", "attention_mask"):
         if name not in signature(base.forward).parameters:
             raise _unsupported(model_type, f"it takes no `{name}`")
+
+
+def _discovered(base: nn.Module, model_type: str) -> Roles:
+    """Roles that a module tree shows: the layers are the one stack of alike blocks with Linears.
+
+    Stacks side by side with as many blocks each are parts of the same layers, as the attentions and the feed-forward
+    networks of XLM are.
+
+    Raises:
+        UserError: there is no such stack, or more than one; the model does not take tokens and their mask.
+    """
+    _check_inputs(base, model_type)
+    stacks = _stacks(base)
+    if not stacks:
+        raise _unsupported(model_type, "it has no stack with Linears")
+    for name in stacks:
+        if not _are_alike(base, name):
+            raise _unsupported(model_type, f"the blocks of {name} are not alike")
+    places = {(name.rpartition(".")[0], len(base.get_submodule(name))) for name in stacks}  # type: ignore[arg-type]
+    if len(places) > 1:
+        likely = next((name for name in stacks if "text" in name), stacks[0])
+        raise UserError(
+            f"the Linears of architecture {model_type!r} are in several stacks: {', '.join(stacks)}; say which are the "
+            f"layers to prune, such as `roles: {{layers: {likely}}}` in a recipe or `--roles layers={likely}`"
+        )
+    return Roles(stacks[0], _pooler(base), attention=(), beside=tuple(stacks[1:]))
+
+
+def _stacks(base: nn.Module) -> list[str]:
+    """Names of the lists of blocks with Linears, without those inside others."""
+    from torch import nn
+
     stacks: list[str] = []
     for name, module in base.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in stacks)
         if isinstance(module, nn.ModuleList) and not inside and any(isinstance(m, nn.Linear) for m in module.modules()):
             stacks.append(name)
-    if len(stacks) != 1:
-        found = f"its Linears are in several stacks: {', '.join(stacks)}" if stacks else "it has no stack with Linears"
-        raise _unsupported(model_type, found)
+    return stacks
+
+
+def _are_alike(base: nn.Module, stack: str) -> bool:
+    from torch import nn
+
     shapes = [
         {name: tuple(m.weight.shape) for name, m in block.named_modules() if isinstance(m, nn.Linear)}
-        for block in base.get_submodule(stacks[0]).children()
+        for block in base.get_submodule(stack).children()
     ]
-    if any(block != shapes[0] for block in shapes):
-        raise _unsupported(model_type, f"the blocks of {stacks[0]} are not alike")
-    pooler = getattr(getattr(base, "pooler", None), "dense", None)
-    return Roles(stacks[0], "pooler.dense" if isinstance(pooler, nn.Linear) else None, attention=())
+    return all(block == shapes[0] for block in shapes)
+
+
+def _pooler(base: nn.Module) -> str | None:
+    from torch import nn
+
+    return "pooler.dense" if isinstance(getattr(getattr(base, "pooler", None), "dense", None), nn.Linear) else None
+
+
+def _checked(base: nn.Module, model_type: str, given: Given) -> Roles:
+    """Roles that a user gives, and of those that he leaves out what the module tree shows.
+
+    Raises:
+        UserError: the architecture is not supported, or has no such modules.
+    """
+    from torch import nn
+
+    _check_inputs(base, model_type)
+    modules = dict(base.named_modules())
+    layers: Any = given.get("layers")
+    beside: tuple[str, ...] = ()
+    if layers is None:
+        found = _discovered(base, model_type)
+        layers, beside = found.layers, found.beside
+    elif not isinstance(modules.get(layers), nn.ModuleList):
+        raise UserError(
+            f"`roles.layers` is {layers}, which is no list of blocks of architecture {model_type!r}; its stacks with "
+            f"Linears are {', '.join(_stacks(base))}"
+        )
+    blocks = [f"{layers}.{name}" for name, _ in modules[layers].named_children()]
+    if not any(isinstance(module, nn.Linear) for module in modules[layers].modules()):
+        raise UserError(f"`roles.layers` is {layers}, which has no Linear to prune")
+    attention = tuple(given.get("attention", ()))
+    named = {"attention": [f"{block}.{name}" for block in blocks for name in attention]}
+    pooler = given.get("pooler")
+    if pooler is not None and getattr(base, pooler.partition(".")[0], base) is not None:  # a model may lack it
+        named["pooler"] = [pooler]
+    for key, names in named.items():
+        for name in names:
+            if not isinstance(modules.get(name), nn.Linear):
+                raise UserError(f"`roles.{key}` names {name}, which is no Linear of architecture {model_type!r}")
+    return Roles(layers, pooler or _pooler(base), attention, beside=beside)
 
 
 def _unsupported(model_type: str, reason: str) -> UserError:
@@ -196,7 +304,8 @@ def attention_inputs(model: nn.Module) -> list[nn.Module]:
         UserError: the architecture is not supported, or its queries, keys and values are not known or not alike.
     """
     base = base_of(model)
-    config: Any = base.config
+    whole: Any = base.config
+    config: Any = whole.get_text_config()  # of a model of texts and images
     roles = roles_of(model)
     if not roles.attention:
         raise UserError(
@@ -250,8 +359,9 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     base = base_of(model)
     roles = roles_of(model)
     weights = {
-        f"{roles.layers}.{name}.weight": module.weight
-        for name, module in base.get_submodule(roles.layers).named_modules()
+        f"{stack}.{name}.weight": module.weight
+        for stack in (roles.layers, *roles.beside)
+        for name, module in base.get_submodule(stack).named_modules()
         if isinstance(module, nn.Linear)
     }
     if roles.pooler and getattr(base, roles.pooler.split(".")[0], None) is not None:
@@ -302,7 +412,7 @@ def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def describe(model: nn.Module) -> str:
-    """Describe in two lines which weights are pruned and which stay dense."""
+    """Describe which weights are pruned and which stay dense; first, of a type beside the table, its layers."""
     weights = prunable_weights(model)
     pruned = sum(weight.numel() for weight in weights.values())
     ids = {id(weight) for weight in weights.values()}
@@ -312,7 +422,14 @@ def describe(model: nn.Module) -> str:
             kind = _kind(name)
             kept[kind] = kept.get(kind, 0) + parameter.numel()
     dense = ", ".join(f"{kind} {size / 1e6:.2f} M" for kind, size in kept.items())
-    return f"pruned: {len(weights)} Linear weights of the encoder, {pruned / 1e6:.2f} M\nkept dense: {dense}"
+    found = layers_found(model)
+    return "\n".join(
+        [
+            *([found] if found else []),
+            f"pruned: {len(weights)} Linear weights of the encoder, {pruned / 1e6:.2f} M",
+            f"kept dense: {dense}",
+        ]
+    )
 
 
 def _kind(name: str) -> str:
@@ -338,7 +455,7 @@ def check_length(length: int, model: str | Path, key: str) -> None:
 
     config = load_config(model)
     roles = ARCHITECTURES.get(config.model_type, Roles(""))  # models that cannot be pruned may still be measured
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is None:  # positions that are relative, or of any number
         return
     longest = positions - roles.position_offset(config)

@@ -36,6 +36,7 @@ from transformers.initialization import no_init_weights
 
 from pruneonce.console import logger, note
 from pruneonce.errors import UserError
+from pruneonce.models.given_roles import KEY, given_in
 from pruneonce.models.provenance import is_as_written
 from pruneonce.models.source import (
     CONFIG,
@@ -501,6 +502,8 @@ def config_of(values: Mapping[str, Any], source: str | Path, **changes: Any) -> 
         config = CONFIG_MAPPING[model_type].from_dict(known, **changes)
     except StrictDataclassFieldValidationError as error:
         raise _wrong_value(known, error, f"{source}/{CONFIG}") from None
+    if roles := given_in(known):
+        setattr(config, KEY, roles)  # saved with each model that is made of this one
     config.name_or_path = str(source)
     return config
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from pruneonce.errors import UserError
 from pruneonce.models import grid
+from pruneonce.models.given_roles import changed_key
+from pruneonce.models.source import CONFIG, weights_hash
 from pruneonce.models.source import PROVENANCE as PROVENANCE
-from pruneonce.models.source import weights_hash
 from pruneonce.system.durable import file_hash, read_json
 
 METRICS = "metrics.json"
@@ -34,19 +35,28 @@ LIBRARIES = ("pruneonce", "torch", "transformers")
 def content_key(source: str | Path) -> str:
     """Key of a model as an input: its provenance key, a hash of its weights and JSON files, or the hub id.
 
+    Roles that a user gives of a model that was not made with them are part of it.
+
     Raises:
         UserError: as `is_as_written`.
     """
     path = Path(source)
     if not path.is_dir():
-        return f"hub:{source}"
+        return _with_roles(f"hub:{source}", {})
+    config = read_json(path / CONFIG)
+    values = config if isinstance(config, dict) else {}
     provenance = read_provenance(path)
     if provenance and "key" in provenance:
         is_as_written(path)
-        return key_as_found(path, provenance)
+        return _with_roles(key_as_found(path, provenance), values)
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
     files = [file for file in files if file.name != CERTIFICATE]
-    return key_of([(file.name, file_hash(file)) for file in files])
+    return _with_roles(key_of([(file.name, file_hash(file)) for file in files]), values)
+
+
+def _with_roles(key: str, config: dict[str, Any]) -> str:
+    changed = changed_key(key, config)
+    return key if changed == key else key_of(changed)
 
 
 def is_as_written(folder: Path) -> bool:

@@ -53,7 +53,7 @@ class Shape:
     @classmethod
     def of(cls, source: str, vocabulary: bool) -> Shape:
         """Return the sizes of the model `source`, with its MLM head or without."""
-        config = load_config(source)
+        config = load_config(source).get_text_config()
         model = check_weights(source, AutoModelForMaskedLM if vocabulary else AutoModel)
         decoder = model.get_output_embeddings() if vocabulary else None
         weights = sum(

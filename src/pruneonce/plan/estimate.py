@@ -100,6 +100,11 @@ def plan(recipe: Recipe, seconds: float = 30.0) -> Plan:
         UserError: a mistake in the recipe or its inputs that a run would find before it trains; there is not enough
             memory.
     """
+    with pipeline.roles_of_recipe(recipe):
+        return _plan(recipe, seconds)
+
+
+def _plan(recipe: Recipe, seconds: float) -> Plan:
     notes: list[str] = []
     with TemporaryDirectory() as scratch:
         pipeline.check(recipe, Path(scratch))

@@ -151,7 +151,7 @@ class RandomBlocks(TorchDataset[dict[str, Any]]):
 
     def __init__(self, probe: Probe, settings: Training):
         self.length, self.size = probe.length, examples_of(settings, MOST)
-        self.vocabulary = load_config(probe.model).vocab_size
+        self.vocabulary = load_config(probe.model).get_text_config().vocab_size
 
     def __len__(self) -> int:
         return self.size
@@ -169,7 +169,8 @@ class RandomRows(TorchDataset[dict[str, Any]]):
 
     def __init__(self, probe: Probe, sample: TaskSample, settings: Training):
         self.probe, self.sample, self.settings = probe, sample, settings
-        self.vocabulary = min(load_config(model).vocab_size for model in (probe.model, sample.teacher))
+        configs = [load_config(model).get_text_config() for model in (probe.model, sample.teacher)]
+        self.vocabulary = min(config.vocab_size for config in configs)
 
     def __len__(self) -> int:
         return examples_of(self.settings, MOST)

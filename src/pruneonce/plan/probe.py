@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -23,6 +24,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from pruneonce import training
 from pruneonce.errors import UserError
 from pruneonce.models import load_tokenizer
+from pruneonce.models.given_roles import giving, in_force
 from pruneonce.plan.clock import Clock, peak_memory
 from pruneonce.plan.jobs import MOST, SEED, Probe, job_of, random_ids
 from pruneonce.recipe import Classification
@@ -74,7 +76,7 @@ def measure(probes: Sequence[Probe], seconds: float) -> list[Measured]:
     """
     alone = ProcessPoolExecutor(1)
     try:
-        measured: list[Measured] = alone.submit(_measure_all, list(probes), seconds).result()
+        measured: list[Measured] = alone.submit(_measure_all, list(probes), seconds, in_force()).result()
         alone.shutdown()
     except BrokenProcessPool:
         raise UserError(
@@ -86,10 +88,10 @@ def measure(probes: Sequence[Probe], seconds: float) -> list[Measured]:
     return measured
 
 
-def _measure_all(probes: list[Probe], seconds: float) -> list[Measured]:
+def _measure_all(probes: list[Probe], seconds: float, roles: Any) -> list[Measured]:
     warnings.simplefilter("ignore")
     measured = []
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # progress
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), giving(*roles):  # progress
         for probe in probes:
             try:
                 measured.append(_measure(probe, seconds / len(probes)))
@@ -120,7 +122,9 @@ def _predict(probe: Probe, clock: Clock, device: torch.device) -> None:
     collate = KIND.collate(load_tokenizer(probe.model))
     length, done = probe.longest, False
     while not done:
-        ids = random_ids(0, model.config.vocab_size, PREDICT_ROWS * length).reshape(-1, length).tolist()
+        ids = (
+            random_ids(0, model.config.get_text_config().vocab_size, PREDICT_ROWS * length).reshape(-1, length).tolist()
+        )
         batch = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * length] * PREDICT_ROWS})
         clock.begin()
         predict(model, KIND, batch, collate)

@@ -56,6 +56,40 @@ class Corpus(Section):
     )
 
 
+class RolesOfModules(Section):
+    """Modules of `model` by their roles, for a type beside the table of architectures. Paths are in the bare encoder.
+
+    What is left out is found in the module tree.
+    """
+
+    layers: str | None = Field(
+        None, min_length=1, description="List of blocks whose Linears are pruned, such as encoder.blocks."
+    )
+    pooler: str | None = Field(None, min_length=1, description="The pooler's Linear, pruned too.")
+    attention: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None,
+        description="Linears for queries, keys and values in a block, whose relations can then be distilled: three "
+        "names, or one of a Linear that makes all three side by side.",
+    )
+
+    @field_validator("attention")
+    @classmethod
+    def _three_or_one(cls, attention: list[str] | None) -> list[str] | None:
+        if attention is not None and len(attention) not in (1, 3):
+            raise ValueError("`attention` takes three names (queries, keys, values), or one of a Linear for all three")
+        return attention
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RolesOfModules:
+        if not self.given():
+            raise ValueError("`roles` is empty; give `layers`, `pooler` or `attention`, or leave it out")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Return what is given, by its name."""
+        return self.model_dump(exclude_none=True)
+
+
 class Training(Section):
     """Training of a stage. Exactly one of `steps` and `epochs` has to be given."""
 

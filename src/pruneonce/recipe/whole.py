@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pruneonce.recipe.merging import changed
 from pruneonce.recipe.presets import with_presets
 from pruneonce.recipe.quantization import Quantizations
-from pruneonce.recipe.sections import Benchmark, Corpus, Format, Prepare, Prune, Section
+from pruneonce.recipe.sections import Benchmark, Corpus, Format, Prepare, Prune, RolesOfModules, Section
 from pruneonce.recipe.swept import Baselines, SweptTeacher, SweptTransfer
 from pruneonce.recipe.tasks import AnyTask
 
@@ -28,6 +28,12 @@ class Recipe(Section):
     sparse_model: str | None = Field(
         None,
         description="Sparse model that `prune` continues with, taught by `model`. Without it, `model`.",
+    )
+    roles: RolesOfModules | None = Field(
+        None,
+        exclude_if=lambda roles: roles is None,
+        description="Modules to prune, where the type of `model` has several stacks of layers. Without it, those of "
+        "the table of architectures, or those that the module tree shows.",
     )
     seed: int = Field(42, ge=0, description="Seed of everything random. With `seeds`, of everything before the tasks.")
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.rule import Rule
+from rich.text import Text
 
 from pruneonce import quantization, stages
 from pruneonce.config import safe_yaml
@@ -16,7 +19,8 @@ from pruneonce.engines import ENGINES, require
 from pruneonce.errors import UserError
 from pruneonce.export import FORMATS
 from pruneonce.models import PROVENANCE, check_weights, load_config, load_tokenizer
-from pruneonce.models.architectures import check_length, check_supported
+from pruneonce.models.architectures import check_given, check_length, check_supported, empty_encoder, layers_found
+from pruneonce.models.given_roles import giving
 from pruneonce.recipe import Quantization, Recipe, Transfer
 from pruneonce.recipe.arms import ARMS, DENSE, SPARSE, arms_of
 from pruneonce.report import write_report
@@ -55,7 +59,7 @@ def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEP
         Interrupted: SIGINT or SIGTERM came during training.
     """
     distributed.start()
-    with locks.scope(), checkpoints.keeping(keep_checkpoints):
+    with roles_of_recipe(recipe), locks.scope(), checkpoints.keeping(keep_checkpoints):
         is_new = distributed.by_first(lambda: _claim(recipe, output))
         try:
             distributed.by_first(lambda: check(recipe, output / "cache"))
@@ -66,6 +70,22 @@ def run(recipe: Recipe, output: Path, *, keep_checkpoints: int = checkpoints.KEP
                 shutil.rmtree(output)
             raise
         return distributed.by_first(lambda: _conclude(recipe, output))
+
+
+@contextmanager
+def roles_of_recipe(recipe: Recipe) -> Generator[None, None, None]:
+    """Context in which models have the roles that a recipe gives.
+
+    Raises:
+        UserError: it gives roles of an architecture whose roles are known.
+    """
+    if recipe.roles is None:
+        yield
+        return
+    config = load_config(recipe.model)
+    check_given(config)
+    with giving(recipe.roles.given(), config.model_type):
+        yield
 
 
 def _check_inputs(recipe: Recipe, output: Path) -> None:
@@ -128,7 +148,10 @@ def check(recipe: Recipe, cache: Path) -> None:
     Raises:
         UserError: a mistake in the recipe or its inputs.
     """
-    check_supported(load_config(recipe.model))
+    config = load_config(recipe.model)
+    check_supported(config)
+    if found := layers_found(empty_encoder(config)):
+        console.print(Text(found), soft_wrap=True)
     if recipe.corpus:
         check_length(recipe.corpus.block_length, recipe.model, "corpus.block_length")
     tokenizer = load_tokenizer(recipe.model)

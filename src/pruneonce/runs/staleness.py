@@ -68,15 +68,19 @@ def stage_keys(recipe: Recipe) -> dict[Stage, str]:
     A swept arm has one key of all its candidates and of the metric that chooses among them.
     """
     keys_of_stages: dict[Stage, str] = {}
-    dense = recipe.model
+
+    def key_of_model(source: str) -> str:
+        return key_of(source, recipe.roles.given()) if recipe.roles else source
+
+    dense = key_of_model(recipe.model)
     if recipe.sparse:
-        keys_of_stages["sparse"] = keys.take(recipe.sparse)
+        keys_of_stages["sparse"] = keys.take(key_of_model(recipe.sparse))
     elif recipe.pretraining:
         text, settings = recipe.pretraining
         corpus = key_of(corpus_settings(text))
         if recipe.prepare:
             dense = keys_of_stages["teacher"] = keys.prepare(dense, corpus, recipe.prepare, recipe.seed)
-        start, teacher = (recipe.sparse_model, dense) if recipe.sparse_model else (dense, None)
+        start, teacher = (key_of_model(recipe.sparse_model), dense) if recipe.sparse_model else (dense, None)
         keys_of_stages["sparse"] = keys.prune(start, corpus, settings, recipe.seed, teacher=teacher)
         if recipe.baselines.one_shot:
             keys_of_stages["one-shot"] = keys.prune_one_shot(dense, settings, recipe.seed)

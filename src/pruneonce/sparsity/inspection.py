@@ -20,6 +20,7 @@ from pruneonce.models.architectures import (
     prunable_names,
     prunable_weights,
 )
+from pruneonce.models.given_roles import given_in
 from pruneonce.models.lineage import is_from_elsewhere
 from pruneonce.models.provenance import is_as_written, read_provenance
 from pruneonce.models.source import Stored, local_files, read_config, stored_weights, unread_type
@@ -218,7 +219,7 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
     ours = _prunable(*_stored(child))
     folder, stored = _stored(parent)
     theirs = _prunable(folder, stored)
-    pooler = ARCHITECTURES.get(str(read_config(folder).get("model_type")), BERT_LIKE).pooler  # as discovered ones are
+    pooler = _pooler(read_config(folder))
     patternless = _patternless(folder, theirs)
     layers: list[LostZeros] = []
     missing: list[str] = []
@@ -236,6 +237,12 @@ def verify(child: str | Path, parent: str | Path) -> Verification:
     if not missing and not any(layer.zeros for layer in layers):
         raise UserError(f"{parent} has no zeros to verify against; is it the sparse model?")
     return Verification(layers, missing, wanted, patternless)
+
+
+def _pooler(config: dict[str, Any]) -> str | None:
+    """Return the name of the pooler's Linear by config.json; types beside the table have that of BERT, or their own."""
+    given = given_in(config) or {}
+    return given.get("pooler") or ARCHITECTURES.get(str(config.get("model_type")), BERT_LIKE).pooler
 
 
 def _patternless(folder: Path, stored: dict[str, Stored]) -> list[str]:

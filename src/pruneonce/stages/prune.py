@@ -150,7 +150,7 @@ def check_same_shape(model: str | Path, teacher: str | Path) -> None:
     ours, theirs = (
         f"a {config.model_type} of {config.num_hidden_layers} layers, width {config.hidden_size} and "
         f"{config.vocab_size} words"
-        for config in map(load_config, (model, teacher))
+        for config in (load_config(source).get_text_config() for source in (model, teacher))
     )
     if ours != theirs:
         raise UserError(

@@ -107,6 +107,8 @@ class TaskStage(Generic[S]):
         kind, examples = inputs.kind, inputs.examples
         head = kind.config(inputs.data)
         student = kind.load_model(model, **head, **without_dropout(load_config(model), settings.dropout)).to(device)
+        if isinstance(settings, Transfer) and settings.freeze_embeddings:
+            freeze_embeddings(student)
         by_labels = objective = task_objective(kind)
         if teacher is not None:
             teaching = kind.load_model(teacher, **head) if head_may_be_new else kind.load_finished(teacher)
@@ -206,8 +208,6 @@ def _check_order(inputs: TaskExamples, model: str | Path) -> None:
 def _freeze_what_is_not_taught(kind: Kind[Any], student: nn.Module, settings: Transfer) -> None:
     if not settings.hidden_weight:
         kind.freeze_unused(student)  # several processes would wait for its gradients
-    if settings.freeze_embeddings:
-        freeze_embeddings(student)
 
 
 def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student: Any, settings: Transfer) -> None:
@@ -226,13 +226,14 @@ def check_teacher(kind: Kind[Any], teacher: str | Path, data: TaskData, student:
     config = load_config(teacher)
     kind.check_model(config, data, f"the teacher {teacher}")
     kind.check_teacher(kind.for_model(teacher), student, config, f"the teacher {teacher}")
-    sizes = [(each.num_hidden_layers, each.hidden_size) for each in (student, config)]
+    shapes = [each.get_text_config() for each in (student, config)]
+    sizes = [(each.num_hidden_layers, each.hidden_size) for each in shapes]
     if settings.hidden_weight and sizes[0] != sizes[1]:
         raise UserError(
             f"the teacher {teacher} has {sizes[1][0]} layers of width {sizes[1][1]}, the model {sizes[0][0]} of "
             f"{sizes[0][1]}, so there are no hidden states to distil; set `hidden_weight: 0`"
         )
-    heads = [(each.num_hidden_layers, each.num_attention_heads) for each in (student, config)]
+    heads = [(each.num_hidden_layers, each.num_attention_heads) for each in shapes]
     if settings.relation_weight and heads[0] != heads[1]:
         raise UserError(
             f"the teacher {teacher} has {heads[1][0]} layers of {heads[1][1]} heads, the model {heads[0][0]} of "

@@ -1,6 +1,6 @@
 """Texts a second from text to label, tokenization included; writes results/texts.md.
 
-    python -m benchmarks.engine.texts ../shared/data/sst2/test.jsonl --output runs/engine
+    python -m benchmarks.engine.texts ../shared/data/sst2/test.jsonl --column sentence --output runs/engine
 
 The texts are real ones, one after the other and in batches as they come; the models are those of
 benchmarks/engine/speed.py, whose labels are worthless, and take as long as trained ones. Engines take turns. Needs an
@@ -29,12 +29,13 @@ LIMIT = 128  # tokens
 
 
 def main(
-    data: Annotated[Path, typer.Argument(exists=True, help="JSONL with a column `text`.")],
+    data: Annotated[Path, typer.Argument(exists=True, help="JSONL.")],
+    column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     output: Annotated[Path, typer.Option(help="Folder of the models; kept, and used again.")] = Path("runs/engine"),
     texts: Annotated[int, typer.Option(help="The first so many are taken.")] = 256,
     seconds: Annotated[float, typer.Option(help="Time of each engine in each cell.")] = 2.0,
 ) -> None:
-    lines = [json.loads(line)["text"] for line in data.read_text(encoding="utf-8").splitlines()[:texts]]
+    lines = [json.loads(line)[column] for line in data.read_text(encoding="utf-8").splitlines()[:texts]]
     rows: list[dict[str, Any]] = []
     blocks: list[Any] = [
         f"Texts a second from text to label on one thread: the first {len(lines)} of the data, up to {LIMIT} tokens.",

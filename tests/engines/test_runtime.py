@@ -118,11 +118,11 @@ def test_a_batch_of_no_texts(head, shapes, model):
 
 def test_mistakes_in_a_batch_are_one_line(model):
     opened = open_engine(model(), "pruneonce")
-    with pytest.raises(UserError, match=r"pruneonce cannot run \S+: offsets have to begin with 0, rise.*$"):
+    with pytest.raises(UserError, match=r"pruneonce-runtime cannot run \S+: offsets have to begin with 0, rise.*$"):
         opened(padded([[7], []], [0, 0], 3))
-    with pytest.raises(UserError, match=r"pruneonce cannot run \S+: a token id is not one of .*$"):
+    with pytest.raises(UserError, match=r"pruneonce-runtime cannot run \S+: a token id is not one of .*$"):
         opened(padded([[9_999]], [0], 3))
-    with pytest.raises(UserError, match=r"pruneonce cannot run \S+: a text of 129 tokens; .* 128 at most$"):
+    with pytest.raises(UserError, match=r"pruneonce-runtime cannot run \S+: a text of 129 tokens; .* 128 at most$"):
         opened(padded([[7] * 129], [0], 129))
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_file_is_refused(model, tmp_path):
     content = bytearray((tmp_path / "m.pruneonce").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "m.pruneonce").write_bytes(content)
-    with pytest.raises(UserError, match=r"pruneonce cannot open \S+m\.pruneonce: .* damaged: [^\n]*$"):
+    with pytest.raises(UserError, match=r"pruneonce-runtime cannot open \S+m\.pruneonce: .* damaged: [^\n]*$"):
         open_engine(tmp_path / "m.pruneonce", "pruneonce")
 
 

@@ -180,7 +180,7 @@ def test_a_clock_stops_in_time(monkeypatch, step, share, expected):
 
 
 def test_a_probe_that_dies_is_said(monkeypatch):
-    def dies(probes, seconds):  # a function of this one: its process need not import this module
+    def dies(probes, seconds, roles):  # a function of this one: its process need not import this module
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(probe, "_measure_all", dies)

@@ -50,6 +50,7 @@ OTHERS = {
     "seeds": [],  # tests/runs/test_seeds.py has them
     "sweep": [],  # a test below has them
     "sparse": [],  # a test below has it
+    "roles": [],  # refused for the types of the table; tests/models/test_given_roles.py has them
     "sparse_model": ["@other model"],
     "model": ["@other model"],
     "teacher_model": ["@other model"],

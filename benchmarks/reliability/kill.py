@@ -65,6 +65,8 @@ MOMENTS = {
 }
 
 
+# Of every run, the undisturbed one too: tokenizers keep in their file whether the hub was asked.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 RUN, PRODUCT, TORCHRUN = "run", "product-quantize", "torchrun"
 
 
@@ -101,9 +103,10 @@ class Run:
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if torchrun else []
             with self.log.open("w") as log:
                 whole = [sys.executable, *launcher, "-m", "pruneonce", *arguments]
-                self.process = subprocess.Popen(whole, stdout=log, stderr=log)
+                self.process = subprocess.Popen(whole, stdout=log, stderr=log, env=os.environ | ENVIRONMENT)
 
     def _run(self, arguments: list[str]) -> None:
+        os.environ |= ENVIRONMENT
         with self.log.open("w") as log:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
@@ -169,7 +172,6 @@ def kill_at(moment: Moment, process: Run, run: Path, chosen: random.Random, whol
 
 def kill(count: int, work: Path, seed: int, forked: bool = True, work_of: str = RUN) -> dict[str, Any]:
     """Kill `count` times; gives the state: kills by moment, runs, differences."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     inputs = work / "inputs"
     if not (inputs / "recipe.yaml").is_file():
         make_inputs(inputs)

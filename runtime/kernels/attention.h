@@ -58,7 +58,7 @@ public:
 
 private:
     void copy(Head& head, const std::vector<Tile>& tiles, const Rows& rows, int h) const {
-        const int stride = tiles.back().first + tiles.back().lanes(), steps = (width_ + FOLD - 1) / FOLD;
+        const int stride = padded(tiles), steps = (width_ + FOLD - 1) / FOLD;
         head.stride = stride;
 #if !defined(PRUNEONCE_BF16)
         if (tiles.size() == 1) {

@@ -10,6 +10,9 @@ struct Tile {
     int lanes() const { return vectors * LANES; }
 };
 
+// Tokens of tiles, those that fill up the last vector included.
+inline int padded(const std::vector<Tile>& tiles) { return tiles.back().first + tiles.back().lanes(); }
+
 // Rows of all tiles, one tile after the other: row r of tile t begins at tile(t) + r * lanes.
 template <class T>
 struct Tiled {
@@ -123,9 +126,9 @@ struct Scratch {
     Rows x, h, heads, mixed, wide, gated;
     Quads quads;
     std::vector<Head> heads_of_parts;  // that the attention works on at a time
-    std::vector<int> position;               // of each token in its text
-    Rows cosines, sines;                     // of position * frequency, a row for each of `frequencies`
-    const float* frequencies;                // of which cosines and sines are; null: of none yet
+    std::vector<int> position;         // of each token in its text
+    Rows cosines, sines;               // of position * frequency, a row for each of `frequencies`
+    const float* frequencies;          // of which cosines and sines are; null: of none yet
 };
 
 // Adds the time from here to the end of a block to an operation's.
@@ -216,14 +219,14 @@ private:
         s.tiles.clear();
         for (int first = 0; first < tokens; first += VECTORS * LANES)
             s.tiles.push_back({first, std::min(VECTORS, (tokens - first + LANES - 1) / LANES)});
-        const int padded = s.tiles.back().first + s.tiles.back().lanes();
-        s.position.assign(padded, 0);
+        const int all = padded(s.tiles);
+        s.position.assign(all, 0);
         for (int t = 0; t < texts; ++t)
             for (int i = offsets[t]; i < offsets[t + 1]; ++i) s.position[i - begin] = i - offsets[t];
         s.frequencies = nullptr;
-        s.x.reshape(hidden_, padded);
+        s.x.reshape(hidden_, all);
         embed(s, ids + begin, types ? types + begin : nullptr, tokens, threads);
-        for (const OwnLayer& layer : layers_) run_layer(s, layer, offsets, texts, padded, threads);
+        for (const OwnLayer& layer : layers_) run_layer(s, layer, offsets, texts, all, threads);
         if (final_norm_) norm(s, *final_norm_, s.x, s.x, threads);
         // Columns of tokens to rows.
         for (const Tile& tile : s.tiles) {
@@ -240,12 +243,12 @@ private:
         std::optional<Watch> watch(std::in_place, s, Operation::embeddings);
         const int width = words_.width;
         Rows& to = projection_ ? s.wide : s.x;
-        const int padded = s.tiles.back().first + s.tiles.back().lanes();
-        to.reshape(width, padded);
+        const int all = padded(s.tiles);
+        to.reshape(width, all);
         std::vector<float> row(width);
         size_t tile_number = 0;
         int counted = 0;
-        for (int i = 0; i < padded; ++i) {
+        for (int i = 0; i < all; ++i) {
             while (i >= s.tiles[tile_number].first + s.tiles[tile_number].lanes()) ++tile_number;
             std::fill(row.begin(), row.end(), 0.0f);
             if (i < tokens) {
@@ -274,7 +277,7 @@ private:
     void norm(const Scratch& s, const OwnNorm& n, const Rows& from, Rows& to, Threads& threads) const {
         const Watch watch(s, Operation::normalization);
         const int rows = from.rows, tiles = static_cast<int>(s.tiles.size());
-        if (threads.count() == 1 || size_t(rows) * padded(s) < WORTH_SHARING) {
+        if (threads.count() == 1 || size_t(rows) * padded(s.tiles) < WORTH_SHARING) {
             for (const Tile& tile : s.tiles)
                 with_vectors(tile.vectors, [&](auto nv) { norm_vectors<nv>(n, rows, tile.lanes(), from.tile(tile), to.tile(tile)); });
         } else {
@@ -320,13 +323,11 @@ private:
         }
     }
 
-    static int padded(const Scratch& s) { return s.tiles.back().first + s.tiles.back().lanes(); }
-
     void quantize(const Scratch& s, const Matrix& m, const Rows& from, Quads& to, Threads& threads) const {
         const Watch watch(s, Operation::quantization);
         const int span = VECTORS * LANES, blocks = (m.inputs + WINDOW - 1) / WINDOW;
         to.reshape(m.groups, (s.tiles.back().first / span + 1) * span);
-        const bool shared = threads.count() > 1 && size_t(m.inputs) * padded(s) >= WORTH_SHARING;
+        const bool shared = threads.count() > 1 && size_t(m.inputs) * padded(s.tiles) >= WORTH_SHARING;
         const int parts = shared ? std::min(blocks, 2 * threads.count()) : 1;
         threads.run(parts, [&](int part) {
             const int first = blocks * part / parts * WINDOW, last = std::min(m.inputs, blocks * (part + 1) / parts * WINDOW);

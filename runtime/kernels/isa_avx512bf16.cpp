@@ -14,22 +14,7 @@ std::unique_ptr<Engine> engine(const Encoder& encoder);
 #include "target_begin.h"
 
 namespace pruneonce::avx512bf16 {
-#include "simd.h"
-#include "products.h"
-#include "packing.h"
-#include "encoder.h"
-#include "linear.h"
-
-// A network whose products do not round their inputs to integers keeps float32 in attention too.
-std::unique_ptr<Engine> engine(const Encoder& encoder) {
-    for (const Layer& layer : encoder.layers)
-        if (!has_integer_inputs(layer.output)) return avx512vbmi::engine(encoder);
-    return std::make_unique<EncoderEngine>(encoder);
-}
-std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel) {
-    return std::make_unique<ProductAlone>(linear, kernel);
-}
-double peak() { return peak_of_products(); }
+#include "set.h"
 }  // namespace pruneonce::avx512bf16
 
 #include "target_end.h"

@@ -9,17 +9,7 @@
 #include "target_begin.h"
 
 namespace pruneonce::avx512vbmi {
-#include "simd.h"
-#include "products.h"
-#include "packing.h"
-#include "encoder.h"
-#include "linear.h"
-
-std::unique_ptr<Engine> engine(const Encoder& encoder) { return std::make_unique<EncoderEngine>(encoder); }
-std::unique_ptr<Product> product(const Linear& linear, const std::string& kernel) {
-    return std::make_unique<ProductAlone>(linear, kernel);
-}
-double peak() { return peak_of_products(); }
+#include "set.h"
 }  // namespace pruneonce::avx512vbmi
 
 #include "target_end.h"

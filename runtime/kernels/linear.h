@@ -49,7 +49,7 @@ public:
     Choice choice() const override { return packed_.choice(); }
 };
 
-inline double peak_of_products() {
+double peak() {
     constexpr int COUNT = 10, TURNS = 100000;  // more sums at a time than a product takes cycles
     I sums[COUNT];
     for (I& sum : sums) sum = broadcast(0);

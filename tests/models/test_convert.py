@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from huggingface_hub import constants
 from safetensors.torch import save_file
-from shared.hub import serving
 from shared.models import CONFIGS
 from shared.scripts import ROOT
 from transformers import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
@@ -422,15 +420,6 @@ def test_of_the_hub_only_data_is_downloaded(bert, tokenizer, tmp_path, monkeypat
 
 
 # -- from the folder to a task ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with serving() as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.address)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_right")
-        yield stand_in
 
 
 def test_the_commands_of_the_page(bert, encoder, tokenizer, task_files, hub, tmp_path, monkeypatch, capsys):

@@ -4,22 +4,12 @@ import json
 
 import pytest
 from huggingface_hub import ModelCard, constants
-from shared.hub import serving
 from shared.models import make_model
 
 from pruneonce import cli, stages
 from pruneonce.models import content_key
 from pruneonce.models.card import is_unedited, write_card
 from pruneonce.recipe import Prune
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with serving() as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.address)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_right")
-        yield stand_in
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pruneonce_runtime import native
 from benchmarks import common, tables
 from benchmarks.engine import speed
 from pruneonce.cli.verbosity import silence_libraries
+from pruneonce.wording import percent
 
 PATTERNS = [("1x4", 0.9), ("unstructured", 0.9)]
 CELLS = [(1, 16), (1, 128), (8, 128)]
@@ -48,8 +49,8 @@ def main(
                 row = {"shape": shape, "pattern": pattern, "texts": texts, "tokens": tokens, "seconds": found}
                 rows.append({**row, "peak": peak, "reached": reached})
                 total = sum(found.values())
-                cells = [f"{1e6 * time:.0f} ({time / total:.0%})" for time in found.values()]
-                body.append([f"{pattern}, {texts}x{tokens}", *cells, f"{reached / peak:.0%}"])
+                cells = [f"{1e6 * time:.0f} ({percent(time / total, 0)})" for time in found.values()]
+                body.append([f"{pattern}, {texts}x{tokens}", *cells, percent(reached / peak, 0)])
         columns = [{"name": name, "format": "{}"} for name in (*found, "share of peak")]
         blocks += [{"heading": shape}, {"columns": ["zeros, texts x tokens", *columns], "rows": body}]
     result = {

@@ -22,6 +22,7 @@ import typer
 from benchmarks import common, tables
 from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.system import machine
+from pruneonce.wording import percent
 
 SHAPES = {
     "MiniLM": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -192,7 +193,7 @@ def page(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             ]
             if not chosen:
                 continue
-            title = "none" if pattern == "dense" else f"{pattern}, {sparsity:.1%}"
+            title = "none" if pattern == "dense" else f"{pattern}, {percent(sparsity)}"
             best = {name: fastest(chosen, name) for name in dict.fromkeys(title_of(row["engine"]) for row in chosen)}
             for name, cells in best.items():
                 body.append([title, name, *(f"{c['milliseconds']:.3g}{'*' * c['disturbed']}" for c in cells)])

@@ -22,6 +22,7 @@ from benchmarks import common, tables
 from benchmarks.engine import speed
 from pruneonce.cli.verbosity import silence_libraries
 from pruneonce.engines.timing import figures, in_turns
+from pruneonce.wording import percent
 
 PATTERNS = [("1x4", 0.9), ("unstructured", 0.9), ("dense", 0.0)]
 BATCHES = (1, 32)
@@ -58,7 +59,7 @@ def main(
                 rows.append({**cell, "texts_a_second": rate})
                 print(cell, rate, flush=True)
                 ratio = rate["pruneonce"] / max(rate["openvino"], rate["onnxruntime"])
-                title = "none" if pattern == "dense" else f"{pattern}, {sparsity:.0%}"
+                title = "none" if pattern == "dense" else f"{pattern}, {percent(sparsity, 0)}"
                 body.append([title, size, *(round(rate[name]) for name in rate), f"{ratio:.1f}"])
         columns = [{"name": name, "format": "{}"} for name in (*rate, "times the faster")]
         blocks += [

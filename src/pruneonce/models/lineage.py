@@ -16,6 +16,7 @@ from pruneonce.system.durable import read_json
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILES = re.compile(r".*\.(txt|jsonl?|csv|tsv|parquet|arrow|gz|zst|xz|bz2)")
 MOST_ANCESTORS = 100
+OURS = "made by pruneonce"  # how `maker` begins where pruneonce made the zeros
 PRUNING = ("prune", "prune-one-shot", "one-shot")  # stages that make zeros
 
 
@@ -94,7 +95,7 @@ def maker(record: Mapping[str, Any] | None) -> str:
     if is_from_elsewhere(record):
         source = str(record.get("source", "unknown"))
         return f"not made by pruneonce, converted from {source if is_on_hub(record) else Path(source).name}"
-    return f"made by pruneonce ({record.get('stage', 'unknown stage')})"
+    return f"{OURS} ({record.get('stage', 'unknown stage')})"
 
 
 def zeros_from_elsewhere(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -108,7 +109,7 @@ def zeros_from_elsewhere(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     """
     for record in records:
         if isinstance(taken := record.get("taken"), dict):
-            return None if str(taken.get("from")).startswith("made by") else taken
+            return None if str(taken.get("from")).startswith(OURS) else taken
         if record.get("stage") in PRUNING:
             return None
         if is_from_elsewhere(record):

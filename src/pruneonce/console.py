@@ -76,6 +76,13 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
 
 
+def hub_away() -> tuple[str, str]:
+    """Return why the Hugging Face hub gives no answer, to stand behind its name, and what to do."""
+    if is_offline():
+        return "is switched off by HF_HUB_OFFLINE", "correct the path, or unset HF_HUB_OFFLINE to download it"
+    return "cannot be reached", "correct the path, or go online"
+
+
 @cache
 def asking_hub(source: str) -> None:
     """Say once in a process that the Hugging Face hub is asked for `source`: without a network that takes a while."""

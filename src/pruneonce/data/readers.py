@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from pruneonce.config.formats import COLUMNAR, suffixes
-from pruneonce.console import asking_hub, is_offline
+from pruneonce.console import asking_hub, hub_away
 from pruneonce.data import class_names, columnar, json_rows
 from pruneonce.data.streams import MOST_BYTES, kind, lines
 from pruneonce.errors import MissingColumnError, UserError
@@ -142,14 +142,8 @@ def hub_faults(source: str) -> Iterator[None]:
     try:
         yield
     except ConnectionError:
-        raise UserError(
-            f"{source!r} is not a file or folder here and the Hugging Face hub "
-            + (
-                "is switched off by HF_HUB_OFFLINE: correct the path, or unset HF_HUB_OFFLINE to download it"
-                if is_offline()
-                else "cannot be reached: correct the path, or go online"
-            )
-        ) from None
+        why, remedy = hub_away()
+        raise UserError(f"{source!r} is not a file or folder here and the Hugging Face hub {why}: {remedy}") from None
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise UserError(f"cannot load {source!r} from the Hugging Face hub: {first_line(error)}") from None
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from pruneonce.console import asking_hub, is_offline
+from pruneonce.console import asking_hub, hub_away
 from pruneonce.errors import UserError
 from pruneonce.system.durable import must_be_readable, read_json
 from pruneonce.wording import first_line
@@ -123,10 +123,8 @@ def hub_reason(error: BaseException) -> str:
         inner = inner.__cause__ or inner.__context__
     if not any(type(one).__name__ in AWAY or any(text in str(one) for text in AWAY_TEXTS) for one in chain):
         return first_line(error)
-    where = "no folder here has this name, and the Hugging Face hub"
-    if is_offline():
-        return f"{where} is switched off by HF_HUB_OFFLINE; correct the path, or unset HF_HUB_OFFLINE to download it"
-    return f"{where} cannot be reached; correct the path, or go online"
+    why, remedy = hub_away()
+    return f"no folder here has this name, and the Hugging Face hub {why}; {remedy}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from pruneonce_runtime import instruction_sets, load
 
 DATA = Path(os.environ.get("PRUNEONCE_DATA", "../../shared/data")) / "sst2" / "dev.jsonl"
 
+BFLOAT16 = "avx512bf16"  # attention in bfloat16
+EXACT = [name for name in instruction_sets() if name != BFLOAT16]
+
 pytestmark = pytest.mark.slow
 
 
@@ -94,7 +97,7 @@ def test_from_equal_inputs_vectors_are_equal(case):
         assert not seen
 
 
-@pytest.mark.parametrize("instructions", ["reference", *instruction_sets()])
+@pytest.mark.parametrize("instructions", ["reference", *EXACT])
 def test_vectors_are_those_of_pytorch(instructions, case):
     """Most are to the sixth digit. Where rounding puts an input on the other side of a step, what follows differs by
     steps, as it does between PyTorch's own kernels."""
@@ -104,6 +107,15 @@ def test_vectors_are_those_of_pytorch(instructions, case):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
     assert np.median(cosines) > 0.999999
     assert cosines.mean() > 0.9999
+
+
+@pytest.mark.skipif(BFLOAT16 not in instruction_sets(), reason="this processor has no AVX-512 BF16")
+def test_vectors_with_attention_in_bfloat16(case):
+    vectors = load(case[0], instructions=BFLOAT16).encode(case[2])
+    cosines = (vectors * torch_vectors(case)[0]).sum(1)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    assert np.median(cosines) > 0.999
+    assert cosines.mean() > 0.999
 
 
 def test_the_reference_is_as_near_to_exact_sums_as_pytorch(case, monkeypatch):
